@@ -1,1 +1,5 @@
-//! placeholder
+//! Test tools of perennial: contract suites that every store must pass.
+//!
+//! Nothing in this crate is meant for production.
+
+pub mod contract;
