@@ -50,6 +50,7 @@ macro_rules! journal_contract {
                 timestamps_increase_within_a_batch,
                 timestamps_stay_above_a_known_one_in_the_future,
                 timestamps_stay_above_an_unknown_one_in_the_future,
+                commit_order_is_time_order_where_promised,
                 a_marker_counts_as_the_previous_event,
                 a_taken_number_is_a_conflict,
                 a_write_that_overlaps_another_writers_is_a_conflict,
@@ -443,28 +444,38 @@ pub async fn timestamps_increase_within_a_batch(fixture: &dyn StoreFixture) {
     assert_eq!(numbers(&stored), [1, 2, 3]);
     assert!(stored[0].timestamp < stored[1].timestamp);
     assert!(stored[1].timestamp < stored[2].timestamp);
-    let times: Vec<Timestamp> = events(&*journal, &b)
-        .await
-        .iter()
-        .map(|event| event.timestamp)
-        .collect();
-    let after = |micros| future_time() + Duration::from_micros(micros);
-    assert_eq!(times, [after(1), after(2), after(2), after(3)]);
+    let stored = events(&*journal, &b).await;
+    assert_eq!(numbers(&stored), [2, 3, 4, 5]);
+    check_after(fixture, stored[0].timestamp, future_time());
+    check_after(fixture, stored[1].timestamp, stored[0].timestamp);
+    assert_eq!(stored[1].timestamp, stored[2].timestamp);
+    check_after(fixture, stored[3].timestamp, stored[2].timestamp);
+}
+
+/// Checks a timestamp after one in the future: a microsecond later, or a little more where the
+/// store's time was taken along into the future.
+fn check_after(fixture: &dyn StoreFixture, timestamp: Timestamp, previous: Timestamp) {
+    if fixture.commit_order_is_time_order() {
+        assert!(timestamp > previous);
+        assert!(timestamp < previous + Duration::from_millis(1));
+    } else {
+        assert_eq!(timestamp, previous + MICROSECOND);
+    }
 }
 
 /// When the previous event lies in the future, the next is one microsecond later.
 pub async fn timestamps_stay_above_a_known_one_in_the_future(fixture: &dyn StoreFixture) {
     let journal = fixture.store().journal();
     let cart = id("a");
-    let future = into_the_future(&*journal, &cart).await;
+    let future = into_the_future(fixture, &*journal, &cart).await;
     let mut next = write(&cart, writer(1), 3, &["three", "four"]);
     next.previous = Previous::At(future);
     let written = store_one(&*journal, &next).await;
 
-    assert_eq!(written.timestamp, future + MICROSECOND);
+    check_after(fixture, written.timestamp, future);
     let stored = events(&*journal, &cart).await;
-    assert_eq!(stored[2].timestamp, future + MICROSECOND);
-    assert_eq!(stored[3].timestamp, future + MICROSECOND);
+    assert_eq!(stored[2].timestamp, written.timestamp);
+    assert_eq!(stored[3].timestamp, written.timestamp);
 }
 
 /// The same when the writer does not know the previous event's time, for a lone write and in a
@@ -475,13 +486,13 @@ pub async fn timestamps_stay_above_an_unknown_one_in_the_future(fixture: &dyn St
     for (name, journal) in [("a", &journal), ("b", &other)] {
         let lone = id(&format!("{name}-lone"));
         let in_batch = id(&format!("{name}-batch"));
-        let future = into_the_future(&**journal, &lone).await;
-        into_the_future(&**journal, &in_batch).await;
+        let future = into_the_future(fixture, &**journal, &lone).await;
         let next = write(&lone, writer(1), 3, &["three"]);
         assert_eq!(next.previous, Previous::Unknown);
         let written = store_one(&**journal, &next).await;
-        assert_eq!(written.timestamp, future + MICROSECOND);
+        check_after(fixture, written.timestamp, future);
 
+        let future = into_the_future(fixture, &**journal, &in_batch).await;
         let batch = [
             write(&id(&format!("{name}-new")), writer(1), 1, &["one"]),
             write(&in_batch, writer(1), 3, &["three", "four"]),
@@ -489,20 +500,50 @@ pub async fn timestamps_stay_above_an_unknown_one_in_the_future(fixture: &dyn St
         ];
         let answers = write_batch(&**journal, &batch).await;
         let timestamp = |n: usize| answers[n].as_ref().expect("a good write").timestamp;
-        assert!(timestamp(0) < future, "another entity's clock");
-        assert_eq!(timestamp(1), future + MICROSECOND);
-        assert_eq!(timestamp(2), future + 2 * MICROSECOND);
+        check_after(fixture, timestamp(1), future);
+        check_after(fixture, timestamp(2), timestamp(1));
+        if !fixture.commit_order_is_time_order() {
+            assert!(timestamp(0) < future, "another entity's time is its own");
+        }
     }
 }
 
 /// Stores two events of which the second lies in the future, and returns its time.
-async fn into_the_future(journal: &dyn Journal, id: &PersistenceId) -> Timestamp {
+async fn into_the_future(
+    fixture: &dyn StoreFixture,
+    journal: &dyn Journal,
+    id: &PersistenceId,
+) -> Timestamp {
     store_one(journal, &write(id, writer(1), 1, &["one"])).await;
     let mut second = write(id, writer(1), 2, &["two"]);
     second.previous = Previous::At(future_time());
     let written = store_one(journal, &second).await;
-    assert_eq!(written.timestamp, future_time() + MICROSECOND);
+    check_after(fixture, written.timestamp, future_time());
     written.timestamp
+}
+
+/// Where the store promises it, an event that is committed later is later in time, also when an
+/// event of another entity lies in the future.
+pub async fn commit_order_is_time_order_where_promised(fixture: &dyn StoreFixture) {
+    if !fixture.commit_order_is_time_order() {
+        return;
+    }
+    let journal = fixture.store().journal();
+    let other = fixture.open_again().await.journal();
+    let mut latest = into_the_future(fixture, &*journal, &id("a")).await;
+    for n in 0..10 {
+        let journal = if n % 2 == 0 { &other } else { &journal };
+        let batch = [
+            write(&id(&format!("{n}-1")), writer(1), 1, &["e"]),
+            write(&id(&format!("{n}-2")), writer(1), 1, &["e"]),
+        ];
+        let batch = &batch[n % 2..];
+        for answer in write_batch(&**journal, batch).await {
+            let timestamp = answer.expect("a good write").timestamp;
+            assert!(timestamp >= latest);
+            latest = timestamp;
+        }
+    }
 }
 
 /// An event after a delete marker is later than the marker.

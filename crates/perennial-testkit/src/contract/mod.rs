@@ -3,9 +3,47 @@
 //! A store's crate makes its store testable by a [`StoreFixture`] and names it in
 //! `tests/contract.rs`. Each macro becomes a module of ordinary tests, one per behaviour:
 //!
-//! ```ignore
-//! perennial_testkit::journal_contract!(SqliteFixture::new());
-//! perennial_testkit::snapshot_store_contract!(SqliteFixture::new());
+//! ```
+//! use std::sync::Arc;
+//! use perennial_persistence::{BoxFuture, PersistenceId, SequenceNr, Store};
+//! use perennial_testkit::{MemoryStore, contract::StoreFixture};
+//!
+//! struct Fixture(MemoryStore);
+//!
+//! impl StoreFixture for Fixture {
+//!     fn store(&self) -> Arc<dyn Store> {
+//!         Arc::new(self.0.clone())
+//!     }
+//!
+//!     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+//!         Box::pin(async { Arc::new(self.0.open_again()) as Arc<dyn Store> })
+//!     }
+//!
+//!     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()> {
+//!         Box::pin(async move { self.0.refuse_serializer(serializer_id) })
+//!     }
+//!
+//!     fn tags<'a>(
+//!         &'a self,
+//!         persistence_id: &'a PersistenceId,
+//!         seq_nr: SequenceNr,
+//!     ) -> BoxFuture<'a, Option<Vec<String>>> {
+//!         Box::pin(async move {
+//!             let mut rows = self.0.rows(persistence_id).into_iter();
+//!             let row = rows.find(|row| row.seq_nr == seq_nr).expect("a stored row");
+//!             let tags = row.event.map(|(_, event)| event.tags);
+//!             tags.filter(|tags| !tags.is_empty())
+//!         })
+//!     }
+//! }
+//!
+//! async fn empty_database() -> Fixture {
+//!     Fixture(MemoryStore::default())
+//! }
+//!
+//! perennial_testkit::journal_contract!(empty_database());
+//! perennial_testkit::snapshot_store_contract!(empty_database());
+//! # fn main() {}
 //! ```
 //!
 //! The expression is evaluated anew for every test. It is a future of a fixture whose database is
@@ -48,6 +86,13 @@ pub trait StoreFixture: Send + Sync + 'static {
         persistence_id: &'a PersistenceId,
         seq_nr: SequenceNr,
     ) -> BoxFuture<'a, Option<Vec<String>>>;
+
+    /// Whether no event's timestamp lies below one that was committed before, whatever their
+    /// entities. A store with a single writer can promise that: an event in the future then takes
+    /// all later ones with it. `false` by default.
+    fn commit_order_is_time_order(&self) -> bool {
+        false
+    }
 
     /// An event that this store refuses by its own rules, such as one above its size bound;
     /// `None`, the default, if there is none.
