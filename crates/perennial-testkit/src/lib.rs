@@ -5,7 +5,9 @@
 pub mod contract;
 
 mod clock;
+mod faults;
 mod memory;
 
 pub use clock::ManualClock;
+pub use faults::{Call, ChangeFault, Faults, FaultyStore, Gate, Plan, ReadFault, WriteFault};
 pub use memory::{JournalRow, MemoryStore};
