@@ -2,7 +2,7 @@
 //!
 //! The parts, in the order in which a row meets them: [`input`] reads lines, [`row`] makes flights
 //! of them, [`dispatch`] sends these to their aircraft, [`aircraft`] decides and remembers,
-//! [`report`] tells, and [`fold`] knows what it must all come to.
+//! [`report`] tells, and [`fold`] knows what it must all come to. [`run`] is the whole of it.
 
 pub mod input;
 pub mod row;
@@ -17,3 +17,5 @@ pub mod args;
 pub mod output;
 pub mod progress;
 pub mod report;
+
+pub mod run;

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
-/// A file under a temporary name beside its place, which it takes in [`OutputFile::finish`].
+/// A file with `.partial` behind its name, which it loses in [`OutputFile::finish`].
 ///
 /// What is no regular file, such as `/dev/stdout` or a pipe, is written directly. Dropped without
 /// being finished, it leaves what was there before.
@@ -70,16 +70,11 @@ impl Target {
         }
         // A symbolic link stays one: the file it leads to is replaced.
         let path = path.canonicalize().or_else(|_| std::path::absolute(path))?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".flights-");
-        #[cfg(unix)]
-        {
-            // The permissions of any new file, not those of a secret.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder)?;
+        let mut partial = path.clone().into_os_string();
+        partial.push(".partial");
+        // One fixed name, so that what a killed run leaves behind is overwritten by the next one.
+        let file = File::create(&partial)?;
+        let file = NamedTempFile::from_parts(file, TempPath::try_from_path(partial)?);
         Ok(Self::Renamed(file, path))
     }
 

@@ -1,19 +1,79 @@
-//! How far a run is, on standard error: a bar on a terminal, a line now and then elsewhere.
+//! How far a run is: a bar on a terminal, a line now and then elsewhere.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::input::Position;
 
 /// How often something that is no terminal is told.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The progress of one phase. Nothing of it can fail: a closed standard error is ignored.
+/// Where a run talks to people: lines, with a bar below them on a terminal. Nothing of it can fail:
+/// when nobody listens any more, nobody is told.
+#[derive(Clone)]
+pub struct Console {
+    bars: Option<MultiProgress>,
+    lines: Arc<Mutex<dyn Write + Send>>,
+}
+
+impl Console {
+    /// This process's standard error.
+    pub fn of_process() -> Self {
+        let bars = stderr().is_terminal().then(MultiProgress::new);
+        Self {
+            bars,
+            lines: Arc::new(Mutex::new(stderr())),
+        }
+    }
+
+    /// Lines only.
+    pub fn of_lines(lines: Arc<Mutex<dyn Write + Send>>) -> Self {
+        Self { bars: None, lines }
+    }
+
+    /// Says something on a line of its own.
+    pub fn say(&self, text: impl Display) {
+        let say = || {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = writeln!(lines, "{text}");
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(say),
+            None => say(),
+        }
+    }
+
+    /// The progress of a phase that ends with the input.
+    pub fn of_input(
+        &self,
+        phase: &'static str,
+        unit: &'static str,
+        position: Position,
+    ) -> Progress {
+        let total = position.total();
+        Progress::new(self, phase, unit, Done::Bytes(position), total)
+    }
+
+    /// The progress of a phase that ends when `total` things are done.
+    pub fn of_count(&self, phase: &'static str, unit: &'static str, total: u64) -> Progress {
+        Progress::new(self, phase, unit, Done::Count { total }, Some(total))
+    }
+}
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").finish_non_exhaustive()
+    }
+}
+
+/// The progress of one phase. Dropped, it leaves no trace on a terminal.
 #[derive(Debug)]
 pub struct Progress {
+    console: Console,
     phase: &'static str,
     /// What is counted, such as `rows`.
     unit: &'static str,
@@ -37,20 +97,15 @@ enum Shown {
 }
 
 impl Progress {
-    /// A phase that ends with the input.
-    pub fn of_input(phase: &'static str, unit: &'static str, position: Position) -> Self {
-        let total = position.total();
-        Self::new(phase, unit, Done::Bytes(position), total)
-    }
-
-    /// A phase that ends when `total` things are done.
-    pub fn of_count(phase: &'static str, unit: &'static str, total: u64) -> Self {
-        Self::new(phase, unit, Done::Count { total }, Some(total))
-    }
-
-    fn new(phase: &'static str, unit: &'static str, done: Done, total: Option<u64>) -> Self {
-        let shown = if stderr().is_terminal() {
-            let bar = ProgressBar::new(total.unwrap_or(0));
+    fn new(
+        console: &Console,
+        phase: &'static str,
+        unit: &'static str,
+        done: Done,
+        total: Option<u64>,
+    ) -> Self {
+        let shown = if let Some(bars) = &console.bars {
+            let bar = bars.add(ProgressBar::new(total.unwrap_or(0)));
             let template = if total.is_some() {
                 "{prefix} {bar:30} {percent:>3}% {msg}"
             } else {
@@ -68,6 +123,7 @@ impl Progress {
             }
         };
         Self {
+            console: console.clone(),
             phase,
             unit,
             count: 0,
@@ -86,22 +142,8 @@ impl Progress {
         }
     }
 
-    /// Says something above the bar, or on a line of its own.
-    pub fn say(&self, text: impl Display) {
-        match &self.shown {
-            Shown::Bar(bar) => bar.println(text.to_string()),
-            Shown::Lines { .. } => say(text),
-        }
-    }
-
-    /// Takes the bar away.
-    pub fn finish(self) {
-        if let Shown::Bar(bar) = self.shown {
-            bar.finish_and_clear();
-        }
-    }
-
     fn show(&mut self) {
+        let (console, phase) = (&self.console, self.phase);
         let (count, unit) = (HumanCount(self.count), self.unit);
         match &mut self.shown {
             Shown::Bar(bar) => {
@@ -115,13 +157,22 @@ impl Progress {
                 let now = Instant::now();
                 if now >= *next {
                     *next = now + LINE_EVERY;
-                    let phase = self.phase;
                     match self.done.percent(self.count) {
-                        Some(percent) => say(format_args!("{phase}: {count} {unit}, {percent}%")),
-                        None => say(format_args!("{phase}: {count} {unit}")),
+                        Some(percent) => {
+                            console.say(format_args!("{phase}: {count} {unit}, {percent}%"))
+                        }
+                        None => console.say(format_args!("{phase}: {count} {unit}")),
                     }
                 }
             }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
         }
     }
 }
@@ -135,12 +186,6 @@ impl Done {
         let percent = u128::from(done) * 100 / u128::from(total.max(1));
         u64::try_from(percent.min(100)).ok()
     }
-}
-
-/// A line on standard error, for those who listen.
-pub fn say(text: impl Display) {
-    // With standard error closed there is nobody left to tell.
-    let _ = writeln!(stderr(), "{text}");
 }
 
 #[cfg(test)]

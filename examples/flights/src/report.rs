@@ -67,12 +67,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes the report, whole or not at all.
+    /// Writes the report and puts the file in its place.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), output::Error> {
-        let mut file = OutputFile::create(path)?;
+    pub fn write(&self, mut file: OutputFile) -> Result<(), output::Error> {
         serde_json::to_writer_pretty(&mut file, self).map_err(|source| file.error(source))?;
         writeln!(file).map_err(|source| file.error(source))?;
         file.finish()
@@ -292,7 +291,8 @@ mod tests {
         report
             .aircraft
             .retain(|tail, _| tail == "N2" || tail == "N1");
-        report.write(&path).expect("room");
+        let file = OutputFile::create(&path).expect("a folder to write to");
+        report.write(file).expect("room");
         let text = std::fs::read_to_string(&path).expect("there");
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&text).expect("JSON"),
