@@ -389,6 +389,27 @@ async fn a_stop_does_not_wait_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_during_an_outage_asks_nothing_again() {
+    let patience = Patience::new(Duration::from_secs(60), |_| ());
+    let mut log = Log::default();
+    let options = Dispatch {
+        in_flight: 1,
+        start: Start::Fresh,
+        patience: &patience,
+    };
+    let ask = |_| std::future::ready(Err(AskFailure::Unavailable("down".into())));
+    let begun = Instant::now();
+    let stop = sleep(Duration::from_secs(10));
+    let rows = channel(&[flight(2, "N1", 1)]);
+    let dispatched = dispatch(options, rows, ask, &mut log, stop).await;
+    assert!(matches!(dispatched.end, End::Stopped));
+    assert!(
+        begun.elapsed() < Duration::from_secs(13),
+        "no longer than a pause"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_aircraft_that_never_answers_ends_the_run_with_its_name() {
     let rows = [row(2, ""), flight(3, "N1", 1), flight(4, "N2", 1)];
     let patience = Patience::new(Duration::from_secs(60), |_| ());
