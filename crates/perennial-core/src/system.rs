@@ -328,8 +328,14 @@ impl SystemBuilder {
                 // Dropping a runtime inside another one is not allowed.
                 tasks.shutdown_background();
                 persistence_runtime.shutdown_background();
-                let key = format!("persistence.{}", persistence.plugin);
-                return Err(StartError::Store { key, error });
+                let section = format!("persistence.{}", persistence.plugin);
+                return Err(match error {
+                    OpenError::Config { key, reason } => self
+                        .source
+                        .invalid(&format!("{section}.{key}"), &reason)
+                        .into(),
+                    error => StartError::Store { section, error },
+                });
             }
         };
 
@@ -461,10 +467,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The store could not be opened.
-    #[error("{error} (configured in `{key}`)")]
+    #[error("{error} (configured in `[{section}]`)")]
     Store {
         /// The section with the store's settings.
-        key: String,
+        section: String,
         /// What the store says.
         #[source]
         error: OpenError,
