@@ -233,7 +233,8 @@ pub struct StoredEvent {
 pub struct PageLimit {
     /// Rows, delete markers included; at least 1.
     pub rows: usize,
-    /// Payload bytes after which the page ends; the row that crosses it is still included.
+    /// Payload bytes after which the page ends: the row with which it reaches them is its last, so
+    /// that even 0 lets one row through.
     pub bytes: usize,
 }
 
@@ -261,7 +262,7 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// Each write is stored whole or not at all, and its fate does not depend on the others': a
     /// conflict or a bad row fails its own write only. Several writes of one entity stand in the
     /// batch in ascending, contiguous order; when one fails, the later ones of that entity fail
-    /// with it. All events of a write get one `db_timestamp`:
+    /// with it, with an error of the same kind. All events of a write get one `db_timestamp`:
     /// the transaction's start plus the write's position in the batch in microseconds, and at
     /// least a microsecond later than the entity's previous one.
     ///

@@ -1,0 +1,229 @@
+//! The journal in memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use perennial_persistence::{
+    AtomicWrite, BoxFuture, Error, Journal, PageLimit, PersistenceId, Previous, ReplayPage,
+    SequenceNr, StoredEvent, Timestamp, Written,
+};
+
+use super::{Handle, Row, Tables};
+
+const MICROSECOND: Duration = Duration::from_micros(1);
+
+impl Journal for Handle {
+    fn write_events<'a>(
+        &'a self,
+        batch: &'a [AtomicWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(async move {
+            match self.tables() {
+                Ok(mut tables) => write_batch(&mut tables, self.now(), batch),
+                Err(error) => vec![Err(error); batch.len()],
+            }
+        })
+    }
+
+    fn replay_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        from: SequenceNr,
+        to: SequenceNr,
+        limit: PageLimit,
+    ) -> BoxFuture<'a, Result<ReplayPage, Error>> {
+        Box::pin(async move { Ok(read_page(&*self.tables()?, persistence_id, from, to, limit)) })
+    }
+
+    fn highest_sequence_nr<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        from: SequenceNr,
+    ) -> BoxFuture<'a, Result<SequenceNr, Error>> {
+        Box::pin(async move {
+            let highest = highest(&*self.tables()?, persistence_id);
+            Ok(if highest >= from {
+                highest
+            } else {
+                SequenceNr::ZERO
+            })
+        })
+    }
+
+    fn delete_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            delete(&mut *self.tables()?, self.now(), persistence_id, to);
+            Ok(())
+        })
+    }
+}
+
+fn write_batch(
+    tables: &mut Tables,
+    now: Timestamp,
+    batch: &[AtomicWrite],
+) -> Vec<Result<Written, Error>> {
+    let mut failed: BTreeMap<&PersistenceId, Error> = BTreeMap::new();
+    let mut timestamp = now;
+    batch
+        .iter()
+        .map(|write| {
+            let id = write.persistence_id();
+            let answer = match failed.get(id) {
+                Some(error) => Err(error.clone()),
+                None => store(tables, timestamp, write),
+            };
+            if let Err(error) = &answer {
+                failed.insert(id, error.clone());
+            }
+            timestamp = after(timestamp);
+            answer
+        })
+        .collect()
+}
+
+/// Stores one write whole, or nothing of it.
+fn store(tables: &mut Tables, now: Timestamp, write: &AtomicWrite) -> Result<Written, Error> {
+    let id = write.persistence_id();
+    if let Some(written) = find_written(tables, write)? {
+        return Ok(written);
+    }
+    for event in write.events() {
+        tables.check_serializer(id, event.payload.serializer_id)?;
+    }
+
+    let rows = tables.journal.entry(id.clone()).or_default();
+    let previous = match write.previous {
+        Previous::None => None,
+        Previous::At(timestamp) => Some(timestamp),
+        Previous::Unknown => {
+            // The first number is at least 1, so there is always a number before.
+            let before = SequenceNr::new(write.first().value() - 1).unwrap_or_default();
+            rows.get(&before).map(|row| row.timestamp)
+        }
+    };
+    let timestamp = previous.map_or(now, |previous| now.max(after(previous)));
+    for (seq_nr, event) in write.numbered() {
+        let event = Some((write.writer(), event.clone()));
+        rows.insert(seq_nr, Row { timestamp, event });
+    }
+    Ok(Written { timestamp })
+}
+
+/// What was answered to the identical write before; `None` if all its numbers are free.
+fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>, Error> {
+    let id = write.persistence_id();
+    let Some(rows) = tables.journal.get(id) else {
+        return Ok(None);
+    };
+    let mut taken = rows.range(write.first()..=write.last()).peekable();
+    let Some(&(&lowest, first_row)) = taken.peek() else {
+        return Ok(None);
+    };
+    let timestamp = first_row.timestamp;
+    let conflict = |seq_nr| {
+        Err(Error::Conflict {
+            persistence_id: id.clone(),
+            seq_nr,
+        })
+    };
+
+    let mut found = 0;
+    for (&seq_nr, row) in taken {
+        let index = seq_nr.value() - write.first().value();
+        let index = usize::try_from(index).expect("it is below the number of the write's events");
+        match &row.event {
+            Some((writer, event)) if *writer == write.writer() => {
+                if *event != write.events()[index] {
+                    return Err(Error::Rejected {
+                        persistence_id: id.clone(),
+                        reason: format!(
+                            "sequence number {seq_nr} was written by the same writer with other \
+                             content, which no writer may do"
+                        ),
+                        source: None,
+                    });
+                }
+                found += 1;
+            }
+            _ => return conflict(seq_nr),
+        }
+    }
+    if found < write.events().len() {
+        return conflict(lowest);
+    }
+    Ok(Some(Written { timestamp }))
+}
+
+fn read_page(
+    tables: &Tables,
+    persistence_id: &PersistenceId,
+    from: SequenceNr,
+    to: SequenceNr,
+    limit: PageLimit,
+) -> ReplayPage {
+    let mut page = ReplayPage {
+        events: Vec::new(),
+        highest: SequenceNr::ZERO,
+        highest_timestamp: None,
+        more: false,
+    };
+    let Some(rows) = tables.journal.get(persistence_id) else {
+        return page;
+    };
+    if from > to {
+        return page;
+    }
+    let (mut row_count, mut bytes) = (0, 0);
+    for (&seq_nr, row) in rows.range(from..=to) {
+        // The first row is always read: without it no page would ever go on.
+        if row_count > 0 && (row_count >= limit.rows || bytes >= limit.bytes) {
+            page.more = true;
+            break;
+        }
+        row_count += 1;
+        page.highest = seq_nr;
+        page.highest_timestamp = Some(row.timestamp);
+        let Some((_, event)) = &row.event else {
+            continue;
+        };
+        bytes += event.payload.bytes.len();
+        page.events.push(StoredEvent {
+            seq_nr,
+            timestamp: row.timestamp,
+            payload: event.payload.clone(),
+            metadata: event.metadata.clone(),
+        });
+    }
+    page
+}
+
+fn delete(tables: &mut Tables, now: Timestamp, persistence_id: &PersistenceId, to: SequenceNr) {
+    let to = if to == SequenceNr::MAX {
+        highest(tables, persistence_id)
+    } else {
+        to
+    };
+    let rows = tables.journal.entry(persistence_id.clone()).or_default();
+    rows.retain(|&seq_nr, _| seq_nr > to);
+    let marker = Row {
+        timestamp: now,
+        event: None,
+    };
+    rows.insert(to, marker);
+}
+
+fn highest(tables: &Tables, persistence_id: &PersistenceId) -> SequenceNr {
+    let rows = tables.journal.get(persistence_id);
+    let last = rows.and_then(BTreeMap::last_key_value);
+    last.map_or(SequenceNr::ZERO, |(&seq_nr, _)| seq_nr)
+}
+
+/// The next microsecond; the end of time stays where it is.
+fn after(timestamp: Timestamp) -> Timestamp {
+    timestamp.checked_add(MICROSECOND).unwrap_or(Timestamp::MAX)
+}
