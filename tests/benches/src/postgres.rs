@@ -1,5 +1,6 @@
 //! Events into PostgreSQL, beside the bare driver.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use perennial::ConfigSource;
@@ -10,13 +11,15 @@ use tokio_postgres::{Client, NoTls, Statement};
 use crate::counter::{Add, Added, Counter, MANIFEST};
 use crate::{Result, Side, repeat};
 
-/// Makes an empty database on the server of `PERENNIAL_BENCH_POSTGRES_URL` and gives its URL.
+/// Makes an empty database on the server of `PERENNIAL_TEST_POSTGRES_URL` and gives its URL.
 pub(crate) async fn database() -> Result<String> {
-    let url = std::env::var("PERENNIAL_BENCH_POSTGRES_URL").map_err(|_| {
-        "PERENNIAL_BENCH_POSTGRES_URL is not set; `scripts/bench` starts a server and sets it"
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let url = std::env::var("PERENNIAL_TEST_POSTGRES_URL").map_err(|_| {
+        "PERENNIAL_TEST_POSTGRES_URL is not set; `scripts/bench` starts a server and sets it"
     })?;
     let client = connect(&url).await?;
-    let name = format!("bench_{}", uuid::Uuid::new_v4().simple());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("bench_{}_{count}", std::process::id());
     client.batch_execute(&format!("CREATE DATABASE {name}")).await?;
     let (server, query) = match url.split_once('?') {
         Some((server, query)) => (server, format!("?{query}")),

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use perennial::persistence::{MESSAGE_PACK_ID, Slice};
-use perennial::prelude::*;
 use tokio_postgres::Client;
 
 use crate::counter::{Added, Counter, MANIFEST, Sum};
@@ -164,28 +164,6 @@ async fn select(client: Client, connection: u32) -> Result<Client> {
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         }
     };
-    let lanes: Vec<_> = (0..Selects::PIPELINED).map(|index| Box::pin(lane(index))).collect();
-    join_all(lanes).await?;
+    try_join_all((0..Selects::PIPELINED).map(lane)).await?;
     Ok(client)
-}
-
-/// Drives all futures in one task, as pipelining on one connection needs.
-async fn join_all<F: Future<Output = Result<()>> + Unpin>(mut futures: Vec<F>) -> Result<()> {
-    std::future::poll_fn(|cx| {
-        let mut failed = None;
-        futures.retain_mut(|future| match std::pin::Pin::new(future).poll(cx) {
-            std::task::Poll::Ready(Ok(())) => false,
-            std::task::Poll::Ready(Err(error)) => {
-                failed = Some(error);
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
-        match failed {
-            Some(error) => std::task::Poll::Ready(Err(error)),
-            None if futures.is_empty() => std::task::Poll::Ready(Ok(())),
-            None => std::task::Poll::Pending,
-        }
-    })
-    .await
 }
