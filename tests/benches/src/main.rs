@@ -31,6 +31,15 @@ struct Args {
     /// Rounds; in each of them ours and the floor run once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Runs only this side, for a profiler; gives no ratio
+    #[arg(long)]
+    only: Option<Only>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Only {
+    Ours,
+    Floor,
 }
 
 /// One side of a case: does its work for about `time` and gives how much it did per second.
@@ -66,7 +75,11 @@ struct Outcome {
 
 fn main() -> std::result::Result<(), String> {
     let args = Args::parse();
-    if let Some(unknown) = args.cases.iter().find(|case| !CASES.contains(&case.as_str())) {
+    if let Some(unknown) = args
+        .cases
+        .iter()
+        .find(|case| !CASES.contains(&case.as_str()))
+    {
         return Err(format!(
             "no case \"{unknown}\"; there are {}",
             CASES.join(", ")
@@ -94,10 +107,13 @@ async fn run_all(args: Args) -> Result<()> {
     for case in CASES {
         if args.cases.is_empty() || args.cases.iter().any(|wanted| wanted == case) {
             eprintln!("{case}");
-            outcomes.push(run_case(case, &args).await?);
+            outcomes.extend(run_case(case, &args).await?);
         }
     }
-    println!("{:<20} {:>12} {:>12} {:>6} {:>7}  floor", "case", "ours", "floor", "ratio", "spread");
+    println!(
+        "{:<20} {:>12} {:>12} {:>6} {:>7}  floor",
+        "case", "ours", "floor", "ratio", "spread"
+    );
     for outcome in &outcomes {
         println!(
             "{:<20} {:>12.0} {:>12.0} {:>6.2} {:>6.0}%  {}",
@@ -115,19 +131,35 @@ async fn run_all(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn run_case(case: &str, args: &Args) -> Result<Outcome> {
+async fn run_case(case: &str, args: &Args) -> Result<Option<Outcome>> {
     let many = |prefix: &str| -> Option<usize> { case.strip_prefix(prefix)?.parse().ok() };
     let dir = tempfile::tempdir()?;
     match case {
         "persist-1" => {
             let ours = postgres::Entities::start(1, 1).await?;
             let floor = postgres::OneByOne::start().await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, one prepared INSERT at a time", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, one prepared INSERT at a time",
+                "events/s",
+            )
+            .await
         }
         "persist-hot" => {
             let ours = postgres::Entities::start(1, 1000).await?;
             let floor = postgres::MultiRow::start(1000, 1, postgres::Ids::One).await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, INSERT of 1,000 rows of one id", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, INSERT of 1,000 rows of one id",
+                "events/s",
+            )
+            .await
         }
         "recover-10000x100" => {
             let rows = recover::Rows::write().await?;
@@ -139,18 +171,42 @@ async fn run_case(case: &str, args: &Args) -> Result<Outcome> {
             let callers = many("ask-").unwrap_or(1);
             let ours = ask::Entity::start(callers, dir.path()).await?;
             let floor = ask::BareActix::start(callers);
-            alternate(case, args, ours, floor, "bare actix, an actor on its own arbiter", "asks/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare actix, an actor on its own arbiter",
+                "asks/s",
+            )
+            .await
         }
         _ => {
             if let Some(entities) = many("sqlite-persist-") {
                 let ours = sqlite::Entities::start(entities, dir.path()).await?;
                 let floor = sqlite::Bare::start(entities, dir.path())?;
-                return alternate(case, args, ours, floor, "bare rusqlite, the same rows per transaction, synchronous = FULL", "events/s").await;
+                return alternate(
+                    case,
+                    args,
+                    ours,
+                    floor,
+                    "bare rusqlite, the same rows per transaction, synchronous = FULL",
+                    "events/s",
+                )
+                .await;
             }
             let entities = many("persist-").unwrap_or(1);
             let ours = postgres::Entities::start(entities, 1).await?;
             let floor = postgres::MultiRow::start(entities, 2, postgres::Ids::Many).await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, multi-row INSERT, as many rows waiting, 2 connections", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, multi-row INSERT, as many rows waiting, 2 connections",
+                "events/s",
+            )
+            .await
         }
     }
 }
@@ -162,8 +218,19 @@ async fn alternate(
     mut floor: impl Side,
     floor_is: &'static str,
     unit: &'static str,
-) -> Result<Outcome> {
+) -> Result<Option<Outcome>> {
     let time = Duration::from_secs_f64(args.seconds);
+    if let Some(only) = args.only {
+        let mut rates = Vec::new();
+        for _ in 0..args.rounds {
+            rates.push(match only {
+                Only::Ours => ours.run(time).await?,
+                Only::Floor => floor.run(time).await?,
+            });
+        }
+        eprintln!("  {only:?}: {:.0} {unit}", median(rates));
+        return Ok(None);
+    }
     let warm_up = time.min(Duration::from_millis(500));
     ours.run(warm_up).await?;
     floor.run(warm_up).await?;
@@ -194,7 +261,7 @@ async fn alternate(
     let smallest = ratios.iter().copied().fold(f64::MAX, f64::min);
     let ours = median(our_rates);
     let floor = median(floor_rates);
-    Ok(Outcome {
+    Ok(Some(Outcome {
         case: case.to_owned(),
         ours,
         floor,
@@ -202,7 +269,7 @@ async fn alternate(
         ratio: ours / floor,
         spread: (largest - smallest) / median(ratios),
         unit,
-    })
+    }))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

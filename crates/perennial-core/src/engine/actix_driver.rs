@@ -6,7 +6,6 @@
 //! elsewhere: what speaks to the store on the persistence runtime, futures of `later` on the task
 //! runtime.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,7 +69,6 @@ impl Engine {
                 worker,
                 inbox,
                 received: Vec::new(),
-                waiting: VecDeque::new(),
                 outside: outside.clone(),
                 wake_at: None,
                 sleep: None,
@@ -120,7 +118,6 @@ struct WorkerActor {
     worker: Worker,
     inbox: mpsc::UnboundedReceiver<Input>,
     received: Vec<Input>,
-    waiting: VecDeque<Input>,
     outside: Outside,
     wake_at: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -165,11 +162,10 @@ impl WorkerActor {
                 .inbox
                 .poll_recv_many(task, &mut self.received, INPUTS)
                 .is_pending();
-            self.waiting.extend(self.received.drain(..));
             if idle && !self.is_due(task) {
                 return Poll::Pending;
             }
-            let out = self.worker.turn(&mut self.waiting);
+            let out = self.worker.turn(self.received.drain(..));
             self.wake_at = if out.busy {
                 Some(Duration::ZERO)
             } else {
