@@ -694,3 +694,113 @@ fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
         source: Some(Arc::new(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use perennial_persistence::SystemClock;
+
+    use super::*;
+
+    /// A job that inserts a row of so many bytes, and where its answer comes.
+    fn job(bytes: usize) -> (Box<dyn WriteJob>, oneshot::Receiver<Result<usize, Error>>) {
+        let (answer, answered) = oneshot::channel();
+        let work = move |transaction: &mut WriteTransaction<'_>| {
+            transaction
+                .prepare(
+                    "INSERT INTO snapshot VALUES (0, '', ?1, 1, 1, 1, '', zeroblob(?1), 0, '', '')",
+                )?
+                .execute([i64::try_from(bytes).expect("small")])
+        };
+        let job = TypedWriteJob {
+            name: "test",
+            events: 1,
+            work: Some(work),
+            result: None,
+            answer,
+        };
+        (Box::new(job), answered)
+    }
+
+    #[test]
+    fn a_full_disk_undoes_the_whole_transaction() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = Config::default();
+        let opened = Opened::open(&directory.path().join("a"), &config).expect("a new file");
+        let set_pages = |connection: &Connection, pages: i64| {
+            // As long as the database may not grow, it is as if the disk were full.
+            connection
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+                .expect("a setting");
+        };
+        let mut writer = Writer::new(opened.writer, &config, Arc::new(SystemClock::new()));
+        set_pages(&writer.connection, 1);
+        let ((small, small_answer), (large, large_answer)) = (job(10), job(1_000_000));
+        writer.run_together(&mut vec![small, large], 2);
+        for mut answer in [small_answer, large_answer] {
+            match answer.try_recv().expect("answered") {
+                Err(Error::Unavailable {
+                    reason,
+                    outcome_unknown: false,
+                    ..
+                }) => assert!(reason.contains("disk is full"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        let rows = |writer: &Writer| {
+            writer
+                .connection
+                .query_row("SELECT count(*) FROM snapshot", [], |row| row.get(0))
+        };
+        assert_eq!(rows(&writer), Ok(0));
+
+        set_pages(&writer.connection, 1_000_000);
+        let ((small, small_answer), (large, large_answer)) = (job(10), job(1_000_000));
+        writer.run_together(&mut vec![small, large], 2);
+        for mut answer in [small_answer, large_answer] {
+            assert_eq!(answer.try_recv().expect("answered").expect("stored"), 1);
+        }
+        assert_eq!(rows(&writer), Ok(2));
+    }
+
+    #[test]
+    fn an_acknowledged_event_is_flushed_unless_said_otherwise() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (synchronous, level) in [
+            (Synchronous::Normal, 1),
+            (Synchronous::Full, 2),
+            (Synchronous::Extra, 3),
+        ] {
+            let config = Config::default().with_synchronous(synchronous);
+            let opened = Opened::open(&directory.path().join("a"), &config).expect("a file");
+            let ask = |pragma: &str| {
+                let sql = format!("PRAGMA {pragma}");
+                opened.writer.query_row(&sql, [], |row| row.get(0))
+            };
+            assert_eq!(ask("synchronous"), Ok(level));
+            assert_eq!(ask("checkpoint_fullfsync"), Ok(i64::from(level > 1)));
+        }
+    }
+
+    #[test]
+    fn what_another_process_did_not_flush_is_in_the_file_after_opening() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("a");
+        let config = Config::default();
+        let other = Opened::open(&path, &config).expect("a new file");
+        other
+            .writer
+            .execute_batch(
+                "PRAGMA synchronous = OFF;
+                 INSERT INTO snapshot VALUES (0, '', 'a', 1, 1, 1, '', '', 0, '', '')",
+            )
+            .expect("a row");
+        let opened = Opened::open(&path, &config).expect("a file");
+        let (in_log, in_file): (i64, i64) = opened
+            .writer
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })
+            .expect("a log");
+        assert_eq!(in_log, in_file);
+    }
+}
