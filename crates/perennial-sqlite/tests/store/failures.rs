@@ -48,6 +48,27 @@ async fn a_lock_that_is_held_too_long_stores_nothing() {
     assert_eq!(numbers(&*journal, &id("a")).await, [1, 2]);
 }
 
+#[tokio::test]
+async fn a_table_that_vanishes_fails_its_calls_and_leaves_no_lock() {
+    let file = File::new();
+    let opened = file.open().await;
+    let connection = file.connection();
+    connection
+        .execute_batch("DROP TABLE snapshot")
+        .expect("a table");
+    let snapshots = opened.snapshot_store();
+    let saved = snapshots.save(&snapshot(&id("a"))).await;
+    check_unavailable(&saved, "schema-check = \"verify\"");
+    let loaded = snapshots.load(&id("a"), SnapshotCriteria::ANY).await;
+    check_unavailable(&loaded, "schema-check = \"verify\"");
+
+    connection
+        .busy_timeout(Duration::ZERO)
+        .expect("a setting of the connection");
+    insert_row(&connection, &id("a"), 1, 1);
+    store(&*opened.journal(), &id("a"), 2).await;
+}
+
 /// A trigger makes the store's transaction fail; once it is gone, the identical writes succeed.
 async fn check_lost_transaction(trigger: &str, reason: &str) {
     let file = File::new();
@@ -125,6 +146,21 @@ async fn a_row_that_is_left_out_is_rejected_alone() {
     assert!(answers[1].is_ok(), "{answers:?}");
     assert_eq!(numbers(&*journal, &id("bad")).await, [0; 0]);
     assert_eq!(numbers(&*journal, &id("good")).await, [1]);
+}
+
+#[tokio::test]
+async fn a_write_whose_rows_are_there_in_part_is_not_taken_for_stored() {
+    let file = File::new();
+    let journal = file.open().await.journal();
+    store(&*journal, &id("a"), 1).await;
+    let events = vec![NewEvent::new(SerializedPayload::new(77, "Event", &b"x"[..])); 2];
+    let writer = WriterId::from_random_bits(1);
+    let more = AtomicWrite::new(id("a"), writer, SequenceNr::FIRST, events).expect("valid");
+    match write_one(&*journal, &more).await {
+        Err(Error::Conflict { seq_nr, .. }) => assert_eq!(seq_nr, seq(1)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(numbers(&*journal, &id("a")).await, [1]);
 }
 
 #[tokio::test]
@@ -355,6 +391,21 @@ async fn closing_finishes_what_was_begun_and_refuses_the_rest() {
             [1]
         );
     }
+}
+
+#[tokio::test]
+async fn closing_moves_everything_into_the_file_though_others_use_it() {
+    let file = File::new();
+    let _other = file.open().await;
+    let opened = file.open().await;
+    store(&*opened.journal(), &id("recognised"), 1).await;
+    let is_in_file = || {
+        let bytes = std::fs::read(file.path()).expect("a file");
+        bytes.windows(10).any(|part| part == b"recognised")
+    };
+    assert!(!is_in_file());
+    opened.close().await;
+    assert!(is_in_file());
 }
 
 #[tokio::test]
