@@ -97,7 +97,15 @@ fn main() -> std::result::Result<(), String> {
     let done = runtime.block_on(async move { tokio::spawn(run_all(args)).await });
     match done {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                text = format!("{text}: {error}");
+                source = error.source();
+            }
+            Err(text)
+        }
         Err(error) => Err(error.to_string()),
     }
 }
