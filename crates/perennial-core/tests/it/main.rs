@@ -1,0 +1,7 @@
+//! Behaviour of the engine, seen through its public API: a real system with real threads on a
+//! store in memory that fails on demand.
+
+mod fixture;
+
+mod effects;
+mod first_path;
