@@ -352,7 +352,8 @@ impl<E: EventSourced> Cell<E> {
                     command = command.command_name(),
                     "unhandled command"
                 );
-                command.fail(AskError::Unhandled);
+                // It says something about the state, so it waits as a reply does.
+                self.hold(core, command);
                 self.after(entity, core, body);
             }
             Ok(Handled::Stash(body)) => {

@@ -5,3 +5,4 @@ mod fixture;
 
 mod effects;
 mod first_path;
+mod tentative;
