@@ -719,11 +719,15 @@ impl<E: EventSourced> Cell<E> {
             return Some(self.previous);
         }
         let _ = core;
-        let doomed = matches!(
+        (!self.is_doomed()).then_some(self.previous)
+    }
+
+    /// Whether an earlier write has failed, so that nothing built on it may be stored.
+    fn is_doomed(&self) -> bool {
+        matches!(
             self.phase,
             Phase::Draining(Next::Restart { doomed: true, .. })
-        );
-        (!doomed).then_some(self.previous)
+        )
     }
 
     /// A gathered write was not sent because an earlier one failed.
@@ -761,6 +765,9 @@ impl<E: EventSourced> Cell<E> {
                     }
                 }
             }
+            // The journal refuses what follows a refused write of the same batch with it; to its
+            // caller it is as if it had never been sent.
+            Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
             Settled::Refused(error) => {
                 let kind = match error {
                     Error::Conflict { .. } => PersistFailure::Conflict,
@@ -780,13 +787,15 @@ impl<E: EventSourced> Cell<E> {
                 error,
                 maybe_stored,
             } => {
-                tracing::error!(
-                    persistence_id = %self.address.persistence_id(),
-                    seq_nr = item.last.value(),
-                    error = %chain(&error),
-                    maybe_stored,
-                    "the store was not available for too long, the entity recovers"
-                );
+                if !self.is_doomed() {
+                    tracing::error!(
+                        persistence_id = %self.address.persistence_id(),
+                        seq_nr = item.last.value(),
+                        error = %chain(&error),
+                        maybe_stored,
+                        "the store was not available for too long, the entity recovers"
+                    );
+                }
                 let failure = if maybe_stored {
                     AskError::Unknown {
                         reason: "the store could not say whether the events were stored",
