@@ -5,4 +5,6 @@ mod fixture;
 
 mod effects;
 mod first_path;
+mod group_commit;
+mod outcome;
 mod tentative;
