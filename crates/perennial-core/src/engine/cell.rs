@@ -902,10 +902,21 @@ impl<E: EventSourced> Cell<E> {
             // Its future has not started.
             command.fail(self.not_stored(PersistFailure::Earlier, BUILT_ON_FAILED.into()));
         }
+        let lost = AskError::Unknown {
+            reason: "the entity stopped while the command's future was running",
+        };
         for later in self.laters.drain(..) {
-            later.command.fail(AskError::Unknown {
-                reason: "the entity stopped while the command's future was running",
-            });
+            later.command.fail(lost.clone());
+        }
+        // Their futures have run, so what waits for its continuation is not as good as new.
+        if self.queue.iter().any(|command| command.has_arrived()) {
+            for command in std::mem::take(&mut self.queue) {
+                if command.has_arrived() {
+                    command.fail(lost.clone());
+                } else {
+                    self.queue.push_back(command);
+                }
+            }
         }
         self.timers.clear();
         self.phase = Phase::Draining(match (&self.phase, next) {

@@ -6,5 +6,6 @@ mod fixture;
 mod effects;
 mod first_path;
 mod group_commit;
+mod later;
 mod outcome;
 mod tentative;
