@@ -22,7 +22,7 @@ use crate::engine::envelope::{Handled, Held, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
 use crate::engine::recovery::{PageRead, Part};
-use crate::engine::worker::{CellTimer, Core};
+use crate::engine::worker::{CellTimer, Core, TimerKey};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message};
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{Action, Body, Cx, EntityDef, EventSourced, LaterWork, TimerOp};
@@ -130,6 +130,8 @@ struct OpenLater<E: EventSourced> {
 struct UserTimer<E: EventSourced> {
     key: Cow<'static, str>,
     token: u64,
+    /// Its next time.
+    due: TimerKey,
     period: Option<Duration>,
     make: crate::event_sourced::MakeCommand<E>,
 }
@@ -661,23 +663,38 @@ impl<E: EventSourced> Cell<E> {
                 period,
                 make,
             } => {
-                self.timers.retain(|timer| timer.key != key);
+                self.cancel_timer(core, &key);
                 let token = core.next_later();
-                core.start_cell_timer(delay, self.key, CellTimer::User(token));
+                let due = core.start_cell_timer(delay, self.key, CellTimer::User(token));
                 self.timers.push(UserTimer {
                     key,
                     token,
+                    due,
                     period,
                     make,
                 });
             }
-            TimerOp::Cancel(key) => self.timers.retain(|timer| timer.key != key),
-            TimerOp::CancelAll => self.timers.clear(),
+            TimerOp::Cancel(key) => self.cancel_timer(core, &key),
+            TimerOp::CancelAll => self.cancel_timers(core),
+        }
+    }
+
+    fn cancel_timer(&mut self, core: &mut Core, key: &str) {
+        if let Some(at) = self.timers.iter().position(|timer| timer.key == key) {
+            let timer = self.timers.swap_remove(at);
+            core.cancel_timer(timer.due);
+        }
+    }
+
+    /// Cancels all timers of the entity.
+    pub(crate) fn cancel_timers(&mut self, core: &mut Core) {
+        for timer in self.timers.drain(..) {
+            core.cancel_timer(timer.due);
         }
     }
 
     /// A timer of the cell has fired.
-    pub(crate) fn timer(&mut self, core: &mut Core, timer: CellTimer) {
+    pub(crate) fn timer(&mut self, entity: &EntityDef<E>, core: &mut Core, timer: CellTimer) {
         match (timer, &mut self.phase) {
             (CellTimer::Backoff, Phase::Backoff(_)) => {
                 self.phase = Phase::Down;
@@ -695,17 +712,27 @@ impl<E: EventSourced> Cell<E> {
                     return;
                 };
                 let timer = &mut self.timers[at];
-                let command = (timer.make)(&self.address);
+                // What the entity cannot keep up with would pile up for ever.
+                let too_many = timer.period.is_some() && self.queue.len() >= entity.config.mailbox;
+                let made = if too_many {
+                    Ok(None)
+                } else {
+                    let address = &self.address;
+                    catch_unwind(AssertUnwindSafe(|| (timer.make)(address)))
+                };
                 match timer.period {
                     Some(period) => {
-                        core.start_cell_timer(period, self.key, CellTimer::User(token));
+                        timer.due = core.start_cell_timer(period, self.key, CellTimer::User(token));
                     }
                     None => {
                         self.timers.swap_remove(at);
                     }
                 }
-                if let Some(command) = command {
-                    self.queue.push_back(command);
+                match made {
+                    Ok(command) => self.queue.extend(command),
+                    Err(panic) => {
+                        self.panicked(entity, core, None, "clone", panic_message(&*panic));
+                    }
                 }
             }
             _ => {}
@@ -918,7 +945,7 @@ impl<E: EventSourced> Cell<E> {
                 }
             }
         }
-        self.timers.clear();
+        self.cancel_timers(core);
         self.phase = Phase::Draining(match (&self.phase, next) {
             // A write failed while a panic's backoff was coming.
             (Phase::Draining(Next::Restart { after, .. }), Next::Restart { doomed, .. }) => {
@@ -1177,8 +1204,8 @@ impl<E: EventSourced> Cell<E> {
     }
 
     /// The system stops: what waits for something that will not come any more is refused.
-    pub(crate) fn drain(&mut self) {
-        self.timers.clear();
+    pub(crate) fn drain(&mut self, core: &mut Core) {
+        self.cancel_timers(core);
         match self.phase {
             Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
             _ => {
