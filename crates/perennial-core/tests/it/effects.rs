@@ -233,7 +233,11 @@ async fn a_stopped_entity_comes_back_with_its_next_command() {
     let bed = Bed::new();
     let system = bed.start(&[]).await;
     let entity = system.entity::<Ledger>("a");
-    let stop = run(|_, cx| cx.persist(noted([1])).then_stop().reply(|ledger| ledger.notes.len()));
+    let stop = run(|_, cx| {
+        cx.persist(noted([1]))
+            .then_stop()
+            .reply(|ledger| ledger.notes.len())
+    });
     assert_eq!(entity.ask(stop).await, Ok(1));
     until("the entity has stopped", || system.stats().resident == 0).await;
     assert_eq!(system.stats().recovered, 1);

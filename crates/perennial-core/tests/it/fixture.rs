@@ -17,7 +17,7 @@ use perennial_persistence::{
     AtomicWrite, BoxFuture, Clock, Error, Journal, MessagePack, NewEvent, PageLimit, PersistenceId,
     ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store, WriterId, Written,
 };
-use perennial_testkit::{FaultyStore, Faults, Gate, JournalRow, MemoryStore};
+use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How long anything may take before the test fails.
@@ -680,11 +680,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Collector {
         metadata.target().starts_with("perennial") && *metadata.level() <= tracing::Level::INFO
     }
 
-    fn on_event(
-        &self,
-        event: &tracing::Event<'_>,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut line = LogLine {
             level: *event.metadata().level(),
             message: String::new(),

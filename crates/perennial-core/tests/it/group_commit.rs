@@ -70,10 +70,8 @@ async fn every_lane_has_one_batch_in_flight() {
     assert_eq!(bed.calls.writing.highest(), 2);
     // An entity stays in its lane, so its events become durable in their order.
     for batch in bed.calls.batches() {
-        let lanes: std::collections::HashSet<u16> = batch
-            .iter()
-            .map(|(id, _)| id.slice().value() % 2)
-            .collect();
+        let lanes: std::collections::HashSet<u16> =
+            batch.iter().map(|(id, _)| id.slice().value() % 2).collect();
         assert_eq!(lanes.len(), 1);
     }
 }

@@ -298,7 +298,10 @@ async fn a_restart_makes_open_futures_unknown() {
 async fn until_arrived(system: &perennial_core::ActorSystem) {
     loop {
         let probe = run(|_, cx| cx.later(async {}, |(), _, cx| cx.reply(())));
-        match send(&system.entity::<Ledger>("probe"), probe).answer().await {
+        match send(&system.entity::<Ledger>("probe"), probe)
+            .answer()
+            .await
+        {
             Err(AskError::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
             answer => return answer.expect("the future runs"),
         }
@@ -409,7 +412,10 @@ async fn blocking_work_holds_up_no_other_entity() {
                     blocked.wait();
                     7
                 },
-                |number, _, cx| cx.persist(noted([number])).reply(|ledger| ledger.notes.clone()),
+                |number, _, cx| {
+                    cx.persist(noted([number]))
+                        .reply(|ledger| ledger.notes.clone())
+                },
             )
         }),
     );

@@ -3,9 +3,12 @@
 
 mod fixture;
 
+mod asking;
+mod bare;
 mod effects;
 mod first_path;
 mod group_commit;
 mod later;
 mod outcome;
 mod tentative;
+mod timers;

@@ -53,8 +53,12 @@ async fn a_read_waits_for_the_writes_it_saw_and_for_no_later_ones() {
     let system = bed.start(&[("persistence.writers", "1")]).await;
     let entity = system.entity::<Ledger>("a");
     let (first_gate, second_gate) = (Gate::new(), Gate::new());
-    bed.faults.writes.at(1, WriteFault::Held(first_gate.clone()));
-    bed.faults.writes.at(2, WriteFault::Held(second_gate.clone()));
+    bed.faults
+        .writes
+        .at(1, WriteFault::Held(first_gate.clone()));
+    bed.faults
+        .writes
+        .at(2, WriteFault::Held(second_gate.clone()));
     let first = send(&entity, Note(1));
     first_gate.wait_for_arrivals(1).await;
     let early_read = send(&entity, Read);
