@@ -135,6 +135,18 @@ impl Actor for WorkerActor {
     }
 }
 
+impl Drop for WorkerActor {
+    fn drop(&mut self) {
+        // User code runs guarded, except for destructors and `Default`; and we may have erred.
+        if std::thread::panicking() {
+            tracing::error!(
+                worker = self.index,
+                "a worker has panicked; commands for its entities are refused until the next start"
+            );
+        }
+    }
+}
+
 /// Turns the worker for as long as there is something to do.
 struct Drive;
 

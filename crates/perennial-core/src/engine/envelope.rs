@@ -57,6 +57,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The output of the `later` that the handler asked for.
     fn arrive(&mut self, output: Output);
 
+    /// Whether it is a `later` that has come back, so that its future has run already.
+    fn has_arrived(&self) -> bool;
+
     /// The command that the handler put aside, with its caller, for the stash.
     fn put_aside(self: Box<Self>) -> Box<dyn Queued<E>>;
 
@@ -94,6 +97,8 @@ enum Stage<E: Handle<C>, C: Send + 'static> {
     Computed(MakeReply<E, E::Reply>),
     /// The reply is ready to be let out.
     Ready(E::Reply),
+    /// The caller is to be told that the command was not handled.
+    Unhandled,
     /// Nothing is left, or there is to be no reply.
     Empty,
 }
@@ -131,7 +136,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             Outcome::Value(reply) => (Stage::Ready(reply), Handled::Effect(body)),
             Outcome::Compute(reply) => (Stage::Computed(reply), Handled::Effect(body)),
             Outcome::NoReply => (Stage::Empty, Handled::Effect(body)),
-            Outcome::Unhandled => (Stage::Empty, Handled::Unhandled(body)),
+            Outcome::Unhandled => (Stage::Unhandled, Handled::Unhandled(body)),
             Outcome::Stash(command) => (Stage::Stashed(command), Handled::Stash(body)),
             Outcome::Later(work, then) => (Stage::Suspended(then, body), Handled::Later(work)),
         };
@@ -165,6 +170,7 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     fn release(mut self: Box<Self>) {
         let result = match self.take_stage() {
             Stage::Ready(reply) => Ok(reply),
+            Stage::Unhandled => Err(AskError::Unhandled),
             _ => Err(AskError::NoReply),
         };
         self.reply.complete(result);
@@ -218,6 +224,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
             Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
             other => other,
         };
+    }
+
+    fn has_arrived(&self) -> bool {
+        matches!(self.stage, Stage::Arrived(..))
     }
 
     fn put_aside(mut self: Box<Self>) -> Box<dyn Queued<E>> {

@@ -120,7 +120,8 @@ impl<E: EventSourced> Host<E> {
     }
 
     fn remove(&mut self, core: &mut Core, index: usize) {
-        let cell = self.cells.remove(index);
+        let mut cell = self.cells.remove(index);
+        cell.cancel_timers(core);
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
     }
@@ -188,7 +189,9 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer) {
-        self.with(core, key, |cell, _, core| cell.timer(core, timer));
+        self.with(core, key, |cell, entity, core| {
+            cell.timer(entity, core, timer);
+        });
     }
 
     fn passivate(&mut self, core: &mut Core) {
@@ -230,7 +233,7 @@ impl<E: EventSourced> AnyHost for Host<E> {
         let cells: Vec<usize> = self.cells.iter().map(|(index, _)| index).collect();
         for index in cells {
             if let Some(cell) = self.cells.get_mut(index) {
-                cell.drain();
+                cell.drain(core);
             }
             self.place(core, index);
         }
