@@ -352,7 +352,8 @@ impl<E: EventSourced> Cell<E> {
                     command = command.command_name(),
                     "unhandled command"
                 );
-                command.fail(AskError::Unhandled);
+                // The refusal tells of the state, so it waits for it like an answer.
+                self.hold(core, command);
                 self.after(entity, core, body);
             }
             Ok(Handled::Stash(body)) => {

@@ -90,6 +90,8 @@ enum Stage<E: Handle<C>, C: Send + 'static> {
     Computed(MakeReply<E, E::Reply>),
     /// The reply is ready to be let out.
     Ready(E::Reply),
+    /// The command means nothing in the state that it met.
+    Unhandled,
     /// Nothing is left, or there is to be no reply.
     Empty,
 }
@@ -127,7 +129,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             Outcome::Value(reply) => (Stage::Ready(reply), Handled::Effect(body)),
             Outcome::Compute(reply) => (Stage::Computed(reply), Handled::Effect(body)),
             Outcome::NoReply => (Stage::Empty, Handled::Effect(body)),
-            Outcome::Unhandled => (Stage::Empty, Handled::Unhandled(body)),
+            Outcome::Unhandled => (Stage::Unhandled, Handled::Unhandled(body)),
             Outcome::Stash(command) => (Stage::Stashed(command), Handled::Stash(body)),
             Outcome::Later(work, then) => (Stage::Suspended(then, body), Handled::Later(work)),
         };
@@ -161,6 +163,7 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     fn release(mut self: Box<Self>) {
         let result = match self.take_stage() {
             Stage::Ready(reply) => Ok(reply),
+            Stage::Unhandled => Err(AskError::Unhandled),
             _ => Err(AskError::NoReply),
         };
         self.reply.complete(result);
