@@ -73,6 +73,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     address: Arc<Address>,
     /// Whether it holds a place in the bounded queues.
     admitted: bool,
+    /// Whether the future of a `later` has run for it.
+    future_ran: bool,
     stage: Stage<E, C>,
     reply: ReplyTo<E::Reply>,
 }
@@ -102,6 +104,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: true,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -118,6 +121,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: false,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -170,6 +174,15 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     }
 
     fn fail(mut self: Box<Self>, error: AskError) {
+        // Whoever is told that a command was not handled may send it again, and its future would
+        // run twice.
+        let error = if self.future_ran && error.is_not_handled() {
+            AskError::Unknown {
+                reason: "the command's future ran, but the entity could not go on after it",
+            }
+        } else {
+            error
+        };
         self.reply.complete(Err(error));
     }
 }
@@ -211,6 +224,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     }
 
     fn arrive(&mut self, output: Output) {
+        self.future_ran = true;
         self.stage = match self.take_stage() {
             Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
             other => other,
