@@ -37,7 +37,7 @@ pub(crate) struct Cell<E: EventSourced> {
     state: E,
     /// The number of the last event in the tentative state.
     seq_nr: SequenceNr,
-    /// What the journal knows of the last durable event.
+    /// What is known of the event before the next write.
     previous: Previous,
     queue: VecDeque<Box<dyn Queued<E>>>,
     stash: VecDeque<Box<dyn Queued<E>>>,
@@ -357,7 +357,7 @@ impl<E: EventSourced> Cell<E> {
                     command = command.command_name(),
                     "unhandled command"
                 );
-                // It says something about the state, so it waits as a reply does.
+                // The refusal tells of the state, so it waits for it like an answer.
                 self.hold(core, command);
                 self.after(entity, core, body);
             }
@@ -744,14 +744,17 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
-    /// What the journal knows of the last durable event; `None` if nothing more may be written.
-    pub(crate) fn previous(&self, core: &Core) -> Option<Previous> {
+    /// What is known of the event before the write that is sent next; `None` if nothing more may
+    /// be written.
+    pub(crate) fn previous(&mut self, core: &Core) -> Option<Previous> {
+        // The event before a second write in the same batch has no time yet.
+        let previous = std::mem::replace(&mut self.previous, Previous::Unknown);
         #[cfg(feature = "defects")]
         if core.defects.keep_later_writes {
-            return Some(self.previous);
+            return Some(previous);
         }
         let _ = core;
-        (!self.is_doomed()).then_some(self.previous)
+        (!self.is_doomed()).then_some(previous)
     }
 
     /// Whether an earlier write has failed, so that nothing built on it may be stored.

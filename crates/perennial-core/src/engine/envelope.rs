@@ -80,6 +80,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     address: Arc<Address>,
     /// Whether it holds a place in the bounded queues.
     admitted: bool,
+    /// Whether the future of a `later` has run for it.
+    future_ran: bool,
     stage: Stage<E, C>,
     reply: ReplyTo<E::Reply>,
 }
@@ -97,7 +99,7 @@ enum Stage<E: Handle<C>, C: Send + 'static> {
     Computed(MakeReply<E, E::Reply>),
     /// The reply is ready to be let out.
     Ready(E::Reply),
-    /// The caller is to be told that the command was not handled.
+    /// The command means nothing in the state that it met.
     Unhandled,
     /// Nothing is left, or there is to be no reply.
     Empty,
@@ -109,6 +111,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: true,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -125,6 +128,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: false,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -177,6 +181,15 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     }
 
     fn fail(mut self: Box<Self>, error: AskError) {
+        // Whoever is told that a command was not handled may send it again, and its future would
+        // run twice.
+        let error = if self.future_ran && error.is_not_handled() {
+            AskError::Unknown {
+                reason: "the command's future ran, but the entity could not go on after it",
+            }
+        } else {
+            error
+        };
         self.reply.complete(Err(error));
     }
 }
@@ -220,6 +233,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     }
 
     fn arrive(&mut self, output: Output) {
+        self.future_ran = true;
         self.stage = match self.take_stage() {
             Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
             other => other,

@@ -25,7 +25,7 @@ pub(crate) trait AnyHost: Send {
     fn read(&mut self, core: &mut Core, read: ReadDone);
     /// What the journal knows of the event before a cell's next one, right before a write of it is
     /// sent; `None` if the write must not be sent.
-    fn previous(&self, core: &Core, key: CellKey) -> Option<Previous>;
+    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous>;
     /// A gathered write that must not be sent.
     fn overtaken(&mut self, core: &mut Core, gathered: Gathered);
     /// The fate of a write.
@@ -155,9 +155,9 @@ impl<E: EventSourced> AnyHost for Host<E> {
         });
     }
 
-    fn previous(&self, core: &Core, key: CellKey) -> Option<Previous> {
+    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous> {
         self.cells
-            .get(key.index)
+            .get_mut(key.index)
             .filter(|cell| cell.key().incarnation == key.incarnation)
             .and_then(|cell| cell.previous(core))
     }
