@@ -28,7 +28,7 @@ impl Hand {
             settings: Settings::default(),
             inbox: 100,
             ask_timeout: Duration::from_secs(5),
-            runtime: None,
+            deadlines: None,
             clock: Arc::new(clock.clone()),
         };
         let Assembled { registry, workers } =
@@ -50,7 +50,7 @@ impl Hand {
             while let Ok(input) = self.inbox.try_recv() {
                 inputs.push_back(input);
             }
-            let out = self.worker.turn(&mut inputs);
+            let out = self.worker.turn(inputs.drain(..));
             for read in out.reads {
                 inputs.push_back(Input::Read(Box::new(read.read(&self.store).await)));
             }
