@@ -10,5 +10,6 @@ mod first_path;
 mod group_commit;
 mod later;
 mod outcome;
+mod shutdown;
 mod tentative;
 mod timers;
