@@ -973,6 +973,9 @@ impl<E: EventSourced> Cell<E> {
         self.forget_state(core);
         match next {
             Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
+            Next::Restart { .. } if core.draining && self.queue.is_empty() => {
+                self.phase = Phase::Stopped;
+            }
             Next::Restart { after, .. } if !after.is_zero() => {
                 if core.draining {
                     self.refuse_all(&AskError::Stopped);
@@ -1215,6 +1218,13 @@ impl<E: EventSourced> Cell<E> {
         self.cancel_timers(core);
         match self.phase {
             Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
+            // It would recover for nobody, from a store that may not be there.
+            Phase::Waiting | Phase::Recovering(_) if self.queue.is_empty() => {
+                if matches!(self.phase, Phase::Recovering(_)) {
+                    core.return_permit();
+                }
+                self.phase = Phase::Stopped;
+            }
             _ => {
                 for command in self.stash.drain(..) {
                     command.fail(AskError::Stopped);

@@ -10,5 +10,7 @@ mod first_path;
 mod group_commit;
 mod later;
 mod outcome;
+mod recovery;
+mod shutdown;
 mod tentative;
 mod timers;
