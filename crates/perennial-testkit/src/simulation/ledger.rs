@@ -441,7 +441,10 @@ impl Ledger {
                     action.has_future()
                 } else if reason.contains("store could not say") {
                     self.report.given_up += 1;
-                    troubles.unavailable && waited >= self.report.outcome_timeout
+                    // With an earlier write that failed for good, a later one is not pursued.
+                    let is_built_on_failed = troubles.contended || troubles.rejected;
+                    let is_late = waited >= self.report.outcome_timeout;
+                    troubles.unavailable && (is_late || is_built_on_failed)
                 } else {
                     standing == Standing::Crashed
                 }

@@ -548,7 +548,7 @@ impl World {
             87..88 => Action::LaterTwice(count),
             88..96 => Action::UnhandledSometimes(random.next_u64()),
             96..98 => Action::StartTimer(delay),
-            98 => Action::StartRepeatedTimer(delay),
+            98 => Action::StartRepeatedTimer(delay + Duration::from_millis(2)),
             _ => Action::CancelTimers,
         }
     }
@@ -902,11 +902,14 @@ impl World {
         })
     }
 
-    /// Lets everything go on until there is nothing to do before `time` has passed.
+    /// Lets everything go on until nobody waits, or there is nothing to do before `time` has
+    /// passed.
     fn drive_for(&mut self, time: Duration) -> Checked {
         let end = self.clock.elapsed() + time;
         self.drive_until("the world comes to rest", |world| {
-            !world.has_work() && world.next_wake().is_none_or(|at| at > end)
+            world.ledger.open().is_empty()
+                || world.clock.elapsed() > end
+                || !world.has_work() && world.next_wake().is_none_or(|at| at > end)
         })
     }
 
