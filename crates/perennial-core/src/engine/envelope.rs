@@ -53,6 +53,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The output of the `later` that the handler asked for.
     fn arrive(&mut self, output: Output);
 
+    /// Whether its `later` has come back and its continuation is to run next.
+    fn has_arrived(&self) -> bool;
+
     /// The command that the handler put aside, with its caller, for the stash.
     fn put_aside(self: Box<Self>) -> Box<dyn Queued<E>>;
 
@@ -229,6 +232,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
             Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
             other => other,
         };
+    }
+
+    fn has_arrived(&self) -> bool {
+        matches!(self.stage, Stage::Arrived(..))
     }
 
     fn put_aside(mut self: Box<Self>) -> Box<dyn Queued<E>> {
