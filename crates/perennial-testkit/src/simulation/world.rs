@@ -78,7 +78,7 @@ impl Profile {
             systems: pick(random, &[1, 1, 2]),
             settings,
             inbox: pick(random, &[6, 1000, 1000]),
-            mailbox: pick(random, &[2, 5, 1000, 1000]),
+            mailbox: pick(random, &[2, 8, 1000, 1000, 1000]),
             stash: random.random_range(0..=3),
             pipeline: pick(random, &[1, 2, 3, 8]),
             passivate_after: pick(
@@ -88,7 +88,7 @@ impl Profile {
             snapshot_every: random.random_range(0..=5),
             restart: (milliseconds(5), milliseconds(80)),
             faults: pick(random, &[0, 3, 15, 40]),
-            crashes: pick(random, &[0, 4, 20]),
+            crashes: pick(random, &[0, 2, 10]),
             foreign: pick(random, &[0, 0, 5, 30]),
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
@@ -265,7 +265,7 @@ impl World {
         let impatience = profile.impatience * 10;
         let mut sent = false;
         let is_maimed = self.systems.iter().any(System::is_maimed);
-        if self.chance(crashes) || is_maimed && self.chance(50) {
+        if self.chance(crashes) || is_maimed && self.chance(100) {
             self.change_systems();
         } else if self.chance(foreign) {
             self.write_foreign();
@@ -493,6 +493,9 @@ impl World {
     /// Sends a command; gives whether it was sent.
     fn send(&mut self) -> bool {
         let at = self.random.random_range(0..self.systems.len());
+        if self.systems[at].stopping && self.random.random_bool(0.8) {
+            return false;
+        }
         let entity = self.random.random_range(0..self.ids.len());
         let action = self.draw_action();
         let told = self.random.random_ratio(1, 12);
