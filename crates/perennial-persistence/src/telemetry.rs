@@ -4,6 +4,8 @@
 pub mod span {
     /// Bringing an entity back.
     pub const RECOVER: &str = "persistence.recover";
+    /// One handler call.
+    pub const HANDLE: &str = "persistence.handle";
     /// Storing a batch.
     pub const WRITE_EVENTS: &str = "journal.write_events";
 }

@@ -1,35 +1,37 @@
-//! The contract suites, run against the store in memory.
+//! The contract suites, run against the store in memory, bare and behind a store of faults that has
+//! none to make.
 
 use std::sync::Arc;
 
 use perennial_persistence::{BoxFuture, PersistenceId, SequenceNr, Store};
 use perennial_testkit::contract::StoreFixture;
-use perennial_testkit::{ManualClock, MemoryStore};
+use perennial_testkit::{FaultyStore, ManualClock, MemoryStore};
 
 struct MemoryFixture {
-    store: MemoryStore,
+    memory: MemoryStore,
+    wrap: fn(MemoryStore) -> Arc<dyn Store>,
 }
 
 impl MemoryFixture {
-    async fn new() -> Self {
+    async fn new(wrap: fn(MemoryStore) -> Arc<dyn Store>) -> Self {
         // Time stands still, so that nothing in the suites can lean on its going on.
-        let store = MemoryStore::new(Arc::new(ManualClock::new()));
-        Self { store }
+        let memory = MemoryStore::new(Arc::new(ManualClock::new()));
+        Self { memory, wrap }
     }
 }
 
 impl StoreFixture for MemoryFixture {
     fn store(&self) -> Arc<dyn Store> {
-        Arc::new(self.store.clone())
+        (self.wrap)(self.memory.clone())
     }
 
     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        let again: Arc<dyn Store> = Arc::new(self.store.open_again());
+        let again = (self.wrap)(self.memory.open_again());
         Box::pin(async { again })
     }
 
     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()> {
-        Box::pin(async move { self.store.refuse_serializer(serializer_id) })
+        Box::pin(async move { self.memory.refuse_serializer(serializer_id) })
     }
 
     fn tags<'a>(
@@ -38,7 +40,7 @@ impl StoreFixture for MemoryFixture {
         seq_nr: SequenceNr,
     ) -> BoxFuture<'a, Option<Vec<String>>> {
         Box::pin(async move {
-            let rows = self.store.rows(persistence_id);
+            let rows = self.memory.rows(persistence_id);
             let row = rows.into_iter().find(|row| row.seq_nr == seq_nr);
             let (_, event) = row.and_then(|row| row.event).expect("a stored event");
             (!event.tags.is_empty()).then_some(event.tags)
@@ -46,5 +48,24 @@ impl StoreFixture for MemoryFixture {
     }
 }
 
-perennial_testkit::journal_contract!(MemoryFixture::new());
-perennial_testkit::snapshot_store_contract!(MemoryFixture::new());
+mod memory {
+    use super::*;
+
+    fn memory() -> impl Future<Output = MemoryFixture> {
+        MemoryFixture::new(|store| Arc::new(store))
+    }
+
+    perennial_testkit::journal_contract!(memory());
+    perennial_testkit::snapshot_store_contract!(memory());
+}
+
+mod faulty_without_faults {
+    use super::*;
+
+    fn faulty() -> impl Future<Output = MemoryFixture> {
+        MemoryFixture::new(|store| Arc::new(FaultyStore::new(Arc::new(store))))
+    }
+
+    perennial_testkit::journal_contract!(faulty());
+    perennial_testkit::snapshot_store_contract!(faulty());
+}

@@ -1,1 +1,142 @@
-//! placeholder
+//! An actor runtime whose actors come back.
+//!
+//! Each persistent entity is named by an id, writes what happened to a journal before it answers,
+//! and is rebuilt from its latest snapshot and the events after it when it is needed again, after
+//! a crash as after a pause.
+//!
+//! ```
+//! use perennial::prelude::*;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Default)]
+//! struct Account {
+//!     balance: i64,
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! enum AccountEvent {
+//!     Deposited(i64),
+//! }
+//!
+//! impl EventSourced for Account {
+//!     const TYPE: &'static str = "Account";
+//!     type Event = AccountEvent;
+//!     type Services = ();
+//!
+//!     fn apply(&mut self, event: &AccountEvent) {
+//!         match event {
+//!             AccountEvent::Deposited(cents) => self.balance += cents,
+//!         }
+//!     }
+//! }
+//!
+//! struct Deposit(i64);
+//!
+//! impl Handle<Deposit> for Account {
+//!     type Reply = i64;
+//!
+//!     fn handle(&self, command: Deposit, cx: &Cx<'_, Self>) -> Effect<Self, i64> {
+//!         cx.persist([AccountEvent::Deposited(command.0)])
+//!             .reply(|account| account.balance)
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("bank.sqlite");
+//! # let file = dir.path().join("bank.toml");
+//! # std::fs::write(&file, format!("[persistence.sqlite]\npath = {path:?}\n"))?;
+//! perennial::block_on(async {
+//!     for expected in [100, 200] {
+//!         let system = ActorSystem::from_config(&file)?
+//!             .entity(Entity::<Account>::new(()))
+//!             .start()
+//!             .await?;
+//!         let account = system.entity::<Account>("4711");
+//!         assert_eq!(account.ask(Deposit(100)).await?, expected);
+//!         system.shutdown().await?; // the second round finds what the first one stored
+//!     }
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! # Concepts
+//!
+//! - An *entity* is a type that implements [`EventSourced`]: its value is the state, and its
+//!   events are the only thing that changes it. One [`Handle`] impl per command says what the
+//!   command does.
+//! - An *effect* is what a handler returns: events to store, a reply, what to run afterwards.
+//! - A *store* keeps events and snapshots. It is chosen by name in the configuration and linked
+//!   in by a cargo feature.
+//!
+//! # Guarantees
+//!
+//! A reply leaves once everything that it says is durable. What was acknowledged comes back after
+//! a crash. Commands of one entity are handled one after the other. Two writers never share a
+//! sequence number. The full list is in `docs/semantics.md` of the repository.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `sqlite` (default) | the embedded store: one file, no server |
+//! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
+//! | `testkit` | the store in memory, for tests |
+//!
+//! # What it does not do yet
+//!
+//! Plain actors, durable state, many nodes, projections. See `docs/roadmap.md` of the repository.
+
+mod plugins;
+
+use std::path::Path;
+
+pub use futures_executor::block_on;
+pub use perennial_core::config::{self, ConfigError, ConfigSource};
+pub use perennial_core::{
+    ActorSystem, Ask, AskError, Asking, Cx, Effect, Entity, EntityRef, EventSourced, Handle,
+    OpenStore, PersistFailed, PersistFailure, RecoveryFailed, ShutdownError, StartError,
+    StorePlugin, SystemBuilder, SystemStats, Then, Timers, engine,
+};
+pub use perennial_persistence as persistence;
+pub use perennial_persistence::{PersistenceId, SequenceNr, Timestamp};
+#[cfg(feature = "postgres")]
+pub use perennial_postgres as postgres;
+#[cfg(feature = "sqlite")]
+pub use perennial_sqlite as sqlite;
+#[cfg(feature = "testkit")]
+pub use perennial_testkit as testkit;
+pub use plugins::plugins;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::{
+        ActorSystem, AskError, Cx, Effect, Entity, EntityRef, EventSourced, FromConfig, Handle,
+    };
+}
+
+/// Starting a system from a configuration, with the stores that are linked in.
+pub trait FromConfig {
+    /// A system with the settings of a TOML file, and of the environment: a variable such as
+    /// `PERENNIAL__PERSISTENCE__POSTGRES__URL` wins over the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read or is no TOML. What is wrong with single
+    /// settings is said by [`SystemBuilder::start`].
+    fn from_config(file: impl AsRef<Path>) -> Result<SystemBuilder, ConfigError>;
+
+    /// A system with the settings of a source that was put together in code.
+    fn from_source(source: ConfigSource) -> SystemBuilder;
+}
+
+impl FromConfig for ActorSystem {
+    fn from_config(file: impl AsRef<Path>) -> Result<SystemBuilder, ConfigError> {
+        let source = ConfigSource::from_file(file)?.with_environment(std::env::vars_os())?;
+        Ok(Self::from_source(source))
+    }
+
+    fn from_source(source: ConfigSource) -> SystemBuilder {
+        ActorSystem::with_plugins(source, plugins())
+    }
+}

@@ -1,0 +1,169 @@
+//! The sections `[entity.<Type>]`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::error::ConfigError;
+use super::source::ConfigSource;
+use super::tree::Path;
+use super::value::{self, DAY, MILLISECOND, Violation, in_order, within};
+
+/// The settings of one entity type, made in code and overridden by `[entity.<Type>]`.
+///
+/// ```
+/// use std::time::Duration;
+/// use perennial_core::config::EntityConfig;
+///
+/// let config = EntityConfig::default()
+///     .with_passivate_after(Some(Duration::from_secs(600)))
+///     .with_snapshot_every(500);
+/// assert!(config.check("Account").is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntityConfig {
+    /// How long an entity stays in memory without a command. 2 min by default, from 1 ms to 30
+    /// days; `None`, in a file "never", keeps it for as long as the system runs. A passivated
+    /// entity recovers at its next command.
+    pub passivate_after: Option<Duration>,
+    /// After how many events a snapshot is taken. 0, the default, takes none, as replaying a short
+    /// history is cheap; at most 1,000,000,000.
+    pub snapshot_every: u64,
+    /// How many commands may wait at one entity. 4,096 by default; from 1 to 1,048,576. Beyond it
+    /// commands are refused as busy.
+    pub mailbox: usize,
+    /// How many commands one entity may put aside. 1,024 by default; from 0 to 1,048,576. A
+    /// command that would be stashed beyond it is refused as busy.
+    pub stash: usize,
+    /// How many commands may be handled ahead of their writes. 1,024 by default, so that a hot
+    /// entity fills whole batches; from 1 to 65,536. 1 turns it off: each command then waits for
+    /// the write of the one before. Further commands wait in the mailbox.
+    pub pipeline: usize,
+    /// The wait before an entity that failed starts again. 200 ms by default; from 1 ms to a day,
+    /// and not above `restart_max`. Each further failure in a row doubles it.
+    pub restart_min: Duration,
+    /// The longest wait before an entity that keeps failing starts again. 30 s by default; from
+    /// 1 ms to a day.
+    pub restart_max: Duration,
+}
+
+/// What `[entity.<Type>]` says: each setting of [`EntityConfig`] that it overrides.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct EntityOverrides {
+    /// Overrides [`EntityConfig::passivate_after`]; `Some(None)` is "never".
+    #[serde(deserialize_with = "value::some_duration_or_never")]
+    pub passivate_after: Option<Option<Duration>>,
+    /// Overrides [`EntityConfig::snapshot_every`].
+    pub snapshot_every: Option<u64>,
+    /// Overrides [`EntityConfig::mailbox`].
+    pub mailbox: Option<usize>,
+    /// Overrides [`EntityConfig::stash`].
+    pub stash: Option<usize>,
+    /// Overrides [`EntityConfig::pipeline`].
+    pub pipeline: Option<usize>,
+    /// Overrides [`EntityConfig::restart_min`].
+    #[serde(deserialize_with = "value::some_duration")]
+    pub restart_min: Option<Duration>,
+    /// Overrides [`EntityConfig::restart_max`].
+    #[serde(deserialize_with = "value::some_duration")]
+    pub restart_max: Option<Duration>,
+}
+
+impl Default for EntityConfig {
+    fn default() -> Self {
+        Self {
+            passivate_after: Some(Duration::from_secs(120)),
+            snapshot_every: 0,
+            mailbox: 4096,
+            stash: 1024,
+            pipeline: 1024,
+            restart_min: Duration::from_millis(200),
+            restart_max: Duration::from_secs(30),
+        }
+    }
+}
+
+impl EntityConfig {
+    /// Reads the section of an entity type and applies it on top of what was set in code.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for an unknown key, a wrong type, or a value out of its range in the file
+    /// or in `in_code`.
+    pub fn read(
+        source: &ConfigSource,
+        entity_type: &str,
+        in_code: Self,
+    ) -> Result<Self, ConfigError> {
+        let section = section(entity_type);
+        let overrides: EntityOverrides = source.section_at(&section)?;
+        let config = overrides.apply_to(in_code);
+        match config.violation() {
+            Ok(()) => Ok(config),
+            Err(violation) => Err(source.violated(&section, &violation)),
+        }
+    }
+
+    /// Checks the ranges, for settings made in code.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first value out of its range.
+    pub fn check(&self, entity_type: &str) -> Result<(), ConfigError> {
+        self.violation()
+            .map_err(|violation| ConfigSource::empty().violated(&section(entity_type), &violation))
+    }
+
+    fn violation(&self) -> Result<(), Violation> {
+        if let Some(passivate_after) = self.passivate_after {
+            let longest = 30 * DAY;
+            within("passivate-after", passivate_after, MILLISECOND..=longest).map_err(
+                |violation| Violation {
+                    message: format!("{}, or \"never\"", violation.message),
+                    ..violation
+                },
+            )?;
+        }
+        within("snapshot-every", self.snapshot_every, 0..=1_000_000_000)?;
+        within("mailbox", self.mailbox, 1..=1_048_576)?;
+        within("stash", self.stash, 0..=1_048_576)?;
+        within("pipeline", self.pipeline, 1..=65_536)?;
+        within("restart-min", self.restart_min, MILLISECOND..=DAY)?;
+        within("restart-max", self.restart_max, MILLISECOND..=DAY)?;
+        in_order(
+            ("restart-min", self.restart_min),
+            ("restart-max", self.restart_max),
+        )
+    }
+
+    with_methods! {
+        with_passivate_after => passivate_after: Option<Duration>,
+        with_snapshot_every => snapshot_every: u64,
+        with_mailbox => mailbox: usize,
+        with_stash => stash: usize,
+        with_pipeline => pipeline: usize,
+        with_restart_min => restart_min: Duration,
+        with_restart_max => restart_max: Duration,
+    }
+}
+
+impl EntityOverrides {
+    /// The settings with those overridden that the file names. Ranges are not checked.
+    #[must_use]
+    pub fn apply_to(&self, config: EntityConfig) -> EntityConfig {
+        EntityConfig {
+            passivate_after: self.passivate_after.unwrap_or(config.passivate_after),
+            snapshot_every: self.snapshot_every.unwrap_or(config.snapshot_every),
+            mailbox: self.mailbox.unwrap_or(config.mailbox),
+            stash: self.stash.unwrap_or(config.stash),
+            pipeline: self.pipeline.unwrap_or(config.pipeline),
+            restart_min: self.restart_min.unwrap_or(config.restart_min),
+            restart_max: self.restart_max.unwrap_or(config.restart_max),
+        }
+    }
+}
+
+fn section(entity_type: &str) -> Path {
+    Path::of_keys(["entity", entity_type])
+}

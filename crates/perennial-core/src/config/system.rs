@@ -1,0 +1,140 @@
+//! The section `[system]`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::error::ConfigError;
+use super::source::ConfigSource;
+use super::tree::Path;
+use super::value::{self, DAY, HOUR, MILLISECOND, Violation, within};
+
+/// The actor system as a whole: the section `[system]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct SystemConfig {
+    /// What the system is called in logs and metrics. 1 to 64 ASCII letters, digits, `-` and `_`;
+    /// "perennial" by default.
+    pub name: String,
+    /// How many workers run entities, each on a thread of its own. 0, the default, means one per
+    /// core; at most 1,024, the number of slices, as a worker without slices would be idle.
+    pub workers: usize,
+    /// How long `ask` waits unless the call says otherwise. 5 s by default, which is longer than
+    /// any healthy write; from 1 ms to a day. A command not yet begun then expires unhandled; of
+    /// one begun the caller is told that its outcome is unknown.
+    #[serde(deserialize_with = "value::duration")]
+    pub ask_timeout: Duration,
+    /// How many commands may wait at one worker. 65,536 by default, some ten milliseconds' work
+    /// of a worker; from 1 to 16,777,216. Beyond it commands are refused as busy before they are
+    /// queued, so they can be sent again safely.
+    pub inbox: usize,
+    /// How many commands one entity handles before others of its worker run. 64 by default: enough
+    /// to amortise the change, few enough to be fair; from 1 to 65,536. The rest waits for the
+    /// entity's next turn.
+    pub messages_per_turn: usize,
+    /// How long one entity may handle commands before others run. 500 µs by default, so that a
+    /// thousand busy entities wait half a second at most; from 1 µs to 1 s. It is checked between
+    /// commands: a single handler is never interrupted.
+    #[serde(deserialize_with = "value::duration")]
+    pub turn_budget: Duration,
+    /// From when on a handler is named in a warning, as it holds up all entities of its worker.
+    /// 50 ms by default; from 1 µs to an hour. Nothing but the warning and a metric happens.
+    #[serde(deserialize_with = "value::duration")]
+    pub slow_handler: Duration,
+    /// How many futures of `later` may be open at once in the system. 1,024 by default; from 1 to
+    /// 1,048,576. A command that would open one more is refused as busy.
+    pub later_limit: usize,
+    /// How long a future of `later` may take. 60 s by default; from 1 ms to a day. It is then
+    /// dropped, and the caller is told that the outcome is unknown.
+    #[serde(deserialize_with = "value::duration")]
+    pub later_timeout: Duration,
+    /// How long an orderly shutdown waits for commands and writes under way. 30 s by default; from
+    /// 1 ms to a day. What is not done by then is abandoned, and its callers are told so; nothing
+    /// acknowledged is lost.
+    #[serde(deserialize_with = "value::duration")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for SystemConfig {
+    fn default() -> Self {
+        Self {
+            name: "perennial".to_owned(),
+            workers: 0,
+            ask_timeout: Duration::from_secs(5),
+            inbox: 65_536,
+            messages_per_turn: 64,
+            turn_budget: Duration::from_micros(500),
+            slow_handler: Duration::from_millis(50),
+            later_limit: 1024,
+            later_timeout: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl SystemConfig {
+    /// Reads the section `[system]`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for an unknown key, a wrong type or a value out of its range.
+    pub fn read(source: &ConfigSource) -> Result<Self, ConfigError> {
+        let config: Self = source.section_at(&section())?;
+        match config.violation() {
+            Ok(()) => Ok(config),
+            Err(violation) => Err(source.violated(&section(), &violation)),
+        }
+    }
+
+    /// Checks the ranges, for settings made in code.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first value out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.violation()
+            .map_err(|violation| ConfigSource::empty().violated(&section(), &violation))
+    }
+
+    fn violation(&self) -> Result<(), Violation> {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(is_allowed) {
+            return Err(Violation {
+                key: "name",
+                other: None,
+                value: format!("{:?}", self.name),
+                message: "must be 1 to 64 ASCII letters, digits, `-` and `_`".to_owned(),
+            });
+        }
+        let microsecond = Duration::from_micros(1);
+        within("workers", self.workers, 0..=1024)?;
+        within("ask-timeout", self.ask_timeout, MILLISECOND..=DAY)?;
+        within("inbox", self.inbox, 1..=16_777_216)?;
+        within("messages-per-turn", self.messages_per_turn, 1..=65_536)?;
+        within(
+            "turn-budget",
+            self.turn_budget,
+            microsecond..=Duration::from_secs(1),
+        )?;
+        within("slow-handler", self.slow_handler, microsecond..=HOUR)?;
+        within("later-limit", self.later_limit, 1..=1_048_576)?;
+        within("later-timeout", self.later_timeout, MILLISECOND..=DAY)?;
+        within("shutdown-timeout", self.shutdown_timeout, MILLISECOND..=DAY)
+    }
+
+    with_methods! {
+        with_name => name: String,
+        with_workers => workers: usize,
+        with_ask_timeout => ask_timeout: Duration,
+        with_inbox => inbox: usize,
+        with_messages_per_turn => messages_per_turn: usize,
+        with_turn_budget => turn_budget: Duration,
+        with_slow_handler => slow_handler: Duration,
+        with_later_limit => later_limit: usize,
+        with_later_timeout => later_timeout: Duration,
+        with_shutdown_timeout => shutdown_timeout: Duration,
+    }
+}
+
+fn section() -> Path {
+    Path::of_keys(["system"])
+}

@@ -1,0 +1,123 @@
+//! Putting workers together: entity types in, workers with their inboxes out.
+
+use std::any::TypeId;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial_persistence::Clock;
+use tokio::sync::mpsc;
+
+use crate::config::EntityConfig;
+use crate::deadline::Deadlines;
+use crate::engine::host::{AnyHost, Host};
+use crate::engine::worker::{Settings, Stats, Worker};
+use crate::engine::{EntityType, Input, Registry};
+use crate::event_sourced::{Entity, EventSourced};
+
+/// The entity types of a system, each with its final settings.
+#[derive(Default)]
+#[must_use = "workers are made by `build`"]
+pub struct Assembly {
+    types: Vec<EntityType>,
+    hosts: Vec<MakeHost>,
+}
+
+type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
+
+/// What holds for all workers of a system.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// How many workers; at least 1.
+    pub workers: usize,
+    /// The bounds of each.
+    pub settings: Settings,
+    /// How many commands may wait at each.
+    pub inbox: usize,
+    /// How long callers wait who don't say so themselves.
+    pub ask_timeout: Duration,
+    /// Ends the waiting of callers; without it nothing does.
+    pub deadlines: Option<Arc<Deadlines>>,
+    /// Where the workers' time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Workers that nobody drives yet.
+#[derive(Debug)]
+pub struct Assembled {
+    /// Where entities are found.
+    pub registry: Arc<Registry>,
+    /// The workers, each with the end of its inbox.
+    pub workers: Vec<(Worker, mpsc::UnboundedReceiver<Input>)>,
+}
+
+impl Assembly {
+    /// No entity type yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an entity type with the settings that it was given in code.
+    pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
+        let config = entity.config().clone();
+        self.configured(&entity, config)
+    }
+
+    /// Adds an entity type with settings of the configuration.
+    pub(crate) fn configured<E: EventSourced>(
+        mut self,
+        entity: &Entity<E>,
+        config: EntityConfig,
+    ) -> Self {
+        let index = self.hosts.len();
+        self.types.push(EntityType {
+            name: E::TYPE,
+            type_id: TypeId::of::<E>(),
+            mailbox: config.mailbox,
+        });
+        let def = Arc::new(entity.def(config));
+        self.hosts.push(Box::new(move || {
+            Box::new(Host::new(index, Arc::clone(&def)))
+        }));
+        self
+    }
+
+    /// The names of the entity types.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.types.iter().map(|entity| entity.name).collect()
+    }
+
+    /// Makes the workers. `seeds` gives each its own chance.
+    pub fn build(self, frame: Frame, mut seeds: impl FnMut() -> [u8; 32]) -> Assembled {
+        let settings = frame.settings;
+        let (registry, inboxes) = Registry::new(
+            self.types,
+            frame.workers,
+            frame.inbox,
+            frame.ask_timeout,
+            frame.deadlines,
+        );
+        let workers = inboxes
+            .into_iter()
+            .map(|inbox| {
+                let worker = Worker::new(
+                    self.hosts.iter().map(|host| host()).collect(),
+                    settings.clone(),
+                    Arc::clone(&frame.clock),
+                    seeds(),
+                    Arc::new(Stats::default()),
+                );
+                (worker, inbox)
+            })
+            .collect();
+        Assembled { registry, workers }
+    }
+}
+
+impl fmt::Debug for Assembly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembly")
+            .field("types", &self.types)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1313 @@
+//! One entity's whole life on one worker.
+//!
+//! A cell is created by its first command, waits for a permit, recovers, handles commands, and is
+//! forgotten when it has been idle for long or its entity stops. Its state may be ahead of the
+//! journal: it is *tentative* until the writes in flight are stored. What is built on it stays
+//! inside the cell until then, and is taken back with it when a write fails.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use perennial_persistence::{
+    AtomicWrite, Error, NewEvent, PersistenceId, Previous, ReplayPage, SequenceNr,
+    SerializedPayload, Snapshot, StoredEvent, Timestamp, WriterId,
+};
+
+use crate::engine::envelope::{Handled, Held, Queued};
+use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
+use crate::engine::mailbox::Address;
+use crate::engine::recovery::{PageRead, Part};
+use crate::engine::worker::{CellTimer, Core, TimerKey};
+use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message};
+use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
+use crate::event_sourced::{Action, Body, Cx, EntityDef, EventSourced, LaterWork, TimerOp};
+
+/// One entity.
+pub(crate) struct Cell<E: EventSourced> {
+    key: CellKey,
+    address: Arc<Address>,
+    writer: WriterId,
+    phase: Phase,
+    /// The tentative state.
+    state: E,
+    /// The number of the last event in the tentative state.
+    seq_nr: SequenceNr,
+    /// What is known of the event before the next write.
+    previous: Previous,
+    queue: VecDeque<Box<dyn Queued<E>>>,
+    stash: VecDeque<Box<dyn Queued<E>>>,
+    /// Writes that are gathered or in flight, oldest first.
+    in_flight: VecDeque<InFlight<E>>,
+    /// What has to wait until nothing is in flight; nothing is handled meanwhile.
+    barrier: Option<Box<Barrier<E>>>,
+    laters: Vec<OpenLater<E>>,
+    timers: Vec<UserTimer<E>>,
+    last_active: Duration,
+    /// When it last became ready.
+    ready_since: Duration,
+    /// Failures in a row.
+    failures: u32,
+    /// The incarnation whose snapshot is being saved.
+    saving: Option<u64>,
+    scheduled: bool,
+    listed_as_idle: bool,
+}
+
+enum Phase {
+    /// Waits for a permit to recover.
+    Waiting,
+    /// Reads its history.
+    Recovering(Box<Recovering>),
+    /// Handles commands.
+    Ready,
+    /// Handles nothing more; what is in flight is awaited.
+    Draining(Next),
+    /// Failed, and waits before it tries again. With a failure to recover, commands are refused
+    /// meanwhile; after another failure they wait.
+    Backoff(Option<RecoveryFailed>),
+    /// Not in memory, except for its failures; the next command starts it.
+    Down,
+    /// Stopped; to be forgotten.
+    Stopped,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    /// Recovers after a while. If a write has failed, the later ones are doomed.
+    Restart { after: Duration, doomed: bool },
+    /// Ends, unless commands have come in the meantime.
+    Stop,
+}
+
+/// How far recovery has come.
+#[derive(Default)]
+struct Recovering {
+    /// Whether a page is being applied.
+    applying: bool,
+    /// What is left of the page.
+    events: std::vec::IntoIter<StoredEvent>,
+    /// The highest row of the page, and its time.
+    highest: SequenceNr,
+    highest_timestamp: Option<Timestamp>,
+    /// Whether more pages follow; the next one is being read then, or has been.
+    more: bool,
+    /// The page after the present one, if it has come already.
+    next: Option<ReplayPage>,
+    replayed: u64,
+    /// A snapshot that could not be decoded, and why: the events it covers have to be there.
+    skipped: Option<(SequenceNr, Arc<str>)>,
+    /// Failures to read in a row.
+    failures: u32,
+    /// What to ask for again.
+    ask_again: Option<Part>,
+}
+
+struct InFlight<E: EventSourced> {
+    last: SequenceNr,
+    /// Replies without events that saw the state up to this write.
+    waiters: Vec<Box<dyn Queued<E>>>,
+    /// The state right after this write, if a snapshot is due there.
+    snapshot: Option<SerializedPayload>,
+}
+
+struct Barrier<E: EventSourced> {
+    actions: Vec<Action<E>>,
+    stop: bool,
+    later: Option<(Box<dyn Queued<E>>, LaterWork)>,
+}
+
+struct OpenLater<E: EventSourced> {
+    token: u64,
+    interleaved: bool,
+    command: Box<dyn Queued<E>>,
+}
+
+struct UserTimer<E: EventSourced> {
+    key: Cow<'static, str>,
+    token: u64,
+    /// Its next time.
+    due: TimerKey,
+    period: Option<Duration>,
+    make: crate::event_sourced::MakeCommand<E>,
+}
+
+/// What is to be done with a cell.
+pub(crate) enum Whereabouts {
+    /// It has something to do right now.
+    Runnable,
+    /// It will be woken.
+    Waiting,
+    /// It has nothing to do and is not waited for.
+    Idle,
+    /// It is to be forgotten.
+    Gone,
+}
+
+/// Why a command fails whose own events were never tried.
+const BUILT_ON_FAILED: &str =
+    "events of an earlier command, on which this one was built, were not stored";
+
+/// After a failed write the entity recovers at once, and reads what is stored.
+const NOT_STORED: Next = Next::Restart {
+    after: Duration::ZERO,
+    doomed: true,
+};
+
+impl<E: EventSourced> Cell<E> {
+    /// A cell that will recover.
+    pub(crate) fn new(key: CellKey, address: Arc<Address>, core: &mut Core) -> Self {
+        Self {
+            key,
+            address,
+            writer: core.new_writer(),
+            phase: Phase::Down,
+            state: E::default(),
+            seq_nr: SequenceNr::ZERO,
+            previous: Previous::Unknown,
+            queue: VecDeque::new(),
+            stash: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            barrier: None,
+            laters: Vec::new(),
+            timers: Vec::new(),
+            last_active: core.now,
+            ready_since: core.now,
+            failures: 0,
+            saving: None,
+            scheduled: false,
+            listed_as_idle: false,
+        }
+    }
+
+    pub(crate) fn key(&self) -> CellKey {
+        self.key
+    }
+
+    pub(crate) fn address(&self) -> &Arc<Address> {
+        &self.address
+    }
+
+    pub(crate) fn last_active(&self) -> Duration {
+        self.last_active
+    }
+
+    /// What the cell wants to happen to it.
+    pub(crate) fn whereabouts(&self, entity: &EntityDef<E>, draining: bool) -> Whereabouts {
+        match &self.phase {
+            Phase::Waiting | Phase::Draining(_) => Whereabouts::Waiting,
+            Phase::Recovering(recovering) => {
+                if recovering.has_work() {
+                    Whereabouts::Runnable
+                } else {
+                    Whereabouts::Waiting
+                }
+            }
+            Phase::Ready => {
+                if self.can_handle(entity) {
+                    Whereabouts::Runnable
+                } else if self.is_idle() {
+                    if draining {
+                        Whereabouts::Gone
+                    } else {
+                        Whereabouts::Idle
+                    }
+                } else {
+                    Whereabouts::Waiting
+                }
+            }
+            Phase::Backoff(_) if draining && self.is_idle() => Whereabouts::Gone,
+            Phase::Backoff(_) => Whereabouts::Waiting,
+            Phase::Down if draining && self.is_idle() => Whereabouts::Gone,
+            Phase::Down => Whereabouts::Idle,
+            Phase::Stopped => Whereabouts::Gone,
+        }
+    }
+
+    fn can_handle(&self, entity: &EntityDef<E>) -> bool {
+        !self.queue.is_empty()
+            && self.barrier.is_none()
+            && self.in_flight.len() < entity.config.pipeline.max(1)
+            && self.laters.iter().all(|later| later.interleaved)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.stash.is_empty()
+            && self.in_flight.is_empty()
+            && self.barrier.is_none()
+            && self.laters.is_empty()
+            && self.saving.is_none()
+    }
+
+    /// Puts the cell into the run queue unless it is there.
+    pub(crate) fn schedule(&mut self, core: &mut Core) {
+        if !self.scheduled {
+            self.scheduled = true;
+            core.schedule(self.key);
+        }
+    }
+
+    /// Notes that the cell stands among the idle ones; `false` if it did already.
+    pub(crate) fn list_as_idle(&mut self) -> bool {
+        !std::mem::replace(&mut self.listed_as_idle, true)
+    }
+
+    /// The entry `key` among the idle ones is gone. Gives whether it was this cell's.
+    pub(crate) fn unlist(&mut self, key: CellKey) -> bool {
+        // A cell that was removed has left its entry behind, and another may have its place now;
+        // incarnations only grow, and a restarted cell keeps its entry.
+        let own = key.incarnation <= self.key.incarnation && self.listed_as_idle;
+        if own {
+            self.listed_as_idle = false;
+        }
+        own
+    }
+
+    /// Gives back the memory of queues that were long once.
+    pub(crate) fn shrink(&mut self) {
+        const KEPT: usize = 4;
+        if self.queue.capacity() > KEPT {
+            self.queue.shrink_to(KEPT);
+        }
+        if self.in_flight.capacity() > KEPT {
+            self.in_flight.shrink_to(KEPT);
+        }
+    }
+
+    /// A command has come.
+    pub(crate) fn enqueue(&mut self, core: &mut Core, command: Box<dyn Queued<E>>) {
+        self.last_active = core.now;
+        match &self.phase {
+            Phase::Backoff(Some(failure)) => {
+                command.fail(AskError::RecoveryFailed(failure.clone()));
+            }
+            Phase::Backoff(None) if core.draining => {
+                command.fail(AskError::Stopped);
+            }
+            Phase::Down => {
+                self.queue.push_back(command);
+                self.want_recovery(core);
+            }
+            _ => self.queue.push_back(command),
+        }
+    }
+
+    /// The cell's share of a turn.
+    pub(crate) fn run(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        self.scheduled = false;
+        match &self.phase {
+            Phase::Waiting => self.start_recovery(entity, core),
+            Phase::Recovering(_) => self.replay(entity, core),
+            Phase::Ready => {
+                let mut left = core.settings.messages_per_run;
+                let mut places = 0;
+                let end = core.now.saturating_add(core.settings.turn_budget);
+                while left > 0 && core.now < end && self.is_ready() && self.can_handle(entity) {
+                    left -= 1;
+                    places += self.handle_next(entity, core);
+                }
+                // Counted together: other threads count at the other end.
+                self.address.leave_queue(places);
+            }
+            _ => {}
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
+    /// Handles the command at the front. Gives how many places in the bounded queues it held.
+    fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core) -> usize {
+        let Some(mut command) = self.queue.pop_front() else {
+            return 0;
+        };
+        let places = usize::from(command.take_place());
+        if !command.claim() {
+            return places;
+        }
+        self.last_active = core.now;
+        let name = command.command_name();
+        let before = core.now;
+        self.handle(entity, core, command);
+        let elapsed = core.look_at_clock().saturating_sub(before);
+        if elapsed >= core.settings.slow_handler {
+            tracing::warn!(
+                persistence_id = %self.address.persistence_id(),
+                command = name,
+                elapsed_ms = elapsed.as_millis(),
+                "a handler took long; all entities of its worker waited"
+            );
+        }
+        places
+    }
+
+    fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
+        let handled = self.call(entity, core, |state, cx| command.handle(state, cx));
+        match handled {
+            Ok(Handled::Effect(body)) => self.effect(entity, core, command, body),
+            Ok(Handled::Unhandled(body)) => {
+                tracing::debug!(
+                    persistence_id = %self.address.persistence_id(),
+                    command = command.command_name(),
+                    "unhandled command"
+                );
+                // The refusal tells of the state, so it waits for it like an answer.
+                self.hold(core, command);
+                self.after(entity, core, body);
+            }
+            Ok(Handled::Stash(body)) => {
+                if core.draining {
+                    command.fail(AskError::Stopped);
+                } else if self.stash.len() < entity.config.stash {
+                    self.stash.push_back(command.put_aside());
+                } else {
+                    command.fail(core.busy("the entity's stash"));
+                }
+                self.after(entity, core, body);
+            }
+            Ok(Handled::Later(work)) => {
+                self.set_barrier(
+                    entity,
+                    core,
+                    Barrier {
+                        actions: Vec::new(),
+                        stop: false,
+                        later: Some((command, work)),
+                    },
+                );
+            }
+            Err(message) => self.panicked(entity, core, Some(command), "handle", message),
+        }
+    }
+
+    /// Carries out what a handler said, except for its reply's value.
+    fn effect(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        mut command: Box<dyn Queued<E>>,
+        body: Body<E>,
+    ) {
+        if body.events.is_empty() {
+            if command.needs_state()
+                && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
+            {
+                self.panicked(entity, core, Some(command), "reply", message);
+                return;
+            }
+            self.hold(core, command);
+            self.after(entity, core, body);
+            return;
+        }
+
+        let write = match self.encode(entity, core, &body) {
+            Ok(write) => write,
+            Err(reason) => {
+                // Nothing was applied yet, so the entity goes on as if the command never came.
+                command.fail(self.not_stored(PersistFailure::Rejected, reason));
+                return;
+            }
+        };
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            for event in &body.events {
+                self.state.apply(event);
+            }
+        }));
+        if let Err(panic) = applied {
+            self.panicked(entity, core, Some(command), "apply", panic_message(&*panic));
+            return;
+        }
+        let before = self.seq_nr;
+        self.seq_nr = write.last();
+        if command.needs_state()
+            && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
+        {
+            self.panicked(entity, core, Some(command), "reply", message);
+            return;
+        }
+
+        let snapshot = self.due_snapshot(entity, before);
+        self.in_flight.push_back(InFlight {
+            last: self.seq_nr,
+            waiters: Vec::new(),
+            snapshot,
+        });
+        let lane = core.lane_of(self.address.persistence_id().slice());
+        core.gather(
+            lane,
+            Gathered {
+                key: self.key,
+                write,
+                held: Some(command),
+            },
+        );
+        self.after(entity, core, body);
+    }
+
+    fn encode(
+        &self,
+        entity: &EntityDef<E>,
+        core: &Core,
+        body: &Body<E>,
+    ) -> Result<AtomicWrite, Arc<str>> {
+        let limit = core.settings.events_per_write;
+        if body.events.len() > limit {
+            return Err(format!(
+                "{} events are more than the {limit} that one command may have \
+                 (`persistence.max-events-per-write`)",
+                body.events.len()
+            )
+            .into());
+        }
+        let mut events = Vec::with_capacity(body.events.len());
+        for event in &body.events {
+            let payload = catch_unwind(AssertUnwindSafe(|| entity.event_codec.encode(event)))
+                .map_err(|panic| panic_message(&*panic))?
+                .map_err(|error| chain(&error))?;
+            let limit = core.settings.event_bytes;
+            if payload.bytes.len() > limit {
+                return Err(format!(
+                    "an event of {} bytes is larger than {limit} (`persistence.max-event-bytes`)",
+                    payload.bytes.len()
+                )
+                .into());
+            }
+            events.push(NewEvent::new(payload));
+        }
+        AtomicWrite::new(
+            self.address.persistence_id().clone(),
+            self.writer,
+            self.seq_nr.next(),
+            events,
+        )
+        .map_err(|error| chain(&error))
+    }
+
+    /// The state as a snapshot, if the events since `before` make one due.
+    fn due_snapshot(&self, entity: &EntityDef<E>, before: SequenceNr) -> Option<SerializedPayload> {
+        let every = entity.config.snapshot_every;
+        let crossed = before
+            .value()
+            .checked_div(every)
+            .zip(self.seq_nr.value().checked_div(every))
+            .is_some_and(|(before, after)| before < after);
+        // One at a time: the next one that is due covers this one.
+        let under_way =
+            self.saving.is_some() || self.in_flight.iter().any(|write| write.snapshot.is_some());
+        if crossed && !under_way {
+            self.encode_state(entity)
+        } else {
+            None
+        }
+    }
+
+    fn encode_state(&self, entity: &EntityDef<E>) -> Option<SerializedPayload> {
+        let codec = entity.state_codec.as_ref()?;
+        let encoded = catch_unwind(AssertUnwindSafe(|| codec.encode(&self.state)));
+        let error = match encoded {
+            Ok(Ok(payload)) => return Some(payload),
+            Ok(Err(error)) => chain(&error),
+            Err(panic) => panic_message(&*panic),
+        };
+        tracing::warn!(
+            persistence_id = %self.address.persistence_id(),
+            seq_nr = self.seq_nr.value(),
+            %error,
+            "the state cannot be encoded, no snapshot is taken"
+        );
+        None
+    }
+
+    /// Lets a reply without events out, once what it saw is durable.
+    fn hold(&mut self, core: &Core, command: Box<dyn Queued<E>>) {
+        #[cfg(feature = "defects")]
+        if core.defects.show_tentative_state {
+            command.release();
+            return;
+        }
+        let _ = core;
+        match self.in_flight.back_mut() {
+            Some(write) => write.waiters.push(command),
+            None => command.release(),
+        }
+    }
+
+    /// What a command wants to happen once everything before it is durable.
+    fn after(&mut self, entity: &EntityDef<E>, core: &mut Core, body: Body<E>) {
+        if body.is_barrier() {
+            self.set_barrier(
+                entity,
+                core,
+                Barrier {
+                    actions: body.actions,
+                    stop: body.stop,
+                    later: None,
+                },
+            );
+        }
+    }
+
+    fn set_barrier(&mut self, entity: &EntityDef<E>, core: &mut Core, barrier: Barrier<E>) {
+        self.barrier = Some(Box::new(barrier));
+        if self.in_flight.is_empty() {
+            self.pass_barrier(entity, core);
+        }
+    }
+
+    /// Everything before the barrier is durable.
+    fn pass_barrier(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        let Some(barrier) = self.barrier.take() else {
+            return;
+        };
+        for action in barrier.actions {
+            match action {
+                Action::Run(action) => {
+                    let ran = self.call(entity, core, |state, cx| action(state, cx));
+                    if let Err(message) = ran {
+                        self.panicked(entity, core, None, "then_run", message);
+                        return;
+                    }
+                }
+                Action::UnstashAll => self.unstash_all(),
+            }
+        }
+        if let Some((command, work)) = barrier.later {
+            self.start_later(core, command, work);
+        }
+        if barrier.stop {
+            self.give_up(core, Next::Stop);
+        }
+    }
+
+    fn unstash_all(&mut self) {
+        while let Some(command) = self.stash.pop_back() {
+            self.queue.push_front(command);
+        }
+    }
+
+    fn start_later(&mut self, core: &mut Core, command: Box<dyn Queued<E>>, work: LaterWork) {
+        if core.open_laters >= core.settings.laters {
+            command.fail(core.busy("the number of open futures"));
+            return;
+        }
+        core.open_laters += 1;
+        let token = core.next_later();
+        core.out.laters.push(LaterRequest {
+            key: self.key,
+            token,
+            work: work.work,
+            timeout: work.timeout.unwrap_or(core.settings.later_timeout),
+        });
+        self.laters.push(OpenLater {
+            token,
+            interleaved: work.interleaved,
+            command,
+        });
+    }
+
+    /// The future of a `later` has ended.
+    pub(crate) fn later_done(&mut self, core: &Core, done: LaterDone) {
+        let Some(at) = self.laters.iter().position(|open| open.token == done.token) else {
+            return;
+        };
+        let mut command = self.laters.swap_remove(at).command;
+        self.last_active = core.now;
+        match done.output {
+            Ok(output) => {
+                command.arrive(output);
+                self.queue.push_front(command);
+            }
+            Err(failure) => command.fail(AskError::Unknown {
+                reason: match failure {
+                    LaterFailure::Panicked => "the command's future panicked",
+                    LaterFailure::TimedOut => "the command's future took too long",
+                },
+            }),
+        }
+    }
+
+    /// Runs user code that looks at the state, and carries out what it asked of its timers.
+    fn call<T>(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        code: impl FnOnce(&E, &Cx<'_, E>) -> T,
+    ) -> Result<T, Arc<str>> {
+        let timer_ops = RefCell::new(Vec::new());
+        let cx = Cx {
+            address: &self.address,
+            seq_nr: self.seq_nr,
+            services: entity.services.as_ref(),
+            now: core.wall,
+            timer_ops: &timer_ops,
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| code(&self.state, &cx)));
+        match result {
+            Ok(value) => {
+                for op in timer_ops.into_inner() {
+                    self.set_timer(core, op);
+                }
+                Ok(value)
+            }
+            Err(panic) => Err(panic_message(&*panic)),
+        }
+    }
+
+    fn set_timer(&mut self, core: &mut Core, op: TimerOp<E>) {
+        match op {
+            TimerOp::Start { .. } if core.draining => {}
+            TimerOp::Start {
+                key,
+                delay,
+                period,
+                make,
+            } => {
+                self.cancel_timer(core, &key);
+                let token = core.next_later();
+                let due = core.start_cell_timer(delay, self.key, CellTimer::User(token));
+                self.timers.push(UserTimer {
+                    key,
+                    token,
+                    due,
+                    period,
+                    make,
+                });
+            }
+            TimerOp::Cancel(key) => self.cancel_timer(core, &key),
+            TimerOp::CancelAll => self.cancel_timers(core),
+        }
+    }
+
+    fn cancel_timer(&mut self, core: &mut Core, key: &str) {
+        if let Some(at) = self.timers.iter().position(|timer| timer.key == key) {
+            let timer = self.timers.swap_remove(at);
+            core.cancel_timer(timer.due);
+        }
+    }
+
+    /// Cancels all timers of the entity.
+    pub(crate) fn cancel_timers(&mut self, core: &mut Core) {
+        for timer in self.timers.drain(..) {
+            core.cancel_timer(timer.due);
+        }
+    }
+
+    /// A timer of the cell has fired.
+    pub(crate) fn timer(&mut self, entity: &EntityDef<E>, core: &mut Core, timer: CellTimer) {
+        match (timer, &mut self.phase) {
+            (CellTimer::Backoff, Phase::Backoff(_)) => {
+                self.phase = Phase::Down;
+                if !self.queue.is_empty() {
+                    self.want_recovery(core);
+                }
+            }
+            (CellTimer::Read, Phase::Recovering(recovering)) => {
+                if let Some(part) = recovering.ask_again.take() {
+                    core.read(self.key, self.address.persistence_id(), part);
+                }
+            }
+            (CellTimer::User(token), Phase::Ready) => {
+                let Some(at) = self.timers.iter().position(|timer| timer.token == token) else {
+                    return;
+                };
+                let timer = &mut self.timers[at];
+                // What the entity cannot keep up with would pile up for ever.
+                let too_many = timer.period.is_some() && self.queue.len() >= entity.config.mailbox;
+                let made = if too_many {
+                    Ok(None)
+                } else {
+                    let address = &self.address;
+                    catch_unwind(AssertUnwindSafe(|| (timer.make)(address)))
+                };
+                match timer.period {
+                    Some(period) => {
+                        timer.due = core.start_cell_timer(period, self.key, CellTimer::User(token));
+                    }
+                    None => {
+                        self.timers.swap_remove(at);
+                    }
+                }
+                match made {
+                    Ok(command) => self.queue.extend(command),
+                    Err(panic) => {
+                        self.panicked(entity, core, None, "clone", panic_message(&*panic));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is known of the event before the write that is sent next; `None` if nothing more may
+    /// be written.
+    pub(crate) fn previous(&mut self, core: &Core) -> Option<Previous> {
+        // The event before a second write in the same batch has no time yet.
+        let previous = std::mem::replace(&mut self.previous, Previous::Unknown);
+        #[cfg(feature = "defects")]
+        if core.defects.keep_later_writes {
+            return Some(previous);
+        }
+        let _ = core;
+        (!self.is_doomed()).then_some(previous)
+    }
+
+    /// Whether an earlier write has failed, so that nothing built on it may be stored.
+    fn is_doomed(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Draining(Next::Restart { doomed: true, .. })
+        )
+    }
+
+    /// A gathered write was not sent because an earlier one failed.
+    pub(crate) fn overtaken(&mut self, core: &mut Core, gathered: Gathered) {
+        self.take_back(gathered.write.last(), gathered.held, None);
+        self.drained(core);
+    }
+
+    /// The fate of a write is known.
+    pub(crate) fn settled(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        item: WriteItem,
+        outcome: Settled,
+    ) {
+        self.last_active = core.now;
+        match outcome {
+            Settled::Stored(written) => {
+                self.previous = Previous::At(written.timestamp);
+                if let Some(held) = item.held {
+                    held.release();
+                }
+                while self
+                    .in_flight
+                    .front()
+                    .is_some_and(|write| write.last <= item.last)
+                    && let Some(write) = self.in_flight.pop_front()
+                {
+                    for waiter in write.waiters {
+                        waiter.release();
+                    }
+                    if let Some(payload) = write.snapshot {
+                        self.save(core, write.last, payload);
+                    }
+                }
+            }
+            // The journal refuses what follows a refused write of the same batch with it; to its
+            // caller it is as if it had never been sent.
+            Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
+            Settled::Refused(error) => {
+                let kind = match error {
+                    Error::Conflict { .. } => PersistFailure::Conflict,
+                    _ => PersistFailure::Rejected,
+                };
+                tracing::warn!(
+                    persistence_id = %self.address.persistence_id(),
+                    seq_nr = item.last.value(),
+                    error = %chain(&error),
+                    "events were not stored, the entity recovers"
+                );
+                let failure = self.not_stored(kind, chain(&error));
+                self.take_back(item.last, item.held, Some(failure));
+                self.give_up(core, NOT_STORED);
+            }
+            Settled::GivenUp {
+                error,
+                maybe_stored,
+            } => {
+                if !self.is_doomed() {
+                    tracing::error!(
+                        persistence_id = %self.address.persistence_id(),
+                        seq_nr = item.last.value(),
+                        error = %chain(&error),
+                        maybe_stored,
+                        "the store was not available for too long, the entity recovers"
+                    );
+                }
+                let failure = if maybe_stored {
+                    AskError::Unknown {
+                        reason: "the store could not say whether the events were stored",
+                    }
+                } else {
+                    self.not_stored(PersistFailure::Unavailable, chain(&error))
+                };
+                self.take_back(item.last, item.held, Some(failure));
+                self.give_up(core, NOT_STORED);
+            }
+        }
+        self.drained(core);
+        if self.in_flight.is_empty() && self.is_ready() {
+            self.pass_barrier(entity, core);
+        }
+    }
+
+    /// Fails a write that is not stored, and the replies that saw its state.
+    fn take_back(
+        &mut self,
+        last: SequenceNr,
+        held: Option<Box<dyn Held>>,
+        failure: Option<AskError>,
+    ) {
+        let earlier = self.not_stored(PersistFailure::Earlier, BUILT_ON_FAILED.into());
+        if let Some(held) = held {
+            held.fail(failure.unwrap_or_else(|| earlier.clone()));
+        }
+        if let Some(at) = self.in_flight.iter().position(|write| write.last == last)
+            && let Some(write) = self.in_flight.remove(at)
+        {
+            for waiter in write.waiters {
+                waiter.fail(earlier.clone());
+            }
+        }
+    }
+
+    fn not_stored(&self, kind: PersistFailure, reason: Arc<str>) -> AskError {
+        AskError::PersistFailed(PersistFailed {
+            persistence_id: self.address.persistence_id().clone(),
+            kind,
+            reason,
+        })
+    }
+
+    /// Goes on if nothing is in flight any more.
+    fn drained(&mut self, core: &mut Core) {
+        if self.in_flight.is_empty()
+            && let Phase::Draining(next) = self.phase
+        {
+            self.begin_again(core, next);
+        }
+    }
+
+    fn panicked(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        command: Option<Box<dyn Queued<E>>>,
+        place: &'static str,
+        message: Arc<str>,
+    ) {
+        tracing::error!(
+            persistence_id = %self.address.persistence_id(),
+            place,
+            error = %message,
+            "the entity panicked, it will be restarted"
+        );
+        if let Some(command) = command {
+            command.fail(AskError::Panicked {
+                persistence_id: self.address.persistence_id().clone(),
+                place,
+                message,
+            });
+        }
+        let after = self.next_backoff(entity, core);
+        self.give_up(
+            core,
+            Next::Restart {
+                after,
+                doomed: false,
+            },
+        );
+    }
+
+    /// The time until the next start; it grows from failure to failure, until the entity has run
+    /// for as long as it can be.
+    fn next_backoff(&mut self, entity: &EntityDef<E>, core: &mut Core) -> Duration {
+        let config = &entity.config;
+        let ran_for = core.now.saturating_sub(self.ready_since);
+        if matches!(self.phase, Phase::Ready) && ran_for >= config.restart_max {
+            self.failures = 0;
+        }
+        let after = core.backoff(self.failures, config.restart_min, config.restart_max);
+        self.failures = self.failures.saturating_add(1);
+        after
+    }
+
+    /// Handles nothing more. What is in flight is still awaited, unless it is doomed.
+    fn give_up(&mut self, core: &mut Core, next: Next) {
+        if let Some(barrier) = self.barrier.take()
+            && let Some((command, _)) = barrier.later
+        {
+            // Its future has not started.
+            command.fail(self.not_stored(PersistFailure::Earlier, BUILT_ON_FAILED.into()));
+        }
+        let lost = AskError::Unknown {
+            reason: "the entity stopped while the command's future was running",
+        };
+        for later in self.laters.drain(..) {
+            later.command.fail(lost.clone());
+        }
+        // Their futures have run, so what waits for its continuation is not as good as new.
+        if self.queue.iter().any(|command| command.has_arrived()) {
+            for command in std::mem::take(&mut self.queue) {
+                if command.has_arrived() {
+                    command.fail(lost.clone());
+                } else {
+                    self.queue.push_back(command);
+                }
+            }
+        }
+        self.cancel_timers(core);
+        self.phase = Phase::Draining(match (&self.phase, next) {
+            // A write failed while a panic's backoff was coming.
+            (Phase::Draining(Next::Restart { after, .. }), Next::Restart { doomed, .. }) => {
+                Next::Restart {
+                    after: *after,
+                    doomed,
+                }
+            }
+            (_, next) => next,
+        });
+        self.drained(core);
+    }
+
+    /// Nothing is in flight any more: becomes what it was to become.
+    fn begin_again(&mut self, core: &mut Core, next: Next) {
+        self.unstash_all();
+        self.forget_state(core);
+        match next {
+            Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
+            Next::Restart { after, .. } if !after.is_zero() => {
+                if core.draining {
+                    self.refuse_all(&AskError::Stopped);
+                }
+                self.phase = Phase::Backoff(None);
+                core.start_cell_timer(after, self.key, CellTimer::Backoff);
+            }
+            Next::Stop | Next::Restart { .. } => self.want_recovery(core),
+        }
+    }
+
+    /// Becomes another incarnation, whose state is not known yet. What is still under way for the
+    /// old one does not reach this one.
+    fn forget_state(&mut self, core: &mut Core) {
+        self.key.incarnation = core.next_incarnation();
+        self.scheduled = false;
+        self.writer = core.new_writer();
+        self.state = E::default();
+        self.seq_nr = SequenceNr::ZERO;
+        self.previous = Previous::Unknown;
+    }
+
+    fn refuse_all(&mut self, error: &AskError) {
+        self.unstash_all();
+        for command in self.queue.drain(..) {
+            command.fail(error.clone());
+        }
+    }
+
+    fn want_recovery(&mut self, core: &mut Core) {
+        self.phase = Phase::Waiting;
+        core.want_permit(self.key, !self.queue.is_empty());
+    }
+
+    fn start_recovery(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        if !core.take_permit() {
+            self.want_recovery(core);
+            return;
+        }
+        self.phase = Phase::Recovering(Box::default());
+        let snapshot = entity.state_codec.is_some();
+        core.read(
+            self.key,
+            self.address.persistence_id(),
+            Part::Start { snapshot },
+        );
+    }
+
+    /// A part of the entity's history has come.
+    pub(crate) fn read_done(&mut self, entity: &EntityDef<E>, core: &mut Core, read: ReadDone) {
+        let Phase::Recovering(recovering) = &mut self.phase else {
+            return;
+        };
+        let id = self.address.persistence_id();
+        let PageRead { snapshot, page } = match read.result {
+            Ok(read) => read,
+            Err(error) if error.is_retryable() => {
+                if recovering.failures == 0 {
+                    tracing::warn!(persistence_id = %id, error = %chain(&error),
+                        "the store is not available for recovery, it will be asked again");
+                }
+                let (min, max) = core.settings.retry;
+                let delay = core.backoff(recovering.failures, min, max);
+                recovering.failures = recovering.failures.saturating_add(1);
+                recovering.ask_again = Some(read.request.part);
+                core.start_cell_timer(delay, self.key, CellTimer::Read);
+                return;
+            }
+            Err(error) => {
+                let seq_nr = match &error {
+                    Error::Corrupt { seq_nr, .. } => Some(*seq_nr),
+                    _ => None,
+                };
+                self.recovery_failed(entity, core, seq_nr, chain(&error));
+                return;
+            }
+        };
+        recovering.failures = 0;
+        if let Some((snapshot, codec)) = snapshot.zip(entity.state_codec.as_ref()) {
+            let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&snapshot.payload)));
+            let reason = match decoded {
+                Ok(Ok(state)) => {
+                    self.state = state;
+                    self.seq_nr = snapshot.seq_nr;
+                    recovering.take_page(core, self.key, id, page);
+                    return;
+                }
+                Ok(Err(error)) => chain(&error),
+                Err(panic) => panic_message(&*panic),
+            };
+            tracing::warn!(
+                persistence_id = %id,
+                seq_nr = snapshot.seq_nr.value(),
+                error = %reason,
+                "the snapshot cannot be decoded, all events are replayed instead"
+            );
+            recovering.skipped = Some((snapshot.seq_nr, reason));
+            let from = SequenceNr::ZERO;
+            core.read(self.key, id, Part::Page { from });
+            return;
+        }
+        recovering.take_page(core, self.key, id, page);
+    }
+
+    /// Applies what has been read, within the turn's budget.
+    fn replay(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        /// Events between two looks at the clock.
+        const CHUNK: usize = 64;
+        let end = core.now.saturating_add(core.settings.turn_budget);
+        while core.now < end {
+            let Phase::Recovering(recovering) = &mut self.phase else {
+                return;
+            };
+            if !recovering.applying
+                && !recovering.begin_next_page(core, self.key, self.address.persistence_id())
+            {
+                return;
+            }
+            let state = &mut self.state;
+            let seq_nr = &mut self.seq_nr;
+            let applied = catch_unwind(AssertUnwindSafe(|| {
+                recovering.apply(CHUNK, entity, state, seq_nr)
+            }))
+            .unwrap_or_else(|panic| Err(panic_message(&*panic)));
+            if let Err(reason) = applied {
+                let at = self.seq_nr.next();
+                self.recovery_failed(entity, core, Some(at), reason);
+                return;
+            }
+            core.look_at_clock();
+            if recovering.events.len() == 0 {
+                recovering.applying = false;
+                if let Err((at, reason)) = recovering.end_page(&mut self.seq_nr) {
+                    self.recovery_failed(entity, core, Some(at), reason);
+                    return;
+                }
+                if let Some(timestamp) = recovering.highest_timestamp {
+                    self.previous = Previous::At(timestamp);
+                }
+                if !recovering.more {
+                    self.recovered(entity, core);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn recovered(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        let Phase::Recovering(recovering) = std::mem::replace(&mut self.phase, Phase::Ready) else {
+            return;
+        };
+        core.return_permit();
+        if self.seq_nr == SequenceNr::ZERO {
+            self.previous = Previous::None;
+        }
+        self.ready_since = core.now;
+        self.last_active = core.now;
+        core.stats.recovered.fetch_add(1, Ordering::Relaxed);
+        core.stats
+            .replayed
+            .fetch_add(recovering.replayed, Ordering::Relaxed);
+        tracing::debug!(
+            persistence_id = %self.address.persistence_id(),
+            seq_nr = self.seq_nr.value(),
+            events = recovering.replayed,
+            "recovered"
+        );
+        let every = entity.config.snapshot_every;
+        if every > 0
+            && recovering.replayed >= every
+            && self.saving.is_none()
+            && let Some(payload) = self.encode_state(entity)
+        {
+            self.save(core, self.seq_nr, payload);
+        }
+    }
+
+    fn recovery_failed(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        seq_nr: Option<SequenceNr>,
+        reason: Arc<str>,
+    ) {
+        let failure = RecoveryFailed {
+            persistence_id: self.address.persistence_id().clone(),
+            seq_nr,
+            reason,
+        };
+        let after = self.next_backoff(entity, core);
+        tracing::error!(
+            persistence_id = %failure.persistence_id,
+            seq_nr = failure.seq_nr.map(SequenceNr::value),
+            error = %failure.reason,
+            retry_ms = after.as_millis(),
+            "recovery failed"
+        );
+        core.return_permit();
+        self.refuse_all(&AskError::RecoveryFailed(failure.clone()));
+        self.forget_state(core);
+        self.phase = Phase::Backoff(Some(failure));
+        core.start_cell_timer(after, self.key, CellTimer::Backoff);
+    }
+
+    fn save(&mut self, core: &mut Core, seq_nr: SequenceNr, payload: SerializedPayload) {
+        if self.saving.is_some() {
+            return;
+        }
+        self.saving = Some(self.key.incarnation);
+        let snapshot = Snapshot {
+            persistence_id: self.address.persistence_id().clone(),
+            seq_nr,
+            write_timestamp: core.wall,
+            payload,
+            metadata: None,
+        };
+        core.out.snapshots.push((self.key, snapshot));
+    }
+
+    /// A snapshot was stored or not.
+    pub(crate) fn snapshot_saved(&mut self, core: &Core, key: CellKey, result: &Result<(), Error>) {
+        if self.saving != Some(key.incarnation) {
+            return;
+        }
+        self.saving = None;
+        match result {
+            Ok(()) => {
+                core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(
+                persistence_id = %self.address.persistence_id(),
+                error = %chain(error),
+                "the snapshot was not saved; the next one that is due covers it"
+            ),
+        }
+    }
+
+    /// The system stops: what waits for something that will not come any more is refused.
+    pub(crate) fn drain(&mut self, core: &mut Core) {
+        self.cancel_timers(core);
+        match self.phase {
+            Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
+            _ => {
+                for command in self.stash.drain(..) {
+                    command.fail(AskError::Stopped);
+                }
+            }
+        }
+    }
+}
+
+impl Recovering {
+    /// Whether events can be applied right now.
+    fn has_work(&self) -> bool {
+        self.applying || self.next.is_some()
+    }
+
+    /// A page has come: it is applied at once, or after the present one.
+    fn take_page(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId, page: ReplayPage) {
+        self.next = Some(page);
+        if !self.applying {
+            self.begin_next_page(core, key, id);
+        }
+    }
+
+    /// Begins with the page that has come, and asks for the one after it; `false` if none has.
+    fn begin_next_page(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId) -> bool {
+        let Some(page) = self.next.take() else {
+            return false;
+        };
+        self.applying = true;
+        self.highest = page.highest;
+        self.highest_timestamp = page.highest_timestamp;
+        self.more = page.more;
+        self.events = page.events.into_iter();
+        if self.more {
+            let from = self.highest.next();
+            core.read(key, id, Part::Page { from });
+        }
+        true
+    }
+
+    /// Applies up to `count` events.
+    fn apply<E: EventSourced>(
+        &mut self,
+        count: usize,
+        entity: &EntityDef<E>,
+        state: &mut E,
+        seq_nr: &mut SequenceNr,
+    ) -> Result<(), Arc<str>> {
+        for stored in self.events.by_ref().take(count) {
+            if stored.seq_nr <= *seq_nr {
+                return Err(format!(
+                    "sequence number {} follows {seq_nr}, the order of the journal is broken",
+                    stored.seq_nr
+                )
+                .into());
+            }
+            if let Some((covered, reason)) = &self.skipped
+                && *seq_nr < *covered
+                && stored.seq_nr != seq_nr.next()
+            {
+                return Err(events_gone(*covered, reason));
+            }
+            // From here on it is this event that fails.
+            *seq_nr = SequenceNr::new(stored.seq_nr.value() - 1).unwrap_or(*seq_nr);
+            let event = entity
+                .event_codec
+                .decode(&stored.payload)
+                .map_err(|error| chain(&error))?;
+            state.apply(&event);
+            *seq_nr = stored.seq_nr;
+            self.replayed += 1;
+        }
+        Ok(())
+    }
+
+    /// The page is applied; its highest row may be the marker of deleted events.
+    fn end_page(&mut self, seq_nr: &mut SequenceNr) -> Result<(), (SequenceNr, Arc<str>)> {
+        let reached = (*seq_nr).max(self.highest);
+        if let Some((covered, reason)) = &self.skipped {
+            let gap = reached != *seq_nr && *seq_nr < *covered;
+            let short = !self.more && *seq_nr < *covered;
+            if gap || short {
+                return Err((*covered, events_gone(*covered, reason)));
+            }
+        }
+        *seq_nr = reached;
+        Ok(())
+    }
+}
+
+fn events_gone(covered: SequenceNr, reason: &str) -> Arc<str> {
+    format!(
+        "the snapshot at {covered} cannot be decoded ({reason}), and events that it covers are gone"
+    )
+    .into()
+}

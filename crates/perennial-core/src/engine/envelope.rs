@@ -1,0 +1,271 @@
+//! A command on its way: from the caller's thread to its cell, and back with its reply.
+//!
+//! One allocation carries a command from the sender to the released reply. The traits are the
+//! faces that it shows on the way: a [`Delivery`] in the worker's inbox, which knows no types; a
+//! [`Queued`] in its cell, which knows the entity's type; a [`Held`] while its write is in flight.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::engine::mailbox::Address;
+use crate::error::AskError;
+use crate::event_sourced::{
+    Body, Continuation, Cx, Effect, EventSourced, Handle, LaterWork, MakeReply, Outcome, Output,
+    Restore,
+};
+use crate::reply::ReplyTo;
+
+/// A command in a worker's inbox.
+pub trait Delivery: Send {
+    /// Where it goes.
+    fn address(&self) -> &Arc<Address>;
+
+    /// Puts itself into `landing`, an `Option<Box<dyn Queued<E>>>` of its own entity type.
+    fn land(self: Box<Self>, landing: &mut dyn Any);
+
+    /// Answers the caller with an error.
+    fn refuse(self: Box<Self>, error: AskError);
+}
+
+/// A reply that is held until what it says is durable.
+pub trait Held: Send {
+    /// Lets the reply out.
+    fn release(self: Box<Self>);
+
+    /// Lets an error out instead.
+    fn fail(self: Box<Self>, error: AskError);
+}
+
+/// A command in the queue or in the hands of its cell.
+pub(crate) trait Queued<E: EventSourced>: Held {
+    /// Whether the command held a place in the bounded queues, which is the caller's to give back
+    /// now: the command is on its way out of them.
+    fn take_place(&mut self) -> bool;
+
+    /// Whether the reply is still to be made from the state.
+    fn needs_state(&self) -> bool;
+
+    /// Claims the command for handling; `false` if its caller has given up.
+    fn claim(&self) -> bool;
+
+    /// Runs the handler, or the continuation of a `later` that has come back.
+    fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E>;
+
+    /// Makes the reply from the state right after the command's events.
+    fn compute(&mut self, state: &E);
+
+    /// The output of the `later` that the handler asked for.
+    fn arrive(&mut self, output: Output);
+
+    /// Whether it is a `later` that has come back, so that its future has run already.
+    fn has_arrived(&self) -> bool;
+
+    /// The command that the handler put aside, with its caller, for the stash.
+    fn put_aside(self: Box<Self>) -> Box<dyn Queued<E>>;
+
+    /// The command's type, for logs.
+    fn command_name(&self) -> &'static str;
+}
+
+/// What a handler wants, without the reply.
+pub(crate) enum Handled<E: EventSourced> {
+    Effect(Body<E>),
+    Unhandled(Body<E>),
+    Stash(Body<E>),
+    Later(LaterWork),
+}
+
+/// A command with its caller.
+pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
+    address: Arc<Address>,
+    /// Whether it holds a place in the bounded queues.
+    admitted: bool,
+    /// Whether the future of a `later` has run for it.
+    future_ran: bool,
+    stage: Stage<E, C>,
+    reply: ReplyTo<E::Reply>,
+}
+
+enum Stage<E: Handle<C>, C: Send + 'static> {
+    /// Not handled yet.
+    Command(C),
+    /// Waits for its `later`; the body holds what was chained to it.
+    Suspended(Continuation<E, E::Reply>, Body<E>),
+    /// The `later` has come back.
+    Arrived(Continuation<E, E::Reply>, Body<E>, Output),
+    /// The handler put the command aside.
+    Stashed(Box<dyn Restore<E, E::Reply>>),
+    /// The reply will be made from the state after the events.
+    Computed(MakeReply<E, E::Reply>),
+    /// The reply is ready to be let out.
+    Ready(E::Reply),
+    /// The command means nothing in the state that it met.
+    Unhandled,
+    /// Nothing is left, or there is to be no reply.
+    Empty,
+}
+
+impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
+    /// A command that has been admitted to the queues of `address`.
+    pub(crate) fn admitted(address: Arc<Address>, command: C, reply: ReplyTo<E::Reply>) -> Self {
+        Self {
+            address,
+            admitted: true,
+            future_ran: false,
+            stage: Stage::Command(command),
+            reply,
+        }
+    }
+
+    /// A command that the entity sends itself.
+    pub(crate) fn from_timer(address: Arc<Address>, command: C) -> Self {
+        Self::put_aside(address, command, ReplyTo::nobody())
+    }
+
+    /// A command for the stash; its caller may give up again.
+    pub(crate) fn put_aside(address: Arc<Address>, command: C, reply: ReplyTo<E::Reply>) -> Self {
+        reply.unclaim();
+        Self {
+            address,
+            admitted: false,
+            future_ran: false,
+            stage: Stage::Command(command),
+            reply,
+        }
+    }
+
+    fn decide(&mut self, effect: Effect<E, E::Reply>) -> Handled<E> {
+        let Effect { body, outcome } = effect;
+        let (stage, handled) = match outcome {
+            Outcome::Value(reply) => (Stage::Ready(reply), Handled::Effect(body)),
+            Outcome::Compute(reply) => (Stage::Computed(reply), Handled::Effect(body)),
+            Outcome::NoReply => (Stage::Empty, Handled::Effect(body)),
+            Outcome::Unhandled => (Stage::Unhandled, Handled::Unhandled(body)),
+            Outcome::Stash(command) => (Stage::Stashed(command), Handled::Stash(body)),
+            Outcome::Later(work, then) => (Stage::Suspended(then, body), Handled::Later(work)),
+        };
+        self.stage = stage;
+        handled
+    }
+
+    fn take_stage(&mut self) -> Stage<E, C> {
+        std::mem::replace(&mut self.stage, Stage::Empty)
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> Delivery for Envelope<E, C> {
+    fn address(&self) -> &Arc<Address> {
+        &self.address
+    }
+
+    fn land(self: Box<Self>, landing: &mut dyn Any) {
+        let landing = landing
+            .downcast_mut::<Option<Box<dyn Queued<E>>>>()
+            .expect("an address leads to the host of its own entity type");
+        *landing = Some(self);
+    }
+
+    fn refuse(self: Box<Self>, error: AskError) {
+        self.fail(error);
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
+    fn release(mut self: Box<Self>) {
+        let result = match self.take_stage() {
+            Stage::Ready(reply) => Ok(reply),
+            Stage::Unhandled => Err(AskError::Unhandled),
+            _ => Err(AskError::NoReply),
+        };
+        self.reply.complete(result);
+    }
+
+    fn fail(mut self: Box<Self>, error: AskError) {
+        // Whoever is told that a command was not handled may send it again, and its future would
+        // run twice.
+        let error = if self.future_ran && error.is_not_handled() {
+            AskError::Unknown {
+                reason: "the command's future ran, but the entity could not go on after it",
+            }
+        } else {
+            error
+        };
+        self.reply.complete(Err(error));
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
+    fn take_place(&mut self) -> bool {
+        std::mem::take(&mut self.admitted)
+    }
+
+    fn needs_state(&self) -> bool {
+        matches!(self.stage, Stage::Computed(_))
+    }
+
+    fn claim(&self) -> bool {
+        match self.stage {
+            Stage::Command(_) => self.reply.claim(),
+            _ => true,
+        }
+    }
+
+    fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E> {
+        let effect = match self.take_stage() {
+            Stage::Command(command) => state.handle(command, cx),
+            Stage::Arrived(then, chained, output) => {
+                let mut effect = then(output, state, cx);
+                effect.body.actions.extend(chained.actions);
+                effect.body.stop |= chained.stop;
+                effect
+            }
+            // Only commands and returned futures stand in a queue.
+            _ => cx.unhandled(),
+        };
+        self.decide(effect)
+    }
+
+    fn compute(&mut self, state: &E) {
+        self.stage = match self.take_stage() {
+            Stage::Computed(reply) => Stage::Ready(reply(state)),
+            other => other,
+        };
+    }
+
+    fn arrive(&mut self, output: Output) {
+        self.future_ran = true;
+        self.stage = match self.take_stage() {
+            Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
+            other => other,
+        };
+    }
+
+    fn has_arrived(&self) -> bool {
+        matches!(self.stage, Stage::Arrived(..))
+    }
+
+    fn put_aside(mut self: Box<Self>) -> Box<dyn Queued<E>> {
+        match self.take_stage() {
+            Stage::Stashed(command) => {
+                let reply = std::mem::replace(&mut self.reply, ReplyTo::nobody());
+                command.restore(Arc::clone(&self.address), reply)
+            }
+            stage => {
+                self.stage = stage;
+                self
+            }
+        }
+    }
+
+    fn command_name(&self) -> &'static str {
+        std::any::type_name::<C>()
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> Drop for Envelope<E, C> {
+    fn drop(&mut self) {
+        if self.admitted {
+            self.address.leave_queue(1);
+        }
+    }
+}

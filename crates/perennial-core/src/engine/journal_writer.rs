@@ -1,0 +1,360 @@
+//! Group commit: the writes of many entities go out together.
+//!
+//! A worker has a few *lanes*. A lane has one batch in flight at the most; what its entities write
+//! meanwhile gathers for the next one. An entity belongs to one lane, so its events cannot become
+//! durable out of order. No timer delays a lone write: an idle lane sends what it has at the end
+//! of the turn.
+//!
+//! The outcome of a write is never left open. When the journal cannot say what became of some
+//! writes, the lane sends exactly these again, with the same writer, numbers and bytes, until the
+//! journal can or the time for it is up.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use perennial_persistence::{AtomicWrite, Error, SequenceNr, Written};
+
+use crate::engine::CellKey;
+use crate::engine::envelope::Held;
+
+/// Writes of many entities on their way to the journal, with the replies that wait for them.
+pub struct WriteBatch {
+    pub(crate) lane: usize,
+    pub(crate) items: Vec<WriteItem>,
+    writes: Vec<AtomicWrite>,
+}
+
+pub(crate) struct WriteItem {
+    pub(crate) key: CellKey,
+    /// The number of the write's last event, by which its cell knows it.
+    pub(crate) last: SequenceNr,
+    /// How many events.
+    pub(crate) events: u64,
+    /// The command's reply; gone once it was let out.
+    pub(crate) held: Option<Box<dyn Held>>,
+    /// Whether an earlier attempt may have stored the write.
+    pub(crate) maybe_stored: bool,
+}
+
+impl WriteBatch {
+    /// The writes, in the order in which they are to be answered.
+    pub fn writes(&self) -> &[AtomicWrite] {
+        &self.writes
+    }
+
+    /// Lets out the replies of what the journal has stored. The rest is the worker's to decide;
+    /// hand it the result as [`Input::Written`].
+    ///
+    /// A journal that gives fewer results than there are writes leaves the rest unknown.
+    ///
+    /// [`Input::Written`]: crate::engine::Input::Written
+    pub fn settle(mut self, mut results: Vec<Result<Written, Error>>) -> SettledBatch {
+        results.truncate(self.writes.len());
+        while results.len() < self.writes.len() {
+            results.push(Err(Error::outcome_unknown(
+                "the journal did not answer every write",
+                None,
+            )));
+        }
+        for (item, result) in self.items.iter_mut().zip(&results) {
+            if result.is_ok()
+                && let Some(held) = item.held.take()
+            {
+                held.release();
+            }
+        }
+        SettledBatch {
+            batch: self,
+            results,
+        }
+    }
+
+    /// Lets out the replies before anything is stored: a defect, to see that tests notice.
+    #[cfg(feature = "defects")]
+    pub fn release_before_commit(&mut self) {
+        for item in &mut self.items {
+            if let Some(held) = item.held.take() {
+                held.release();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for WriteBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteBatch")
+            .field("lane", &self.lane)
+            .field("writes", &self.writes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A batch that the journal has answered.
+pub struct SettledBatch {
+    batch: WriteBatch,
+    results: Vec<Result<Written, Error>>,
+}
+
+impl SettledBatch {
+    pub(crate) fn lane(&self) -> usize {
+        self.batch.lane
+    }
+}
+
+impl fmt::Debug for SettledBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failed = self.results.iter().filter(|result| result.is_err()).count();
+        f.debug_struct("SettledBatch")
+            .field("batch", &self.batch)
+            .field("failed", &failed)
+            .finish()
+    }
+}
+
+/// What became of one write for good.
+pub(crate) enum Settled {
+    Stored(Written),
+    /// Certainly not stored.
+    Refused(Error),
+    /// The time is up. `maybe_stored` if it may have been stored all the same.
+    GivenUp {
+        error: Error,
+        maybe_stored: bool,
+    },
+}
+
+/// A write that waits for its lane.
+pub(crate) struct Gathered {
+    pub(crate) key: CellKey,
+    pub(crate) write: AtomicWrite,
+    pub(crate) held: Option<Box<dyn Held>>,
+}
+
+/// How a lane tries again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetrySettings {
+    pub(crate) min: Duration,
+    pub(crate) max: Duration,
+    /// How long an open outcome is pursued.
+    pub(crate) outcome_timeout: Duration,
+}
+
+pub(crate) struct Lane {
+    index: usize,
+    phase: Phase,
+    gathered: VecDeque<Gathered>,
+}
+
+enum Phase {
+    Idle,
+    InFlight(Attempt),
+    /// The journal was not available; the same writes go out again later.
+    Waiting(Attempt, WriteBatch),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// From 0.
+    number: u32,
+    /// When the first attempt went out.
+    since: Duration,
+}
+
+impl Lane {
+    pub(crate) fn new(index: usize) -> Self {
+        Self {
+            index,
+            phase: Phase::Idle,
+            gathered: VecDeque::new(),
+        }
+    }
+
+    /// Whether nothing is gathered, in flight or waiting.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.gathered.is_empty()
+    }
+
+    pub(crate) fn gather(&mut self, write: Gathered) {
+        self.gathered.push_back(write);
+    }
+
+    /// Whether a batch could go out now.
+    pub(crate) fn is_due(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && !self.gathered.is_empty()
+    }
+
+    /// Takes the next gathered write while the batch is below its bounds; a first one always.
+    pub(crate) fn next_gathered(
+        &mut self,
+        batch: &BatchBuilder,
+        limits: BatchLimits,
+    ) -> Option<Gathered> {
+        let next = self.gathered.front()?;
+        let fits = batch.writes.is_empty()
+            || (batch.events + next.write.events().len() <= limits.events
+                && batch.bytes + bytes(&next.write) <= limits.bytes);
+        fits.then(|| self.gathered.pop_front()).flatten()
+    }
+
+    /// The lane's batch goes out.
+    pub(crate) fn send(&mut self, batch: BatchBuilder, now: Duration) -> WriteBatch {
+        self.phase = Phase::InFlight(Attempt {
+            number: 0,
+            since: now,
+        });
+        WriteBatch {
+            lane: self.index,
+            items: batch.items,
+            writes: batch.writes,
+        }
+    }
+
+    /// The lane's batch has been answered. Gives what is settled for good, in the batch's order,
+    /// and when to send the rest again, if there is a rest.
+    pub(crate) fn answered(
+        &mut self,
+        settled: SettledBatch,
+        now: Duration,
+        retry: RetrySettings,
+        jitter: f64,
+    ) -> (Vec<(WriteItem, Settled)>, Option<Duration>) {
+        let SettledBatch { batch, results } = settled;
+        let attempt = match self.phase {
+            Phase::InFlight(attempt) => attempt,
+            Phase::Idle | Phase::Waiting(..) => Attempt {
+                number: 0,
+                since: now,
+            },
+        };
+        let give_up = now.saturating_sub(attempt.since) >= retry.outcome_timeout;
+        let mut done = Vec::with_capacity(results.len());
+        let mut again = WriteBatch {
+            lane: self.index,
+            items: Vec::new(),
+            writes: Vec::new(),
+        };
+        for ((mut item, write), result) in batch.items.into_iter().zip(batch.writes).zip(results) {
+            match result {
+                Ok(written) => done.push((item, Settled::Stored(written))),
+                Err(error) if !error.is_retryable() => done.push((item, Settled::Refused(error))),
+                Err(error) => {
+                    item.maybe_stored |= error.is_outcome_unknown();
+                    if give_up {
+                        let maybe_stored = item.maybe_stored;
+                        done.push((
+                            item,
+                            Settled::GivenUp {
+                                error,
+                                maybe_stored,
+                            },
+                        ));
+                    } else {
+                        again.items.push(item);
+                        again.writes.push(write);
+                    }
+                }
+            }
+        }
+        if again.writes.is_empty() {
+            self.phase = Phase::Idle;
+            return (done, None);
+        }
+        let delay = backoff(attempt.number, retry.min, retry.max, jitter);
+        if attempt.number == 0 {
+            tracing::warn!(
+                writes = again.writes.len(),
+                "the journal is not available, the same writes will be sent again"
+            );
+        }
+        self.phase = Phase::Waiting(
+            Attempt {
+                number: attempt.number + 1,
+                since: attempt.since,
+            },
+            again,
+        );
+        (done, Some(now + delay))
+    }
+
+    /// The time to send the rest again has come.
+    pub(crate) fn retry(&mut self) -> Option<WriteBatch> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Waiting(attempt, batch) => {
+                self.phase = Phase::InFlight(attempt);
+                Some(batch)
+            }
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+}
+
+/// The most that goes out in one batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A batch being filled.
+#[derive(Default)]
+pub(crate) struct BatchBuilder {
+    items: Vec<WriteItem>,
+    writes: Vec<AtomicWrite>,
+    events: usize,
+    bytes: usize,
+}
+
+impl BatchBuilder {
+    pub(crate) fn push(&mut self, gathered: Gathered) {
+        self.events += gathered.write.events().len();
+        self.bytes += bytes(&gathered.write);
+        self.items.push(WriteItem {
+            key: gathered.key,
+            last: gathered.write.last(),
+            events: gathered.write.events().len() as u64,
+            held: gathered.held,
+            maybe_stored: false,
+        });
+        self.writes.push(gathered.write);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+fn bytes(write: &AtomicWrite) -> usize {
+    write
+        .events()
+        .iter()
+        .map(|event| event.payload.bytes.len())
+        .sum()
+}
+
+/// The time before attempt `number + 1`: it doubles from `min` to `max`, and `jitter` (0 to 1)
+/// spreads it over the upper half, so that many who failed together do not come back together.
+pub(crate) fn backoff(number: u32, min: Duration, max: Duration, jitter: f64) -> Duration {
+    let doubled = min.saturating_mul(2_u32.saturating_pow(number.min(31)));
+    doubled.min(max).mul_f64(0.5 + jitter / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_maximum() {
+        let min = Duration::from_millis(100);
+        let max = Duration::from_secs(1);
+        let delays: Vec<u128> = (0..6)
+            .map(|number| backoff(number, min, max, 1.0).as_millis())
+            .collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(backoff(0, min, max, 0.0), Duration::from_millis(50));
+        assert_eq!(backoff(u32::MAX, min, max, 1.0), max);
+    }
+}

@@ -1,0 +1,154 @@
+//! The engine: workers that own entities.
+//!
+//! A [`Worker`] is a deterministic state machine: [`Worker::turn`] takes what came in, runs what
+//! can run, and leaves in an [`Outbox`] what is to be done outside: batches to write, entities to
+//! read, futures to run, when to wake it. It owns no socket, no thread, no clock and no source of
+//! chance; the clock and the seed are handed in. Two drivers turn it: `actix_driver` in
+//! production, an actor on an actix arbiter, and the simulation of `perennial-testkit`, one thread
+//! with virtual time and a seeded order of everything. Applications use neither directly.
+//!
+//! - `assembly`: putting workers together
+//! - `mailbox`: addresses, bounded queues, the way from a caller to its worker
+//! - `envelope`: a command from its caller to its reply
+//! - `worker`: the turn, timers, recovery permits
+//! - `host`: the cells of one entity type
+//! - `cell`: one entity's life
+//! - `journal_writer`: group commit: which writes go out together, and what becomes of them
+
+pub(crate) mod actix_driver;
+mod assembly;
+mod cell;
+mod envelope;
+mod host;
+mod journal_writer;
+mod mailbox;
+mod recovery;
+mod worker;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial_persistence::{Error, Snapshot};
+
+pub use crate::deadline::Deadlines;
+pub use assembly::{Assembled, Assembly, Frame};
+pub use envelope::{Delivery, Held};
+pub(crate) use envelope::{Envelope, Queued};
+pub use journal_writer::{SettledBatch, WriteBatch};
+pub(crate) use mailbox::Address;
+pub use mailbox::{EntityType, Registry};
+pub use recovery::{PageRead, ReadDone, ReadRequest};
+#[cfg(feature = "defects")]
+pub use worker::Defects;
+pub use worker::{Settings, Stats, Worker};
+
+/// Names one incarnation of one cell of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CellKey {
+    /// The index of the entity type.
+    pub(crate) host: usize,
+    /// The place among the cells of the type.
+    pub(crate) index: usize,
+    /// Which incarnation on this worker; never used twice.
+    pub(crate) incarnation: u64,
+}
+
+/// What comes into a worker.
+pub enum Input {
+    /// A command.
+    Command(Box<dyn Delivery>),
+    /// A batch has been answered by the journal.
+    Written(Box<SettledBatch>),
+    /// A part of an entity's history.
+    Read(Box<ReadDone>),
+    /// The future of a `later` has ended.
+    LaterDone(Box<LaterDone>),
+    /// A snapshot was stored or not.
+    SnapshotSaved(CellKey, Box<Result<(), Error>>),
+    /// Handle what waits, flush, and forget every entity.
+    Shutdown,
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Command(command) => write!(f, "Command({})", command.address().persistence_id()),
+            Self::Written(batch) => batch.fmt(f),
+            Self::Read(read) => read.fmt(f),
+            Self::LaterDone(done) => done.fmt(f),
+            Self::SnapshotSaved(key, result) => write!(f, "SnapshotSaved({key:?}, {result:?})"),
+            Self::Shutdown => f.write_str("Shutdown"),
+        }
+    }
+}
+
+/// What a worker wants done outside. The driver empties it after each turn.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Batches for the journal, at most one per lane at a time.
+    pub writes: Vec<WriteBatch>,
+    /// Histories to read.
+    pub reads: Vec<ReadRequest>,
+    /// Snapshots to save.
+    pub snapshots: Vec<(CellKey, Snapshot)>,
+    /// Futures to run.
+    pub laters: Vec<LaterRequest>,
+    /// When the worker wants a turn although nothing came in, as time since the clock's start.
+    pub wake_at: Option<Duration>,
+    /// Whether cells are left that can run right now.
+    pub busy: bool,
+}
+
+/// A future of a `later` to be run on the task runtime.
+#[derive(Debug)]
+pub struct LaterRequest {
+    /// Whose it is.
+    pub key: CellKey,
+    /// Which of the cell's futures.
+    pub token: u64,
+    /// The work.
+    pub work: crate::event_sourced::Work,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// The end of a `later`'s future.
+pub struct LaterDone {
+    /// Whose it is.
+    pub key: CellKey,
+    /// Which of the cell's futures.
+    pub token: u64,
+    /// Its output, or why there is none.
+    pub output: Result<Box<dyn Any + Send>, LaterFailure>,
+}
+
+impl std::fmt::Debug for LaterDone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LaterDone")
+            .field("key", &self.key)
+            .field("token", &self.token)
+            .field("failure", &self.output.as_ref().err())
+            .finish()
+    }
+}
+
+/// Why the future of a `later` has no output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaterFailure {
+    /// It panicked.
+    Panicked,
+    /// It took too long and was dropped.
+    TimedOut,
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        Arc::from(*text)
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        Arc::from(text.as_str())
+    } else {
+        Arc::from("a panic without a text")
+    }
+}

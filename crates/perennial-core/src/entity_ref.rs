@@ -1,0 +1,222 @@
+//! References to entities: how commands are sent.
+
+use std::any::TypeId;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use perennial_persistence::PersistenceId;
+
+use crate::engine::{Address, Envelope, Registry};
+use crate::error::AskError;
+use crate::event_sourced::{EventSourced, Handle};
+use crate::reply::{self, Receiver, ReplyTo};
+
+/// Reaches one entity, whether it is in memory or not: a command brings it back. Cheap to clone,
+/// may be sent to any thread, and stays valid while the entity stops and comes back.
+pub struct EntityRef<E> {
+    target: Result<Arc<Address>, AskError>,
+    entity: PhantomData<fn(E)>,
+}
+
+impl<E: EventSourced> EntityRef<E> {
+    pub(crate) fn new(address: Arc<Address>) -> Self {
+        Self {
+            target: Ok(address),
+            entity: PhantomData,
+        }
+    }
+
+    /// The entity with an id within its type. An id that cannot be stored, or a type that the
+    /// registry does not know, gives a reference whose asks say so.
+    pub(crate) fn find(registry: &Arc<Registry>, entity_id: &str) -> Self {
+        let target = registry
+            .entity_type(TypeId::of::<E>())
+            .ok_or(AskError::NotRegistered {
+                entity_type: E::TYPE,
+            })
+            .and_then(|host| {
+                let id = PersistenceId::new(E::TYPE, entity_id)?;
+                Ok(registry.address(host, id))
+            });
+        Self {
+            target,
+            entity: PhantomData,
+        }
+    }
+
+    /// The entity's whole id, unless it cannot be stored.
+    ///
+    /// # Errors
+    /// [`AskError::InvalidId`] or [`AskError::NotRegistered`]; every ask fails with the same.
+    pub fn persistence_id(&self) -> Result<&PersistenceId, AskError> {
+        match &self.target {
+            Ok(address) => Ok(address.persistence_id()),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// Sends a command and waits for its reply, up to the system's `ask-timeout` or
+    /// [`Ask::timeout`]. It is sent when the returned value is awaited.
+    ///
+    /// # Errors
+    /// [`AskError`] says whether the command may have taken effect.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is safe: a command that is not being handled yet will not be; one that
+    /// is takes its effect.
+    pub fn ask<C: Send + 'static>(&self, command: C) -> Ask<E, C>
+    where
+        E: Handle<C>,
+    {
+        Ask {
+            target: self.target.clone(),
+            command,
+            timeout: None,
+            entity: PhantomData,
+        }
+    }
+
+    /// Sends a command without waiting for a reply.
+    ///
+    /// # Errors
+    /// [`AskError`] if it could not be sent: a full queue, a stopped system, an invalid id.
+    pub fn tell<C: Send + 'static>(&self, command: C) -> Result<(), AskError>
+    where
+        E: Handle<C>,
+    {
+        let address = match &self.target {
+            Ok(address) => address,
+            Err(error) => return Err(error.clone()),
+        };
+        address.admit()?;
+        let envelope = Envelope::<E, C>::admitted(Arc::clone(address), command, ReplyTo::nobody());
+        address.send(Box::new(envelope));
+        Ok(())
+    }
+}
+
+impl<E> Clone for EntityRef<E> {
+    fn clone(&self) -> Self {
+        Self {
+            target: self.target.clone(),
+            entity: PhantomData,
+        }
+    }
+}
+
+impl<E> fmt::Debug for EntityRef<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Ok(address) => write!(f, "EntityRef({})", address.persistence_id()),
+            Err(error) => write!(f, "EntityRef(invalid: {error})"),
+        }
+    }
+}
+
+/// A command about to be asked; await it.
+#[must_use = "an ask is sent when it is awaited"]
+pub struct Ask<E, C> {
+    target: Result<Arc<Address>, AskError>,
+    command: C,
+    timeout: Option<Duration>,
+    entity: PhantomData<fn(E)>,
+}
+
+impl<E, C> Ask<E, C> {
+    /// Waits this long at the most, instead of the system's `ask-timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
+    type Output = Result<E::Reply, AskError>;
+    type IntoFuture = Asking<E::Reply>;
+
+    fn into_future(self) -> Asking<E::Reply> {
+        let address = match self.target {
+            Ok(address) => address,
+            Err(error) => return Asking::refused(error),
+        };
+        if let Err(error) = address.admit() {
+            return Asking::refused(error);
+        }
+        let (reply, receiver) = reply::ask();
+        let registry = address.registry();
+        if let Some(deadlines) = registry.deadlines() {
+            let timeout = self.timeout.unwrap_or(registry.ask_timeout());
+            deadlines.add(timeout, receiver.expires());
+        }
+        let envelope = Envelope::<E, C>::admitted(Arc::clone(&address), self.command, reply);
+        address.send(Box::new(envelope));
+        Asking {
+            state: Ok(receiver),
+        }
+    }
+}
+
+impl<E, C> fmt::Debug for Ask<E, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of a reply.
+#[must_use = "futures do nothing unless awaited"]
+pub struct Asking<R> {
+    state: Result<Receiver<R>, Option<AskError>>,
+}
+
+impl<R> Asking<R> {
+    fn refused(error: AskError) -> Self {
+        Self {
+            state: Err(Some(error)),
+        }
+    }
+
+    /// The answer, if it is there; for drivers that poll.
+    pub fn try_take(&mut self) -> Option<Result<R, AskError>> {
+        match &mut self.state {
+            Ok(receiver) => receiver.try_take(),
+            Err(error) => error.take().map(Err),
+        }
+    }
+
+    /// Ends the waiting as the deadline does.
+    ///
+    /// # Errors
+    /// [`AskError::Expired`] or [`AskError::Unknown`], unless the answer is there.
+    pub fn expire(&mut self) -> Result<R, AskError> {
+        match &mut self.state {
+            Ok(receiver) => receiver.expire(),
+            Err(error) => Err(error.take().unwrap_or(AskError::Stopped)),
+        }
+    }
+}
+
+impl<R> Future for Asking<R> {
+    type Output = Result<R, AskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.state {
+            Ok(receiver) => Pin::new(receiver).poll(cx),
+            Err(error) => {
+                let error = error.take().expect("a finished future is not polled again");
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<R> fmt::Debug for Asking<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").finish_non_exhaustive()
+    }
+}

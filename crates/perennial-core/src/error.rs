@@ -1,0 +1,166 @@
+//! What a caller is told when a command has no reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial_persistence::{InvalidId, PersistenceId, SequenceNr};
+
+/// Why an ask has no reply.
+///
+/// [`AskError::is_not_handled`] and [`AskError::is_outcome_unknown`] tell what may have happened
+/// to the command; everything else means that it was handled and changed nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// A queue is full. The command was never handled: it is safe to send it again.
+    #[error("{what} is full; try again in {retry_after:?}")]
+    Busy {
+        /// Which bound was reached.
+        what: &'static str,
+        /// A time after which it makes sense to try again.
+        retry_after: Duration,
+    },
+    /// The time ran out while the command was waiting. It certainly was and will not be handled.
+    #[error("the time ran out before the command was handled")]
+    Expired,
+    /// The command was handled, but its outcome did not become known in time or got lost. It may
+    /// have taken effect.
+    #[error("the outcome of the command is unknown: {reason}")]
+    Unknown {
+        /// What happened.
+        reason: &'static str,
+    },
+    /// The system is stopping or has stopped. The command was not handled.
+    #[error("the actor system has stopped")]
+    Stopped,
+    /// The events could not be stored. Nothing of the command took effect.
+    #[error(transparent)]
+    PersistFailed(#[from] PersistFailed),
+    /// The entity could not be brought back, so it cannot handle anything. The command was not
+    /// handled.
+    #[error(transparent)]
+    RecoveryFailed(#[from] RecoveryFailed),
+    /// The entity has no use for the command in its present state.
+    #[error("the command was not handled by the entity in its present state")]
+    Unhandled,
+    /// The handler finished without a reply, on purpose.
+    #[error("the handler does not reply to this command")]
+    NoReply,
+    /// The entity's code panicked. Nothing of the command took effect.
+    #[error("{persistence_id} panicked in {place}: {message}")]
+    Panicked {
+        /// Whose code it was.
+        persistence_id: PersistenceId,
+        /// Which of its functions.
+        place: &'static str,
+        /// The panic's message.
+        message: Arc<str>,
+    },
+    /// The id cannot be stored.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// The entity type was not given to the system when it was started.
+    #[error(
+        "entity type \"{entity_type}\" is not registered; pass it to `entity(…)` before `start()`"
+    )]
+    NotRegistered {
+        /// The type's name.
+        entity_type: &'static str,
+    },
+}
+
+impl AskError {
+    /// Whether the command certainly was not handled and will not be, so that sending it again
+    /// cannot do anything twice.
+    pub fn is_not_handled(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::Expired
+                | Self::Stopped
+                | Self::RecoveryFailed(_)
+                | Self::InvalidId(_)
+                | Self::NotRegistered { .. }
+        )
+    }
+
+    /// Whether the command may have taken effect.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+}
+
+/// The events of a command could not be stored; the entity goes on without them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("events of {persistence_id} were not stored: {reason}")]
+pub struct PersistFailed {
+    /// Whose events they were.
+    pub persistence_id: PersistenceId,
+    /// What kind of failure it was.
+    pub kind: PersistFailure,
+    /// What happened, for people.
+    pub reason: Arc<str>,
+}
+
+/// Kinds of [`PersistFailed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PersistFailure {
+    /// Another writer has written in the meantime. The entity recovers and sees it.
+    Conflict,
+    /// The events cannot be stored, now or later.
+    Rejected,
+    /// The store could not be reached for too long; nothing was stored.
+    Unavailable,
+    /// An earlier command's events, which this command's state was built on, were not stored.
+    Earlier,
+}
+
+/// An entity could not be brought back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{persistence_id} cannot be recovered{}: {reason}", at(*seq_nr))]
+pub struct RecoveryFailed {
+    /// Which entity.
+    pub persistence_id: PersistenceId,
+    /// The event or snapshot at which it failed, if it was one.
+    pub seq_nr: Option<SequenceNr>,
+    /// What happened, for people.
+    pub reason: Arc<str>,
+}
+
+fn at(seq_nr: Option<SequenceNr>) -> String {
+    seq_nr.map_or_else(String::new, |nr| format!(" (at sequence number {nr})"))
+}
+
+/// The error and its sources in one line, for messages that leave the process's types behind.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        // Some libraries repeat their source in their own text.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        source = error.source();
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_may_have_happened() {
+        let busy = AskError::Busy {
+            what: "the mailbox",
+            retry_after: Duration::from_millis(10),
+        };
+        let unknown = AskError::Unknown { reason: "time" };
+        assert!(busy.is_not_handled() && !busy.is_outcome_unknown());
+        assert!(!unknown.is_not_handled() && unknown.is_outcome_unknown());
+        assert!(!AskError::Unhandled.is_not_handled() && !AskError::Unhandled.is_outcome_unknown());
+    }
+}

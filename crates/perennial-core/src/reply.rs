@@ -1,0 +1,296 @@
+//! The two ends of an ask: what the caller waits on and what the worker answers.
+//!
+//! Both share one state word. The worker claims a command right before it handles it, the deadline
+//! claims it when it expires; whoever is first decides. A claimed command that runs out of time is
+//! `Unknown`, one that was never claimed is `Expired`.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::deadline::Expires;
+use crate::error::AskError;
+
+/// Sent, and not handled yet.
+const WAITING: u8 = 0;
+/// A worker handles it or has handled it.
+const CLAIMED: u8 = 1;
+/// The caller has given up; it will not be handled.
+const EXPIRED: u8 = 2;
+/// The caller has its answer.
+const ANSWERED: u8 = 3;
+
+struct Slot<R> {
+    state: AtomicU8,
+    answer: Mutex<Answer<R>>,
+}
+
+struct Answer<R> {
+    result: Option<Result<R, AskError>>,
+    waker: Option<Waker>,
+}
+
+impl<R> Slot<R> {
+    fn put(&self, result: Result<R, AskError>) {
+        let waker = {
+            let mut answer = self.answer();
+            answer.result = Some(result);
+            answer.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the deadline, and not a worker, gets the command.
+    fn claim_for_deadline(&self) -> bool {
+        self.state
+            .compare_exchange(WAITING, EXPIRED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    fn answer(&self) -> MutexGuard<'_, Answer<R>> {
+        // Nothing can panic while the lock is held but a waker's own code, and the answer is
+        // complete before that runs.
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Send> Expires for Slot<R> {
+    fn is_over(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), EXPIRED | ANSWERED)
+    }
+
+    fn expire(&self) {
+        if self.claim_for_deadline() {
+            self.put(Err(AskError::Expired));
+        } else if self
+            .state
+            .compare_exchange(CLAIMED, ANSWERED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.put(Err(OUT_OF_TIME));
+        }
+    }
+}
+
+/// What a caller is told whose command was being handled when the time ran out.
+const OUT_OF_TIME: AskError = AskError::Unknown {
+    reason: "the time ran out while the command was being handled",
+};
+
+/// Makes the two ends of one ask.
+pub(crate) fn ask<R>() -> (ReplyTo<R>, Receiver<R>) {
+    let slot = Arc::new(Slot {
+        state: AtomicU8::new(WAITING),
+        answer: Mutex::new(Answer {
+            result: None,
+            waker: None,
+        }),
+    });
+    (
+        ReplyTo {
+            slot: Some(Arc::clone(&slot)),
+        },
+        Receiver { slot },
+    )
+}
+
+/// The worker's end. Dropping it without an answer tells the caller what is known then.
+pub(crate) struct ReplyTo<R> {
+    /// `None` for a tell, and once answered.
+    slot: Option<Arc<Slot<R>>>,
+}
+
+impl<R> ReplyTo<R> {
+    /// The end of a tell: nobody waits.
+    pub(crate) fn nobody() -> Self {
+        Self { slot: None }
+    }
+
+    /// Claims the command for handling; `false` if its caller has given up.
+    pub(crate) fn claim(&self) -> bool {
+        self.slot.as_ref().is_none_or(|slot| {
+            slot.state
+                .compare_exchange(WAITING, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        })
+    }
+
+    /// Takes the claim back: the command was put aside and had no effect.
+    pub(crate) fn unclaim(&self) {
+        if let Some(slot) = &self.slot {
+            // Not if the deadline has answered in the meantime.
+            let _ =
+                slot.state
+                    .compare_exchange(CLAIMED, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Answers the caller, unless the deadline has.
+    pub(crate) fn complete(&mut self, result: Result<R, AskError>) {
+        if let Some(slot) = self.slot.take()
+            && !matches!(
+                slot.state.swap(ANSWERED, Ordering::AcqRel),
+                EXPIRED | ANSWERED
+            )
+        {
+            slot.put(result);
+        }
+    }
+}
+
+impl<R> Drop for ReplyTo<R> {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.slot {
+            let error = if slot.state.load(Ordering::Acquire) == CLAIMED {
+                AskError::Unknown {
+                    reason: "the worker ended before the command was done",
+                }
+            } else {
+                AskError::Stopped
+            };
+            self.complete(Err(error));
+        }
+    }
+}
+
+impl<R> fmt::Debug for ReplyTo<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyTo").finish_non_exhaustive()
+    }
+}
+
+/// The caller's end: a future of the answer. Dropping it expires a command that still waits.
+pub(crate) struct Receiver<R> {
+    slot: Arc<Slot<R>>,
+}
+
+impl<R: Send + 'static> Receiver<R> {
+    /// What the deadlines of the system look at.
+    pub(crate) fn expires(&self) -> Arc<dyn Expires> {
+        Arc::clone(&self.slot) as Arc<dyn Expires>
+    }
+}
+
+impl<R> Receiver<R> {
+    /// The deadline has come: what the caller is to be told, unless the answer is there already.
+    pub(crate) fn expire(&mut self) -> Result<R, AskError> {
+        let expired = self.slot.claim_for_deadline();
+        if let Some(result) = self.slot.answer().result.take() {
+            return result;
+        }
+        Err(if expired {
+            AskError::Expired
+        } else {
+            OUT_OF_TIME
+        })
+    }
+
+    /// The answer, if it is there.
+    pub(crate) fn try_take(&mut self) -> Option<Result<R, AskError>> {
+        self.slot.answer().result.take()
+    }
+}
+
+impl<R> Future for Receiver<R> {
+    type Output = Result<R, AskError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = self.slot.answer();
+        if let Some(result) = answer.result.take() {
+            return Poll::Ready(result);
+        }
+        match &mut answer.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl<R> Drop for Receiver<R> {
+    fn drop(&mut self) {
+        // A command that is claimed or answered is past expiring, and is left alone.
+        self.slot.claim_for_deadline();
+    }
+}
+
+impl<R> fmt::Debug for Receiver<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_the_worker_or_the_deadline_gets_the_command() {
+        let (reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        assert!(matches!(receiver.expire(), Err(AskError::Unknown { .. })));
+
+        let (reply, mut receiver) = ask::<u8>();
+        assert_eq!(receiver.expire(), Err(AskError::Expired));
+        assert!(!reply.claim());
+    }
+
+    #[test]
+    fn an_answer_that_is_there_wins_over_the_deadline() {
+        let (mut reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        reply.complete(Ok(7));
+        assert_eq!(receiver.expire(), Ok(7));
+    }
+
+    #[test]
+    fn a_dropped_ask_is_not_handled() {
+        let (reply, receiver) = ask::<u8>();
+        drop(receiver);
+        assert!(!reply.claim());
+    }
+
+    #[test]
+    fn a_dropped_reply_tells_what_is_known() {
+        let (reply, mut receiver) = ask::<u8>();
+        drop(reply);
+        assert_eq!(receiver.try_take(), Some(Err(AskError::Stopped)));
+
+        let (reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        drop(reply);
+        assert!(matches!(
+            receiver.try_take(),
+            Some(Err(AskError::Unknown { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_deadline_answers_once_whatever_the_worker_does_then() {
+        let (mut reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        receiver.expires().expire();
+        assert_eq!(receiver.try_take(), Some(Err(OUT_OF_TIME)));
+        reply.complete(Ok(7));
+        assert_eq!(receiver.try_take(), None);
+
+        let (reply, mut receiver) = ask::<u8>();
+        receiver.expires().expire();
+        assert!(!reply.claim());
+        assert_eq!(receiver.try_take(), Some(Err(AskError::Expired)));
+        assert!(receiver.expires().is_over());
+    }
+
+    #[test]
+    fn a_command_put_aside_can_expire() {
+        let (reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        reply.unclaim();
+        assert_eq!(receiver.expire(), Err(AskError::Expired));
+        assert!(!reply.claim());
+    }
+}

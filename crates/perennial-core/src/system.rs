@@ -1,0 +1,564 @@
+//! The actor system: its runtimes, workers and store, from the configuration to the shutdown.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use perennial_persistence::{
+    BoxFuture, Clock, OpenError, PageLimit, SEPARATOR, Store, SystemClock,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
+use crate::engine::actix_driver::{Engine, Outside};
+use crate::engine::{Assembly, Deadlines, Frame, Input, Registry, Settings, Stats};
+use crate::entity_ref::EntityRef;
+use crate::event_sourced::{Entity, EventSourced};
+
+/// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
+pub type OpenStore =
+    Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn Store>, OpenError>> + Send>;
+
+/// A store that can be chosen in the configuration by its name.
+pub trait StorePlugin: fmt::Debug + Send + Sync {
+    /// The name for `persistence.plugin`; its settings stand in `[persistence.<name>]`.
+    fn name(&self) -> &'static str;
+
+    /// Reads the settings and gives what opens the store.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for settings that are unknown or make no sense.
+    fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError>;
+}
+
+/// A running actor system. Cheap to clone; all clones are the same system.
+///
+/// End it with [`ActorSystem::shutdown`]. When the last clone is dropped without that, the system
+/// flushes and ends in the background.
+#[derive(Clone)]
+pub struct ActorSystem {
+    inner: Arc<Inner>,
+}
+
+impl ActorSystem {
+    /// A system with the settings of `source` and the store that it names among `plugins`.
+    pub fn with_plugins(source: ConfigSource, plugins: Vec<Box<dyn StorePlugin>>) -> SystemBuilder {
+        SystemBuilder::new(source, StoreChoice::Plugins(plugins))
+    }
+
+    /// A system with the settings of `source` on a store that is open already. It is closed with
+    /// the system.
+    pub fn with_store(source: ConfigSource, store: Arc<dyn Store>) -> SystemBuilder {
+        SystemBuilder::new(source, StoreChoice::Open(store))
+    }
+
+    /// The system's name, as configured.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The entity of type `E` with this id, which need not exist yet.
+    ///
+    /// An id that cannot be stored, or a type that was not given to the system, gives a reference
+    /// whose asks say so.
+    pub fn entity<E: EventSourced>(&self, entity_id: impl AsRef<str>) -> EntityRef<E> {
+        self.inner.registry.entity(entity_id.as_ref())
+    }
+
+    /// What all workers together have and have done.
+    pub fn stats(&self) -> SystemStats {
+        let mut sum = SystemStats::default();
+        for stats in &self.inner.stats {
+            sum.resident += stats.resident.load(Ordering::Relaxed);
+            sum.recovered += stats.recovered.load(Ordering::Relaxed);
+            sum.replayed_events += stats.replayed.load(Ordering::Relaxed);
+            sum.stored_events += stats.stored.load(Ordering::Relaxed);
+            sum.saved_snapshots += stats.snapshots.load(Ordering::Relaxed);
+        }
+        sum
+    }
+
+    /// What the store found at its start that someone should look at.
+    pub fn store_warnings(&self) -> Vec<String> {
+        self.inner.store.warnings()
+    }
+
+    /// Ends the system: refuses new commands as `Stopped`, handles those that wait, flushes every
+    /// write, ends the workers, and closes the store last.
+    ///
+    /// # Errors
+    /// [`ShutdownError::TimedOut`] when that took longer than `shutdown-timeout`; the system is
+    /// ended all the same. Commands that were waiting are answered `Stopped`, those that were
+    /// being handled `Unknown`. A second call, or one on another clone, returns at once.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a dropped shutdown leaves the system refusing commands, and what is left
+    /// of it ends when its last clone is dropped.
+    pub async fn shutdown(&self) -> Result<(), ShutdownError> {
+        let running = self.inner.running().take();
+        match running {
+            Some(running) => running.shutdown(&self.inner).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for ActorSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActorSystem")
+            .field("name", &self.inner.name)
+            .field("workers", &self.inner.stats.len())
+            .field("store", &self.inner.store.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a system has and has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SystemStats {
+    /// Entities in memory now, recovering ones included.
+    pub resident: usize,
+    /// Entities that were brought back since the start.
+    pub recovered: u64,
+    /// Events that were replayed for that.
+    pub replayed_events: u64,
+    /// Events that were stored.
+    pub stored_events: u64,
+    /// Snapshots that were saved.
+    pub saved_snapshots: u64,
+}
+
+struct Inner {
+    name: String,
+    registry: Arc<Registry>,
+    store: Arc<dyn Store>,
+    stats: Vec<Arc<Stats>>,
+    shutdown_timeout: Duration,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends with the system.
+struct Running {
+    engine: Engine,
+    deadlines: Arc<Deadlines>,
+    persistence: Runtime,
+    tasks: Runtime,
+}
+
+impl Inner {
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.registry.close();
+        for worker in 0..self.stats.len() {
+            self.registry.post(worker, Input::Shutdown);
+        }
+    }
+}
+
+impl Running {
+    async fn shutdown(mut self, inner: &Inner) -> Result<(), ShutdownError> {
+        inner.close();
+        let done = std::mem::take(&mut self.engine.done);
+        let workers_done = async {
+            for worker in done {
+                // An error means that the worker is gone, which is done enough.
+                let _ = worker.await;
+            }
+        };
+        let timer = {
+            let _guard = self.tasks.enter();
+            tokio::time::timeout(inner.shutdown_timeout, workers_done)
+        };
+        let in_time = timer.await.is_ok();
+        self.engine.stop().await;
+        self.deadlines.stop();
+        let store = Arc::clone(&inner.store);
+        let closed = self.persistence.spawn(async move { store.close().await });
+        let closed = {
+            let _guard = self.tasks.enter();
+            tokio::time::timeout(inner.shutdown_timeout, closed)
+        };
+        let closed = closed.await.is_ok();
+        // Waiting for their threads would block the caller's; nothing of ours is left on them.
+        self.persistence.shutdown_background();
+        self.tasks.shutdown_background();
+        if in_time && closed {
+            tracing::info!(system = inner.name, "stopped");
+            Ok(())
+        } else {
+            Err(ShutdownError::TimedOut {
+                timeout: inner.shutdown_timeout,
+            })
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let running = self.running().take();
+        if let Some(running) = running {
+            self.close();
+            let name = self.name.clone();
+            let store = Arc::clone(&self.store);
+            let timeout = self.shutdown_timeout;
+            // Dropped on any thread, perhaps inside a runtime: the end needs a thread of its own.
+            let ended = std::thread::Builder::new()
+                .name(format!("{name}-shutdown"))
+                .spawn(move || running.finish(store, timeout));
+            if let Err(error) = ended {
+                tracing::error!(%error, "the system cannot be ended in the background");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// The end of a system that was dropped.
+    fn finish(mut self, store: Arc<dyn Store>, timeout: Duration) {
+        let done = std::mem::take(&mut self.engine.done);
+        let tasks = self.tasks;
+        tasks.block_on(async move {
+            let workers_done = async {
+                for worker in done {
+                    let _ = worker.await;
+                }
+            };
+            let _ = tokio::time::timeout(timeout, workers_done).await;
+            self.engine.stop().await;
+            self.deadlines.stop();
+            let closed = self.persistence.spawn(async move { store.close().await });
+            let _ = tokio::time::timeout(timeout, closed).await;
+            self.persistence.shutdown_background();
+        });
+        tasks.shutdown_background();
+    }
+}
+
+/// A system was not ended in an orderly way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// Workers were still busy.
+    #[error(
+        "the system did not stop within {timeout:?} (`system.shutdown-timeout`); commands that \
+         waited were refused, those being handled have an unknown outcome"
+    )]
+    TimedOut {
+        /// The time that was given.
+        timeout: Duration,
+    },
+}
+
+/// A system that is about to start.
+#[must_use = "a system runs once it is started"]
+pub struct SystemBuilder {
+    source: ConfigSource,
+    store: StoreChoice,
+    entities: Vec<Box<dyn AnyEntity>>,
+    clock: Arc<dyn Clock>,
+}
+
+enum StoreChoice {
+    Plugins(Vec<Box<dyn StorePlugin>>),
+    Open(Arc<dyn Store>),
+}
+
+impl SystemBuilder {
+    fn new(source: ConfigSource, store: StoreChoice) -> Self {
+        Self {
+            source,
+            store,
+            entities: Vec::new(),
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+
+    /// Adds an entity type.
+    pub fn entity<E: EventSourced>(mut self, entity: Entity<E>) -> Self {
+        self.entities.push(Box::new(entity));
+        self
+    }
+
+    /// Overrides a setting, such as `persistence.postgres.url`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if `key` is not written as one.
+    pub fn set(
+        mut self,
+        key: &str,
+        value: impl Into<crate::config::ConfigValue>,
+    ) -> Result<Self, ConfigError> {
+        self.source = self.source.set(key, value)?;
+        Ok(self)
+    }
+
+    /// Takes time from `clock` instead of the machine's. Deadlines of callers and pauses between
+    /// retries still follow the machine's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the configuration, opens the store and starts the workers. Runs on any executor.
+    ///
+    /// # Errors
+    /// [`StartError`] says which setting, file or server it was; nothing is left running.
+    pub async fn start(self) -> Result<ActorSystem, StartError> {
+        let system = SystemConfig::read(&self.source)?;
+        let persistence = PersistenceConfig::read(&self.source)?;
+        let assembly = self.assembly()?;
+        let open = self.choose_store(&persistence)?;
+        self.source.finish(&assembly.names())?;
+
+        let tasks = runtime(&system.name, "tasks", None)?;
+        let persistence_runtime = runtime(&system.name, "store", Some(persistence.threads))?;
+        let opened = match persistence_runtime.spawn(async move { open().await }).await {
+            Ok(opened) => opened,
+            Err(_) => Err(OpenError::Unreachable {
+                target: persistence.plugin.clone(),
+                reason: "the plugin panicked while it was opening the store".to_owned(),
+                source: None,
+            }),
+        };
+        let store = match opened {
+            Ok(store) => store,
+            Err(error) => {
+                // Dropping a runtime inside another one is not allowed.
+                tasks.shutdown_background();
+                persistence_runtime.shutdown_background();
+                let section = format!("persistence.{}", persistence.plugin);
+                return Err(match error {
+                    OpenError::Config { key, reason } => self
+                        .source
+                        .invalid(&format!("{section}.{key}"), &reason)
+                        .into(),
+                    error => StartError::Store { section, error },
+                });
+            }
+        };
+
+        let workers = match system.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let deadlines = match Deadlines::start(&system.name) {
+            Ok(deadlines) => deadlines,
+            Err(source) => {
+                tasks.shutdown_background();
+                persistence_runtime.shutdown_background();
+                return Err(StartError::Thread(source));
+            }
+        };
+        let frame = Frame {
+            workers,
+            settings: settings(&system, &persistence, workers),
+            inbox: system.inbox,
+            ask_timeout: system.ask_timeout,
+            deadlines: Some(Arc::clone(&deadlines)),
+            clock: Arc::clone(&self.clock),
+        };
+        let assembled = assembly.build(frame, rand::random);
+        let registry = assembled.registry;
+        let stats = assembled
+            .workers
+            .iter()
+            .map(|(worker, _)| Arc::clone(worker.stats()))
+            .collect();
+        let outside = Outside {
+            registry: Arc::clone(&registry),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&self.clock),
+            persistence: persistence_runtime.handle().clone(),
+            tasks: tasks.handle().clone(),
+        };
+        let engine = match Engine::start(&system.name, assembled.workers, &outside) {
+            Ok(engine) => engine,
+            Err(source) => {
+                deadlines.stop();
+                tasks.shutdown_background();
+                persistence_runtime.shutdown_background();
+                return Err(StartError::Thread(source));
+            }
+        };
+        tracing::info!(
+            system = system.name,
+            workers,
+            store = store.name(),
+            "started"
+        );
+        Ok(ActorSystem {
+            inner: Arc::new(Inner {
+                name: system.name,
+                registry,
+                store,
+                stats,
+                shutdown_timeout: system.shutdown_timeout,
+                running: Mutex::new(Some(Running {
+                    engine,
+                    deadlines,
+                    persistence: persistence_runtime,
+                    tasks,
+                })),
+            }),
+        })
+    }
+
+    fn assembly(&self) -> Result<Assembly, StartError> {
+        let mut assembly = Assembly::new();
+        for entity in &self.entities {
+            let name = entity.name();
+            if name.is_empty() || name.contains([SEPARATOR, '\0']) {
+                return Err(StartError::EntityType { name });
+            }
+            if assembly.names().contains(&name) {
+                return Err(StartError::DuplicateEntityType { name });
+            }
+            let config = EntityConfig::read(&self.source, name, entity.config().clone())?;
+            if config.snapshot_every > 0 && !entity.has_snapshots() {
+                return Err(self
+                    .source
+                    .invalid(
+                        &format!("entity.{name}.snapshot-every"),
+                        "has no effect, because this entity type was registered without \
+                         snapshots; register it with `Entity::snapshot_every`, or set 0",
+                    )
+                    .into());
+            }
+            assembly = entity.add_to(assembly, config);
+        }
+        Ok(assembly)
+    }
+
+    fn choose_store(&self, config: &PersistenceConfig) -> Result<OpenStore, StartError> {
+        let plugins = match &self.store {
+            StoreChoice::Open(store) => {
+                let store = Arc::clone(store);
+                return Ok(Box::new(move || Box::pin(async move { Ok(store) })));
+            }
+            StoreChoice::Plugins(plugins) => plugins,
+        };
+        let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
+        config.check_plugin(&self.source, &names)?;
+        let mut chosen = None;
+        for plugin in plugins {
+            if plugin.name() == config.plugin {
+                chosen = Some(plugin.configure(&self.source)?);
+            } else {
+                // Its settings may stand there for another day.
+                self.source
+                    .ignore_section(&format!("persistence.{}", plugin.name()))?;
+            }
+        }
+        chosen.ok_or_else(|| {
+            self.source
+                .invalid("persistence.plugin", "names a plugin that is not linked in")
+                .into()
+        })
+    }
+}
+
+impl fmt::Debug for SystemBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entities: Vec<&str> = self.entities.iter().map(|entity| entity.name()).collect();
+        f.debug_struct("SystemBuilder")
+            .field("source", &self.source)
+            .field("entities", &entities)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a system did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store could not be opened.
+    #[error("{error} (configured in `[{section}]`)")]
+    Store {
+        /// The section with the store's settings.
+        section: String,
+        /// What the store says.
+        #[source]
+        error: OpenError,
+    },
+    /// An entity type's name cannot be part of an id.
+    #[error("entity type \"{name}\" is empty or contains `|` or U+0000; change its `TYPE`")]
+    EntityType {
+        /// The name.
+        name: &'static str,
+    },
+    /// Two entity types have one name.
+    #[error("entity type \"{name}\" is given twice; every type needs a `TYPE` of its own")]
+    DuplicateEntityType {
+        /// The name.
+        name: &'static str,
+    },
+    /// The operating system gave no thread or runtime.
+    #[error("a thread of the system could not be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An entity type whose Rust type is forgotten.
+trait AnyEntity: Send {
+    fn name(&self) -> &'static str;
+    fn config(&self) -> &EntityConfig;
+    fn has_snapshots(&self) -> bool;
+    fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly;
+}
+
+impl<E: EventSourced> AnyEntity for Entity<E> {
+    fn name(&self) -> &'static str {
+        E::TYPE
+    }
+
+    fn config(&self) -> &EntityConfig {
+        Entity::config(self)
+    }
+
+    fn has_snapshots(&self) -> bool {
+        Entity::has_snapshots(self)
+    }
+
+    fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly {
+        assembly.configured(self, config)
+    }
+}
+
+fn runtime(system: &str, what: &str, threads: Option<usize>) -> Result<Runtime, StartError> {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().thread_name(format!("{system}-{what}"));
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.build().map_err(StartError::Thread)
+}
+
+/// The bounds of one of `workers` workers.
+fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usize) -> Settings {
+    Settings {
+        lanes: persistence.writers,
+        batch_events: persistence.batch_events,
+        batch_bytes: persistence.batch_bytes,
+        events_per_write: persistence.max_events_per_write,
+        event_bytes: persistence.max_event_bytes,
+        recoveries: persistence.recoveries.div_ceil(workers),
+        page: PageLimit {
+            rows: persistence.replay_rows,
+            bytes: persistence.replay_bytes,
+        },
+        retry: (persistence.retry_min, persistence.retry_max),
+        outcome_timeout: persistence.outcome_timeout,
+        messages_per_run: system.messages_per_turn,
+        turn_budget: system.turn_budget,
+        slow_handler: system.slow_handler,
+        laters: system.later_limit.div_ceil(workers),
+        later_timeout: system.later_timeout,
+    }
+}

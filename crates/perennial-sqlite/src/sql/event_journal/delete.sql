@@ -1,0 +1,2 @@
+DELETE FROM event_journal
+WHERE persistence_id = ?1 AND seq_nr <= ?2

@@ -1,0 +1,696 @@
+//! Faults on demand, around any store.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use perennial_persistence::{
+    AtomicWrite, BoxFuture, Error, Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr,
+    SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, Store, WriterId, Written,
+};
+use tokio::sync::watch;
+
+/// A store that fails when a test wants it to, and is otherwise the one it stands in front of.
+///
+/// ```
+/// use std::sync::Arc;
+/// use perennial_persistence::{
+///     AtomicWrite, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Store, WriterId,
+/// };
+/// use perennial_testkit::{FaultyStore, MemoryStore, WriteFault};
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let store = FaultyStore::new(Arc::new(MemoryStore::default()));
+/// store.faults().writes.next(WriteFault::LostAnswer);
+///
+/// let event = NewEvent::new(SerializedPayload::new(77, "Added", &b"apple"[..]));
+/// let id = PersistenceId::new("Cart", "a")?;
+/// let writer = WriterId::from_random_bits(1);
+/// let batch = [AtomicWrite::new(id, writer, SequenceNr::FIRST, vec![event])?];
+/// let lost = store.journal().write_events(&batch).await.remove(0);
+/// assert!(lost.is_err_and(|error| error.is_outcome_unknown()));
+/// // It was stored all the same, and the identical write says so.
+/// assert!(store.journal().write_events(&batch).await.remove(0).is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A faulty store never claims what cannot be: a write that was handed to the store behind it and
+/// not answered since, so that it may be stored, is not refused by [`WriteFault::Rejected`] or
+/// [`WriteFault::Conflict`] when it is sent again, but gets the true answer. It may well be
+/// answered as unavailable, as by a server that is still down at the second attempt.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    faults: Faults,
+}
+
+impl FaultyStore {
+    /// A store in front of `inner`, without faults until some are planned.
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self::with_faults(inner, Faults::default())
+    }
+
+    /// A store in front of `inner` that goes on with plans that another one began, as after
+    /// opening the same data again.
+    pub fn with_faults(inner: Arc<dyn Store>, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+
+    /// What is to go wrong.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Stores what [`WriteFault::StoredLate`] kept back, in the order in which it was sent.
+    pub async fn deliver_late_writes(&self) {
+        let late = std::mem::take(&mut self.faults.sent().late);
+        let journal = self.inner.journal();
+        for batch in late {
+            // The answers find nobody who waits for them.
+            journal.write_events(&batch).await;
+        }
+    }
+}
+
+impl Store for FaultyStore {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(FaultyJournal {
+            inner: self.inner.journal(),
+            faults: self.faults.clone(),
+        })
+    }
+
+    fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(FaultySnapshotStore {
+            inner: self.inner.snapshot_store(),
+            faults: self.faults.clone(),
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+/// The plans of a [`FaultyStore`], one per kind of call. A clone is the same plans.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// [`Journal::write_events`], counted by atomic writes.
+    pub writes: Plan<WriteFault>,
+    /// [`Journal::replay_events`], counted by pages, and [`Journal::highest_sequence_nr`].
+    pub reads: Plan<ReadFault>,
+    /// [`Journal::delete_events`].
+    pub deletes: Plan<ChangeFault>,
+    /// [`SnapshotStore::load`].
+    pub snapshot_loads: Plan<ReadFault>,
+    /// [`SnapshotStore::save`].
+    pub snapshot_saves: Plan<ChangeFault>,
+    /// [`SnapshotStore::delete`].
+    pub snapshot_deletes: Plan<ChangeFault>,
+    sent: Arc<Mutex<Sent>>,
+}
+
+impl Faults {
+    /// Forgets every plan; from now on nothing goes wrong. Calls that wait at a [`Gate`] go on
+    /// waiting for it.
+    pub fn clear(&self) {
+        self.writes.clear();
+        self.reads.clear();
+        self.deletes.clear();
+        self.snapshot_loads.clear();
+        self.snapshot_saves.clear();
+        self.snapshot_deletes.clear();
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        lock(&self.sent)
+    }
+}
+
+/// What goes wrong with an atomic write.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum WriteFault {
+    /// The write is refused as [`Error::Rejected`], and the later ones of its entity in the batch
+    /// with it. The rest of the batch is stored.
+    Rejected,
+    /// The write is refused as [`Error::Conflict`], and the later ones of its entity in the batch
+    /// with it. The rest of the batch is stored. No row of another writer is made.
+    Conflict,
+    /// Nothing of the batch is stored, and the store knows it: [`Error::Unavailable`].
+    Unavailable,
+    /// Nothing of the batch is stored, but the store cannot know: [`Error::Unavailable`] with an
+    /// unknown outcome.
+    LostRequest,
+    /// The batch is stored, but the store cannot know: [`Error::Unavailable`] with an unknown
+    /// outcome.
+    LostAnswer,
+    /// As [`WriteFault::LostRequest`] at first; [`FaultyStore::deliver_late_writes`] stores it, as
+    /// a server does that goes on with a request whose sender has given up.
+    StoredLate,
+    /// The batch waits at a gate before it is stored.
+    Held(Gate),
+    /// The batch is stored, and its answer waits at a gate.
+    AnswerHeld(Gate),
+}
+
+/// What goes wrong with a read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ReadFault {
+    /// [`Error::Unavailable`].
+    Unavailable,
+    /// [`Error::Corrupt`]; a search for the highest number is [`Error::Unavailable`] instead, as
+    /// it looks at nothing that can be damaged.
+    Corrupt,
+    /// The rows come with bytes that no codec can read, under their own serializer ids and
+    /// manifests. A search for the highest number succeeds.
+    Undecodable,
+    /// The read waits at a gate.
+    Held(Gate),
+}
+
+/// What goes wrong with a deletion or the save of a snapshot.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ChangeFault {
+    /// Nothing changes, and the store knows it.
+    Unavailable,
+    /// Nothing changes, but the store cannot know.
+    LostRequest,
+    /// It takes effect, but the store cannot know.
+    LostAnswer,
+    /// It waits at a gate before it takes effect.
+    Held(Gate),
+    /// It takes effect, and the answer waits at a gate.
+    AnswerHeld(Gate),
+}
+
+/// Which calls of a kind fail. A clone is the same plan.
+///
+/// Calls are counted from 1, every attempt anew. A fault that was planned by number comes before
+/// the decision function, which is asked for all others.
+///
+/// ```
+/// use perennial_testkit::{Faults, WriteFault};
+/// use rand::{RngExt, SeedableRng, rngs::SmallRng};
+///
+/// let faults = Faults::default();
+/// faults.writes.at(3, WriteFault::Conflict);
+/// let mut random = SmallRng::seed_from_u64(4711);
+/// faults.writes.decide(move |_call| {
+///     random.random_ratio(1, 10).then_some(WriteFault::LostAnswer)
+/// });
+/// ```
+pub struct Plan<F> {
+    state: Arc<Mutex<PlanState<F>>>,
+}
+
+/// A call about which a decision function decides.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Call<'a> {
+    /// Which call of its kind it is, from 1.
+    pub number: u64,
+    /// Whose data it is about.
+    pub persistence_id: &'a PersistenceId,
+}
+
+type Decide<F> = Box<dyn FnMut(Call<'_>) -> Option<F> + Send>;
+
+struct PlanState<F> {
+    seen: u64,
+    by_number: BTreeMap<u64, F>,
+    decide: Option<Decide<F>>,
+}
+
+impl<F> Plan<F> {
+    /// Plans a fault for the next call, or for the one after those that `next` has planned and
+    /// that are still to come.
+    pub fn next(&self, fault: F) {
+        let mut state = self.lock();
+        let mut number = state.seen + 1;
+        while state.by_number.contains_key(&number) {
+            number += 1;
+        }
+        state.by_number.insert(number, fault);
+    }
+
+    /// Plans a fault for the call with this number, counted from 1 since the plan was made.
+    ///
+    /// Replaces what was planned for it. A number that has passed has no effect.
+    pub fn at(&self, number: u64, fault: F) {
+        self.lock().by_number.insert(number, fault);
+    }
+
+    /// Lets a function decide about every call that has no planned fault. To replay a run it must
+    /// depend on the calls and a seed alone. It must not use this plan itself.
+    pub fn decide(&self, decide: impl FnMut(Call<'_>) -> Option<F> + Send + 'static) {
+        self.lock().decide = Some(Box::new(decide));
+    }
+
+    /// How many calls there were.
+    pub fn count(&self) -> u64 {
+        self.lock().seen
+    }
+
+    /// Forgets the planned faults and the decision function, not the count.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        state.by_number.clear();
+        state.decide = None;
+    }
+
+    /// Counts a call and says what goes wrong with it.
+    fn take(&self, persistence_id: &PersistenceId) -> Option<F> {
+        let mut state = self.lock();
+        state.seen += 1;
+        let number = state.seen;
+        if let Some(fault) = state.by_number.remove(&number) {
+            return Some(fault);
+        }
+        let call = Call {
+            number,
+            persistence_id,
+        };
+        state.decide.as_mut().and_then(|decide| decide(call))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PlanState<F>> {
+        lock(&self.state)
+    }
+}
+
+impl<F> Clone for Plan<F> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+        }
+    }
+}
+
+impl<F> Default for Plan<F> {
+    fn default() -> Self {
+        Self {
+            state: Arc::new(Mutex::new(PlanState {
+                seen: 0,
+                by_number: BTreeMap::new(),
+                decide: None,
+            })),
+        }
+    }
+}
+
+impl<F> fmt::Debug for Plan<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Plan")
+            .field("seen", &state.seen)
+            .field("planned", &state.by_number.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where held calls wait, until a test opens it. A clone is the same gate.
+///
+/// Needs no particular runtime and no time.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    state: Arc<watch::Sender<GateState>>,
+}
+
+#[derive(Debug)]
+struct GateState {
+    open: bool,
+    arrived: usize,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Self {
+        let state = GateState {
+            open: false,
+            arrived: 0,
+        };
+        Self {
+            state: Arc::new(watch::Sender::new(state)),
+        }
+    }
+
+    /// Lets everyone through, now and later.
+    pub fn open(&self) {
+        self.state.send_modify(|state| state.open = true);
+    }
+
+    /// How many calls have come to this gate, including those that went through or gave up.
+    pub fn arrived(&self) -> usize {
+        self.state.borrow().arrived
+    }
+
+    /// Waits until so many calls have come to this gate.
+    pub async fn wait_for_arrivals(&self, calls: usize) {
+        self.wait_until(|state| state.arrived >= calls).await;
+    }
+
+    async fn pass(&self) {
+        self.state.send_modify(|state| state.arrived += 1);
+        self.wait_until(|state| state.open).await;
+    }
+
+    async fn wait_until(&self, condition: impl FnMut(&GateState) -> bool) {
+        let mut state = self.state.subscribe();
+        let reached = state.wait_for(condition).await;
+        reached.expect("this gate holds the sender that could be gone");
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What became of writes that were sent.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Handed to the store behind and not answered since: these may be stored.
+    unanswered: HashSet<WriteKey>,
+    /// To be stored when the test says so.
+    late: Vec<Vec<AtomicWrite>>,
+}
+
+type WriteKey = (PersistenceId, WriterId, SequenceNr);
+
+fn key(write: &AtomicWrite) -> WriteKey {
+    (
+        write.persistence_id().clone(),
+        write.writer(),
+        write.first(),
+    )
+}
+
+#[derive(Debug)]
+struct FaultyJournal {
+    inner: Arc<dyn Journal>,
+    faults: Faults,
+}
+
+/// The faults of a batch, sorted by when they happen.
+struct BatchFaults {
+    /// An error for each write that is refused.
+    refused: Vec<Option<Error>>,
+    before: Vec<Gate>,
+    /// The first loss; a batch is not lost twice.
+    loss: Option<WriteFault>,
+    after: Vec<Gate>,
+}
+
+impl FaultyJournal {
+    fn decide(&self, batch: &[AtomicWrite]) -> BatchFaults {
+        let mut faults = BatchFaults {
+            refused: Vec::with_capacity(batch.len()),
+            before: Vec::new(),
+            loss: None,
+            after: Vec::new(),
+        };
+        let mut refused_ids: BTreeMap<&PersistenceId, Error> = BTreeMap::new();
+        for write in batch {
+            let id = write.persistence_id();
+            let refusal = match self.faults.writes.take(id) {
+                None => None,
+                Some(WriteFault::Rejected) => Some(rejected(write)),
+                Some(WriteFault::Conflict) => Some(conflict(write)),
+                Some(WriteFault::Held(gate)) => {
+                    faults.before.push(gate);
+                    None
+                }
+                Some(WriteFault::AnswerHeld(gate)) => {
+                    faults.after.push(gate);
+                    None
+                }
+                Some(loss) => {
+                    faults.loss.get_or_insert(loss);
+                    None
+                }
+            };
+            if let Some(error) = refusal
+                && !self.faults.sent().unanswered.contains(&key(write))
+            {
+                refused_ids.entry(id).or_insert(error);
+            }
+            faults.refused.push(refused_ids.get(id).cloned());
+        }
+        faults
+    }
+
+    async fn write(&self, batch: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+        let faults = self.decide(batch);
+        pass_all(&faults.before).await;
+        let kept: Vec<AtomicWrite> = batch
+            .iter()
+            .zip(&faults.refused)
+            .filter(|(_, refused)| refused.is_none())
+            .map(|(write, _)| write.clone())
+            .collect();
+
+        let lost = |error| vec![Err(error); batch.len()];
+        match faults.loss {
+            Some(WriteFault::Unavailable) => return lost(unavailable()),
+            Some(WriteFault::LostRequest) => return lost(outcome_unknown()),
+            Some(WriteFault::StoredLate) => {
+                let mut sent = self.faults.sent();
+                sent.unanswered.extend(kept.iter().map(key));
+                sent.late.push(kept);
+                return lost(outcome_unknown());
+            }
+            _ => {}
+        }
+
+        // Noted before the store sees them, so that they stay noted if this future is dropped.
+        self.faults.sent().unanswered.extend(kept.iter().map(key));
+        let answers = self.inner.write_events(&kept).await;
+        pass_all(&faults.after).await;
+        if faults.loss.is_some() {
+            return lost(outcome_unknown());
+        }
+
+        let mut sent = self.faults.sent();
+        for (write, answer) in kept.iter().zip(&answers) {
+            // "Unavailable" says nothing about an earlier attempt.
+            if !matches!(answer, Err(error) if error.is_retryable()) {
+                sent.unanswered.remove(&key(write));
+            }
+        }
+        let mut answers = answers.into_iter();
+        let refused = faults.refused.into_iter();
+        refused
+            .map(|refused| match refused {
+                Some(error) => Err(error),
+                None => answers
+                    .next()
+                    .expect("the store answers every write that it was handed"),
+            })
+            .collect()
+    }
+}
+
+impl Journal for FaultyJournal {
+    fn write_events<'a>(
+        &'a self,
+        batch: &'a [AtomicWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(self.write(batch))
+    }
+
+    fn replay_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        from: SequenceNr,
+        to: SequenceNr,
+        limit: PageLimit,
+    ) -> BoxFuture<'a, Result<ReplayPage, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.reads.take(persistence_id);
+            match &fault {
+                Some(ReadFault::Unavailable) => return Err(unavailable()),
+                Some(ReadFault::Corrupt) => {
+                    return Err(corrupt(persistence_id, from.max(SequenceNr::FIRST)));
+                }
+                Some(ReadFault::Held(gate)) => gate.pass().await,
+                Some(ReadFault::Undecodable) | None => {}
+            }
+            let read = self.inner.replay_events(persistence_id, from, to, limit);
+            let mut page = read.await?;
+            if matches!(fault, Some(ReadFault::Undecodable)) {
+                for event in &mut page.events {
+                    make_undecodable(&mut event.payload);
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    fn highest_sequence_nr<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        from: SequenceNr,
+    ) -> BoxFuture<'a, Result<SequenceNr, Error>> {
+        Box::pin(async move {
+            match self.faults.reads.take(persistence_id) {
+                Some(ReadFault::Unavailable | ReadFault::Corrupt) => return Err(unavailable()),
+                Some(ReadFault::Held(gate)) => gate.pass().await,
+                Some(ReadFault::Undecodable) | None => {}
+            }
+            self.inner.highest_sequence_nr(persistence_id, from).await
+        })
+    }
+
+    fn delete_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let fault = self.faults.deletes.take(persistence_id);
+            change(fault, self.inner.delete_events(persistence_id, to)).await
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FaultySnapshotStore {
+    inner: Arc<dyn SnapshotStore>,
+    faults: Faults,
+}
+
+impl SnapshotStore for FaultySnapshotStore {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        criteria: SnapshotCriteria,
+    ) -> BoxFuture<'a, Result<Option<Snapshot>, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.snapshot_loads.take(persistence_id);
+            match &fault {
+                Some(ReadFault::Unavailable) => return Err(unavailable()),
+                Some(ReadFault::Held(gate)) => gate.pass().await,
+                Some(ReadFault::Corrupt | ReadFault::Undecodable) | None => {}
+            }
+            let Some(mut snapshot) = self.inner.load(persistence_id, criteria).await? else {
+                return Ok(None);
+            };
+            match fault {
+                Some(ReadFault::Corrupt) => return Err(corrupt(persistence_id, snapshot.seq_nr)),
+                Some(ReadFault::Undecodable) => make_undecodable(&mut snapshot.payload),
+                _ => {}
+            }
+            Ok(Some(snapshot))
+        })
+    }
+
+    fn save<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let plan = &self.faults.snapshot_saves;
+            let fault = plan.take(&snapshot.persistence_id);
+            change(fault, self.inner.save(snapshot)).await
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        criteria: SnapshotCriteria,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let fault = self.faults.snapshot_deletes.take(persistence_id);
+            change(fault, self.inner.delete(persistence_id, criteria)).await
+        })
+    }
+}
+
+/// Lets a change take effect, or not, as its fault says.
+async fn change(
+    fault: Option<ChangeFault>,
+    effect: BoxFuture<'_, Result<(), Error>>,
+) -> Result<(), Error> {
+    match fault {
+        None => effect.await,
+        Some(ChangeFault::Unavailable) => Err(unavailable()),
+        Some(ChangeFault::LostRequest) => Err(outcome_unknown()),
+        Some(ChangeFault::LostAnswer) => {
+            effect.await?;
+            Err(outcome_unknown())
+        }
+        Some(ChangeFault::Held(gate)) => {
+            gate.pass().await;
+            effect.await
+        }
+        Some(ChangeFault::AnswerHeld(gate)) => {
+            let answer = effect.await;
+            gate.pass().await;
+            answer
+        }
+    }
+}
+
+async fn pass_all(gates: &[Gate]) {
+    for gate in gates {
+        gate.pass().await;
+    }
+}
+
+/// Bytes that begin no value in MessagePack, JSON or CBOR.
+fn make_undecodable(payload: &mut SerializedPayload) {
+    *payload = SerializedPayload::new(
+        payload.serializer_id,
+        Arc::clone(&payload.manifest),
+        &b"\xc1\xffdamaged"[..],
+    );
+}
+
+fn rejected(write: &AtomicWrite) -> Error {
+    Error::Rejected {
+        persistence_id: write.persistence_id().clone(),
+        reason: "a planned fault refuses it".to_owned(),
+        source: None,
+    }
+}
+
+fn conflict(write: &AtomicWrite) -> Error {
+    Error::Conflict {
+        persistence_id: write.persistence_id().clone(),
+        seq_nr: write.first(),
+    }
+}
+
+fn unavailable() -> Error {
+    Error::unavailable("a planned fault keeps it from being reached", None)
+}
+
+fn outcome_unknown() -> Error {
+    Error::outcome_unknown("a planned fault lost the connection", None)
+}
+
+fn corrupt(persistence_id: &PersistenceId, seq_nr: SequenceNr) -> Error {
+    Error::Corrupt {
+        persistence_id: persistence_id.clone(),
+        seq_nr,
+        reason: "a planned fault damages it".to_owned(),
+        source: None,
+    }
+}
+
+/// A panic of a decision function leaves the plan as valid as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

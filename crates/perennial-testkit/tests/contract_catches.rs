@@ -1,0 +1,476 @@
+//! The contract suites find what they are for: stores that are broken in one point each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use perennial_persistence::{
+    AtomicWrite, BoxFuture, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous,
+    ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, SnapshotStore, Store, Written,
+};
+use perennial_testkit::contract::{self, StoreFixture, journal, snapshot_store};
+use perennial_testkit::{ManualClock, MemoryStore};
+
+#[derive(Debug, Clone, Copy)]
+enum Breakage {
+    None,
+    AnswersInIdOrder,
+    BadRowFailsTheBatch,
+    ClosedIsUnknown,
+    ConflictIsAnsweredAsWritten,
+    DeletesOneTooFew,
+    DropsMetadata,
+    DropsTags,
+    ForgetsPreviousInBatch,
+    ForgetsPreviousTimestamp,
+    HighestIgnoresFrom,
+    IdenticalWriteIsConflict,
+    LaterWritesSurvive,
+    MaxIsANumberLikeAnother,
+    NeverMore,
+    PageIgnoresBytes,
+    PageOfOneRowMore,
+    ReplayExcludesTo,
+    StoresHalfOfAWrite,
+    SnapshotCriteriaIgnored,
+    SnapshotDeletesUnasked,
+    SnapshotOlderReplacesNewer,
+    SnapshotSameNumberStays,
+}
+
+struct Fixture {
+    memory: MemoryStore,
+    breakage: Breakage,
+}
+
+impl Fixture {
+    fn wrap(&self, inner: MemoryStore) -> Arc<dyn Store> {
+        let breakage = self.breakage;
+        Arc::new(Broken { inner, breakage })
+    }
+}
+
+impl StoreFixture for Fixture {
+    fn store(&self) -> Arc<dyn Store> {
+        self.wrap(self.memory.clone())
+    }
+
+    fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { self.wrap(self.memory.open_again()) })
+    }
+
+    fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.memory.refuse_serializer(serializer_id) })
+    }
+
+    fn tags<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        seq_nr: SequenceNr,
+    ) -> BoxFuture<'a, Option<Vec<String>>> {
+        Box::pin(async move {
+            let rows = self.memory.rows(persistence_id);
+            let row = rows.into_iter().find(|row| row.seq_nr == seq_nr);
+            let (_, event) = row.and_then(|row| row.event).expect("a stored event");
+            (!event.tags.is_empty()).then_some(event.tags)
+        })
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Broken {
+    inner: MemoryStore,
+    breakage: Breakage,
+}
+
+impl Store for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.clone())
+    }
+
+    fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(self.clone())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.inner.close().await })
+    }
+}
+
+impl Broken {
+    async fn write(&self, batch: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+        let journal = self.inner.journal();
+        match self.breakage {
+            Breakage::AnswersInIdOrder => {
+                let mut sorted = batch.to_vec();
+                sorted.sort_by_key(|write| (write.persistence_id().clone(), write.first()));
+                journal.write_events(&sorted).await
+            }
+            Breakage::BadRowFailsTheBatch => {
+                let mut answers = journal.write_events(batch).await;
+                let first_error = answers.iter().find_map(|answer| answer.clone().err());
+                if let Some(error) = first_error {
+                    answers.fill(Err(error));
+                }
+                answers
+            }
+            Breakage::ClosedIsUnknown => {
+                let mut answers = journal.write_events(batch).await;
+                for answer in &mut answers {
+                    if let Err(Error::Unavailable {
+                        outcome_unknown, ..
+                    }) = answer
+                    {
+                        *outcome_unknown = true;
+                    }
+                }
+                answers
+            }
+            Breakage::ConflictIsAnsweredAsWritten => {
+                let mut answers = journal.write_events(batch).await;
+                let timestamp = perennial_persistence::Timestamp::UNIX_EPOCH;
+                for answer in &mut answers {
+                    if matches!(answer, Err(Error::Conflict { .. })) {
+                        *answer = Ok(Written { timestamp });
+                    }
+                }
+                answers
+            }
+            Breakage::DropsMetadata => {
+                let batch = change_events(batch, |event| event.metadata = None);
+                journal.write_events(&batch).await
+            }
+            Breakage::DropsTags => {
+                let batch = change_events(batch, |event| event.tags.clear());
+                journal.write_events(&batch).await
+            }
+            Breakage::ForgetsPreviousTimestamp => {
+                let mut batch = batch.to_vec();
+                for write in &mut batch {
+                    write.previous = Previous::None;
+                }
+                journal.write_events(&batch).await
+            }
+            Breakage::ForgetsPreviousInBatch => {
+                let mut batch = batch.to_vec();
+                for write in batch.iter_mut().skip(1) {
+                    write.previous = Previous::None;
+                }
+                journal.write_events(&batch).await
+            }
+            Breakage::IdenticalWriteIsConflict => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    let id = write.persistence_id();
+                    let highest = journal.highest_sequence_nr(id, write.first()).await;
+                    if highest.is_ok_and(|highest| highest >= write.first()) {
+                        answers.push(Err(Error::Conflict {
+                            persistence_id: id.clone(),
+                            seq_nr: write.first(),
+                        }));
+                        continue;
+                    }
+                    answers.push(
+                        journal
+                            .write_events(std::slice::from_ref(write))
+                            .await
+                            .remove(0),
+                    );
+                }
+                answers
+            }
+            Breakage::LaterWritesSurvive => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    answers.push(
+                        journal
+                            .write_events(std::slice::from_ref(write))
+                            .await
+                            .remove(0),
+                    );
+                }
+                answers
+            }
+            Breakage::StoresHalfOfAWrite => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    let mut answer = None;
+                    for (seq_nr, event) in write.numbered() {
+                        let half = AtomicWrite::new(
+                            write.persistence_id().clone(),
+                            write.writer(),
+                            seq_nr,
+                            vec![event.clone()],
+                        )
+                        .expect("a part of a valid write");
+                        let stored = journal.write_events(&[half]).await.remove(0);
+                        if !matches!(answer, Some(Err(_))) {
+                            answer = Some(stored);
+                        }
+                    }
+                    answers.push(answer.expect("a write is not empty"));
+                }
+                answers
+            }
+            _ => journal.write_events(batch).await,
+        }
+    }
+}
+
+fn change_events(batch: &[AtomicWrite], change: fn(&mut NewEvent)) -> Vec<AtomicWrite> {
+    let changed = batch.iter().map(|write| {
+        let mut events = write.events().to_vec();
+        events.iter_mut().for_each(change);
+        let (id, writer) = (write.persistence_id().clone(), write.writer());
+        AtomicWrite::new(id, writer, write.first(), events).expect("still valid")
+    });
+    changed.collect()
+}
+
+impl Journal for Broken {
+    fn write_events<'a>(
+        &'a self,
+        batch: &'a [AtomicWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(self.write(batch))
+    }
+
+    fn replay_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        from: SequenceNr,
+        mut to: SequenceNr,
+        mut limit: PageLimit,
+    ) -> BoxFuture<'a, Result<ReplayPage, Error>> {
+        Box::pin(async move {
+            match self.breakage {
+                Breakage::ReplayExcludesTo => {
+                    let before = to.value().saturating_sub(1);
+                    to = SequenceNr::new(before).expect("below the largest");
+                }
+                Breakage::PageIgnoresBytes => limit.bytes = usize::MAX,
+                Breakage::PageOfOneRowMore => limit.rows += 1,
+                _ => {}
+            }
+            let journal = self.inner.journal();
+            let page = journal.replay_events(persistence_id, from, to, limit).await;
+            let mut page = page?;
+            if let Breakage::NeverMore = self.breakage {
+                page.more = false;
+            }
+            Ok(page)
+        })
+    }
+
+    fn highest_sequence_nr<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        mut from: SequenceNr,
+    ) -> BoxFuture<'a, Result<SequenceNr, Error>> {
+        Box::pin(async move {
+            if let Breakage::HighestIgnoresFrom = self.breakage {
+                from = SequenceNr::ZERO;
+            }
+            let journal = self.inner.journal();
+            journal.highest_sequence_nr(persistence_id, from).await
+        })
+    }
+
+    fn delete_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let before = to.value().saturating_sub(1);
+            let before = SequenceNr::new(before).expect("below the largest");
+            let to = match self.breakage {
+                Breakage::DeletesOneTooFew if to < SequenceNr::MAX => before,
+                Breakage::MaxIsANumberLikeAnother if to == SequenceNr::MAX => before,
+                _ => to,
+            };
+            self.inner.journal().delete_events(persistence_id, to).await
+        })
+    }
+}
+
+impl SnapshotStore for Broken {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        mut criteria: SnapshotCriteria,
+    ) -> BoxFuture<'a, Result<Option<Snapshot>, Error>> {
+        Box::pin(async move {
+            if let Breakage::SnapshotCriteriaIgnored = self.breakage {
+                criteria = SnapshotCriteria::ANY;
+            }
+            self.inner
+                .snapshot_store()
+                .load(persistence_id, criteria)
+                .await
+        })
+    }
+
+    fn save<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let store = self.inner.snapshot_store();
+            let id = &snapshot.persistence_id;
+            match self.breakage {
+                Breakage::SnapshotOlderReplacesNewer => {
+                    store.delete(id, SnapshotCriteria::ANY).await?;
+                }
+                Breakage::SnapshotSameNumberStays => {
+                    let stored = store.load(id, SnapshotCriteria::ANY).await?;
+                    if stored.is_some_and(|stored| stored.seq_nr == snapshot.seq_nr) {
+                        return Ok(());
+                    }
+                }
+                _ => {}
+            }
+            store.save(snapshot).await
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        mut criteria: SnapshotCriteria,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if let Breakage::SnapshotDeletesUnasked = self.breakage {
+                criteria = SnapshotCriteria::ANY;
+            }
+            let store = self.inner.snapshot_store();
+            store.delete(persistence_id, criteria).await
+        })
+    }
+}
+
+/// Whether a behaviour passes with a store that is broken in this way.
+macro_rules! passes {
+    ($breakage:ident, $suite:ident::$behaviour:ident) => {{
+        let fixture = Fixture {
+            memory: MemoryStore::new(Arc::new(ManualClock::new())),
+            breakage: Breakage::$breakage,
+        };
+        let test = || contract::run($suite::$behaviour(&fixture));
+        catch_unwind(AssertUnwindSafe(test)).is_ok()
+    }};
+}
+
+/// One test per breakage: the named behaviours pass with a sound store and fail with that one.
+macro_rules! catches {
+    ($($test:ident: $breakage:ident => [$($suite:ident::$behaviour:ident),+ $(,)?];)+) => {
+        $(
+            #[test]
+            fn $test() {
+                $(
+                    let name = stringify!($behaviour);
+                    assert!(passes!(None, $suite::$behaviour), "{name} fails a sound store");
+                    assert!(!passes!($breakage, $suite::$behaviour), "{name} sees nothing");
+                )+
+            }
+        )+
+    };
+}
+
+catches! {
+    answers_in_another_order: AnswersInIdOrder => [journal::a_batch_is_answered_in_its_order];
+    a_batch_that_fails_as_a_whole: BadRowFailsTheBatch => [
+        journal::a_conflict_among_a_thousand_fails_alone,
+        journal::a_refused_row_among_a_thousand_fails_alone,
+        journal::bad_rows_of_every_kind_among_a_thousand_fail_alone,
+    ];
+    an_unknown_outcome_after_closing: ClosedIsUnknown => [journal::a_closed_store_is_unavailable];
+    a_conflict_that_is_not_noticed: ConflictIsAnsweredAsWritten => [
+        journal::a_taken_number_is_a_conflict,
+        journal::a_write_that_overlaps_another_writers_is_a_conflict,
+        journal::a_number_below_a_marker_is_taken,
+        journal::two_stores_racing_for_a_number_have_one_winner,
+        journal::two_stores_racing_with_batches_have_one_winner_per_entity,
+    ];
+    a_deletion_without_its_bound: DeletesOneTooFew => [
+        journal::deleted_events_are_gone_and_their_numbers_are_not,
+        journal::deleting_leaves_later_events,
+        journal::deleting_beyond_the_highest_number_moves_it,
+    ];
+    lost_metadata: DropsMetadata => [
+        journal::metadata_comes_back,
+        journal::a_lone_write_and_a_batch_store_the_same,
+    ];
+    lost_tags: DropsTags => [
+        journal::tags_are_stored,
+        journal::a_lone_write_and_a_batch_store_the_same,
+    ];
+    equal_timestamps_in_a_batch: ForgetsPreviousInBatch => [
+        journal::timestamps_increase_within_a_batch,
+        journal::timestamps_stay_above_an_unknown_one_in_the_future,
+    ];
+    timestamps_that_step_back: ForgetsPreviousTimestamp => [
+        journal::timestamps_stay_above_a_known_one_in_the_future,
+        journal::timestamps_stay_above_an_unknown_one_in_the_future,
+        journal::a_marker_counts_as_the_previous_event,
+    ];
+    a_highest_number_below_the_bound: HighestIgnoresFrom => [
+        journal::the_highest_number_is_searched_from_a_number_on,
+    ];
+    an_identical_write_that_is_not_recognised: IdenticalWriteIsConflict => [
+        journal::an_identical_write_is_answered_as_written,
+        journal::an_identical_write_is_recognised_after_later_events,
+        journal::an_identical_batch_is_answered_as_written,
+        journal::an_identical_write_among_new_ones_is_recognised,
+        journal::an_identical_write_through_another_store_is_recognised,
+        journal::identical_writes_at_the_same_time_are_one,
+        journal::a_write_that_was_given_up_can_be_sent_again,
+        journal::everything_is_there_after_opening_again,
+    ];
+    a_later_write_that_survives: LaterWritesSurvive => [
+        journal::later_writes_of_an_entity_fail_with_its_refused_one,
+        journal::later_writes_of_an_entity_fail_with_its_conflict,
+    ];
+    a_marker_at_the_end_of_all_numbers: MaxIsANumberLikeAnother => [
+        journal::deleting_everything_keeps_the_highest_number,
+        journal::deleting_everything_of_an_unknown_id_leaves_a_marker_at_zero,
+    ];
+    pages_that_hide_the_rest: NeverMore => [
+        journal::a_page_ends_at_its_rows,
+        journal::a_page_ends_at_its_bytes,
+        journal::a_page_counts_markers,
+        journal::pages_give_every_event_once,
+    ];
+    pages_without_a_bound_in_bytes: PageIgnoresBytes => [journal::a_page_ends_at_its_bytes];
+    pages_of_a_row_too_many: PageOfOneRowMore => [
+        journal::a_page_ends_at_its_rows,
+        journal::a_page_counts_markers,
+    ];
+    a_replay_without_its_bound: ReplayExcludesTo => [
+        journal::a_replay_has_both_its_bounds,
+        journal::the_largest_number_is_usable,
+    ];
+    half_a_write: StoresHalfOfAWrite => [
+        journal::a_conflict_stores_nothing_of_its_write,
+        journal::a_refused_event_stores_nothing_of_its_write,
+        journal::the_events_of_one_write_share_a_timestamp,
+    ];
+    snapshots_loaded_whatever_was_asked: SnapshotCriteriaIgnored => [
+        snapshot_store::criteria_of_numbers_include_their_bounds,
+        snapshot_store::criteria_of_times_include_their_bounds,
+        snapshot_store::criteria_are_all_to_be_met,
+    ];
+    snapshots_deleted_whatever_was_asked: SnapshotDeletesUnasked => [
+        snapshot_store::deleting_needs_the_criteria_met,
+    ];
+    an_older_snapshot_over_a_newer: SnapshotOlderReplacesNewer => [
+        snapshot_store::an_older_snapshot_never_replaces_a_newer,
+    ];
+    a_snapshot_that_is_not_replaced: SnapshotSameNumberStays => [
+        snapshot_store::a_snapshot_with_the_same_number_replaces,
+    ];
+}

@@ -1,0 +1,101 @@
+//! The stores that are linked in, by their names in the configuration.
+
+use perennial_core::StorePlugin;
+
+/// Every store that this build knows.
+pub fn plugins() -> Vec<Box<dyn StorePlugin>> {
+    vec![
+        #[cfg(feature = "sqlite")]
+        Box::new(sqlite::SqlitePlugin),
+        #[cfg(feature = "postgres")]
+        Box::new(postgres::PostgresPlugin),
+        #[cfg(feature = "testkit")]
+        Box::new(memory::MemoryPlugin),
+    ]
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::sync::Arc;
+
+    use perennial_core::config::{ConfigError, ConfigSource};
+    use perennial_core::{OpenStore, StorePlugin};
+    use perennial_persistence::Store;
+    use perennial_sqlite::{Config, Sqlite};
+
+    #[derive(Debug)]
+    pub(super) struct SqlitePlugin;
+
+    impl StorePlugin for SqlitePlugin {
+        fn name(&self) -> &'static str {
+            "sqlite"
+        }
+
+        fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError> {
+            let config: Config = source.section("persistence.sqlite")?;
+            Ok(Box::new(|| {
+                Box::pin(async {
+                    let store: Arc<dyn Store> = Arc::new(Sqlite::open(config).await?);
+                    Ok(store)
+                })
+            }))
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::Arc;
+
+    use perennial_core::config::{ConfigError, ConfigSource};
+    use perennial_core::{OpenStore, StorePlugin};
+    use perennial_persistence::Store;
+    use perennial_postgres::{Config, Postgres};
+
+    #[derive(Debug)]
+    pub(super) struct PostgresPlugin;
+
+    impl StorePlugin for PostgresPlugin {
+        fn name(&self) -> &'static str {
+            "postgres"
+        }
+
+        fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError> {
+            let config: Config = source.section("persistence.postgres")?;
+            Ok(Box::new(|| {
+                Box::pin(async {
+                    let store: Arc<dyn Store> = Arc::new(Postgres::open(config).await?);
+                    Ok(store)
+                })
+            }))
+        }
+    }
+}
+
+#[cfg(feature = "testkit")]
+mod memory {
+    use std::sync::Arc;
+
+    use perennial_core::config::{ConfigError, ConfigSource};
+    use perennial_core::{OpenStore, StorePlugin};
+    use perennial_persistence::Store;
+    use perennial_testkit::MemoryStore;
+
+    #[derive(Debug)]
+    pub(super) struct MemoryPlugin;
+
+    impl StorePlugin for MemoryPlugin {
+        fn name(&self) -> &'static str {
+            "memory"
+        }
+
+        fn configure(&self, _: &ConfigSource) -> Result<OpenStore, ConfigError> {
+            Ok(Box::new(|| {
+                Box::pin(async {
+                    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+                    Ok(store)
+                })
+            }))
+        }
+    }
+}

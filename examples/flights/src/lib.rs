@@ -1,0 +1,21 @@
+//! Every aircraft that left New York as a persistent actor, fed with the real flight table.
+//!
+//! The parts, in the order in which a row meets them: [`input`] reads lines, [`row`] makes flights
+//! of them, [`dispatch`] sends these to their aircraft, [`aircraft`] decides and remembers,
+//! [`report`] tells, and [`fold`] knows what it must all come to. [`run`] is the whole of it.
+
+pub mod input;
+pub mod row;
+
+pub mod aircraft;
+pub mod dispatch;
+pub mod patience;
+
+pub mod fold;
+
+pub mod args;
+pub mod output;
+pub mod progress;
+pub mod report;
+
+pub mod run;
