@@ -1,0 +1,93 @@
+//! The database beside the actor system: which one it is, and which aircraft are in it.
+//!
+//! Listing and deleting aircraft takes SQL of the example's own, on connections of its own, because
+//! perennial cannot list its entities yet. It knows the two tables that hold them and nothing else.
+
+mod sqlite;
+
+use std::fmt;
+
+use perennial::config::PersistenceConfig;
+use perennial::{ConfigError, ConfigSource, plugins};
+
+use crate::aircraft::ENTITY_TYPE;
+use crate::fold::Start;
+use crate::patience::AskFailure;
+use crate::run::Begin;
+
+use self::sqlite::Sqlite;
+
+/// The file without a configuration.
+const SQLITE_FILE: &str = "flights.sqlite";
+
+/// Where the aircraft are stored.
+#[derive(Debug)]
+pub enum Database {
+    /// In a file.
+    Sqlite(Sqlite),
+}
+
+impl Database {
+    /// The database that the configuration names, and the configuration with the example's own
+    /// defaults in it.
+    ///
+    /// # Errors
+    /// A setting of the store that is unknown, missing or makes no sense.
+    pub fn configured(source: ConfigSource) -> Result<(ConfigSource, Self), ConfigError> {
+        let plugins = plugins();
+        let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
+        let persistence = PersistenceConfig::read(&source)?;
+        persistence.check_plugin(&source, &names)?;
+        // Their settings may stand in the file for another day.
+        for other in names.iter().filter(|name| **name != persistence.plugin) {
+            source.ignore_section(&format!("persistence.{other}"))?;
+        }
+        const PATH: &str = "persistence.sqlite.path";
+        let source = if source.contains(PATH)? {
+            source
+        } else {
+            source.set(PATH, SQLITE_FILE)?
+        };
+        let config = source.section("persistence.sqlite")?;
+        Ok((source, Self::Sqlite(Sqlite::new(config))))
+    }
+
+    /// Makes the database ready for a run, and says whether aircraft are in it.
+    ///
+    /// # Errors
+    /// Why it cannot be made ready, now or ever.
+    pub async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
+        let Self::Sqlite(sqlite) = self;
+        sqlite.prepare(begin).await
+    }
+
+    /// Whether the database can be reached at all.
+    ///
+    /// # Errors
+    /// Why not, and whether that may pass.
+    pub async fn reach(&self) -> Result<(), AskFailure> {
+        self.tail_numbers().await.map(drop)
+    }
+
+    /// The tail numbers of all stored aircraft.
+    ///
+    /// # Errors
+    /// Why they cannot be listed, now or ever.
+    pub async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
+        let Self::Sqlite(sqlite) = self;
+        let ids = sqlite.persistence_ids().await?;
+        let tails = ids.iter().filter_map(|id| {
+            let tail = id.strip_prefix(ENTITY_TYPE)?.strip_prefix('|')?;
+            Some(tail.to_owned())
+        });
+        Ok(tails.collect())
+    }
+}
+
+/// Where it is, for people.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Sqlite(sqlite) = self;
+        sqlite.fmt(f)
+    }
+}
