@@ -1,1 +1,62 @@
-//! placeholder
+//! The PostgreSQL store of perennial, on the tables of Pekko persistence-r2dbc.
+//!
+//! ```no_run
+//! use perennial_persistence::Store;
+//! use perennial_postgres::{Config, Postgres};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), perennial_persistence::OpenError> {
+//! let config = Config::default().with_url("postgres://bank:secret@localhost/bank");
+//! let store = Postgres::open(config).await?;
+//! for warning in store.warnings() {
+//!     eprintln!("{warning}");
+//! }
+//! let journal = store.journal();
+//! # drop(journal);
+//! store.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - A write is answered after the server committed it. With the server's default settings that
+//!   means flushed to its disk; [`Postgres::open`] reads the settings and warns, or refuses, when
+//!   they say otherwise.
+//! - A batch is one statement. A conflict or a refused row fails its own write only; the others
+//!   are sent again without it.
+//! - An outcome is called unknown exactly when the statement was sent and the server did not say
+//!   how it ended. An error answer of the server means that nothing was stored.
+//! - Rows are those of Pekko persistence-r2dbc: a Pekko service and a perennial service can read
+//!   each other's.
+//!
+//! # Connections
+//!
+//! Writes take a connection of a pool each. Reads for recovery share a few connections, on each of
+//! which many are under way at once. All connection tasks run on the tokio runtime on which the
+//! store was opened, whoever calls.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `tls` | connections with `sslmode=require`, certificates verified |
+//!
+//! # What it does not do
+//!
+//! It tries nothing again after an unknown outcome: that is the caller's part, with the identical
+//! write. It keeps payloads in `bytea` columns only, not in the JSON variants of the tables.
+
+mod batch;
+mod config;
+mod connect;
+mod error;
+mod executor;
+mod journal;
+mod migrate;
+mod row;
+mod snapshot_store;
+mod store;
+
+pub use config::Config;
+pub use store::Postgres;

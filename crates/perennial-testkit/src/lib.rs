@@ -1,5 +1,5 @@
 //! Test tools of perennial: contract suites that every store must pass, a store in memory, faults
-//! around any store, and a clock that tests move.
+//! around any store, a clock that tests move, and throw-away PostgreSQL.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -54,6 +54,8 @@
 //! database that will be used: that one has connections to lose and rows that others wrote.
 
 pub mod contract;
+#[cfg(all(feature = "postgres", unix))]
+pub mod postgres;
 
 mod clock;
 mod faults;

@@ -22,7 +22,7 @@ pub struct Assembly {
     hosts: Vec<MakeHost>,
 }
 
-type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost>>;
+type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
 
 /// What holds for all workers of a system.
 #[derive(Debug, Clone)]

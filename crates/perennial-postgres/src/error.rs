@@ -1,0 +1,334 @@
+//! What the server's and driver's errors mean: the one place that knows SQLSTATE codes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use perennial_persistence::{Error, PersistenceId, Source};
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+/// Why a call did not succeed, before it is known whose data it was about.
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    /// A key is there already. Nothing was stored.
+    Duplicate(Refusal),
+    /// The server will not take some of this data. Nothing was stored.
+    Refused(Refusal),
+    /// The server failed, perhaps because of some of this data. Nothing was stored.
+    Broken(Refusal),
+    /// Not reached, overloaded or lost.
+    Unavailable {
+        reason: String,
+        /// Whether the call may have taken effect.
+        outcome_unknown: bool,
+        source: Option<Source>,
+    },
+}
+
+/// What the server said.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    pub(crate) source: Source,
+}
+
+impl Failure {
+    /// Nothing reached the server.
+    pub(crate) fn not_sent(reason: impl Into<String>, source: Option<Source>) -> Self {
+        Self::Unavailable {
+            reason: reason.into(),
+            outcome_unknown: false,
+            source,
+        }
+    }
+
+    /// Sent, and nothing certain came back.
+    pub(crate) fn unknown(reason: impl Into<String>, source: Option<Source>) -> Self {
+        Self::Unavailable {
+            reason: reason.into(),
+            outcome_unknown: true,
+            source,
+        }
+    }
+
+    /// The same failure of a call that changes nothing.
+    pub(crate) fn of_reading(self) -> Self {
+        match self {
+            Self::Unavailable { reason, source, .. } => Self::not_sent(reason, source),
+            other => other,
+        }
+    }
+
+    /// The contract's error, for a call about the data of one id.
+    pub(crate) fn into_error(self, persistence_id: &PersistenceId) -> Error {
+        match self {
+            Self::Refused(refusal) => Error::Rejected {
+                persistence_id: persistence_id.clone(),
+                reason: refusal.reason,
+                source: Some(refusal.source),
+            },
+            Self::Duplicate(refusal) | Self::Broken(refusal) => {
+                Error::unavailable(refusal.reason, Some(refusal.source))
+            }
+            Self::Unavailable {
+                reason,
+                outcome_unknown,
+                source,
+            } => Error::Unavailable {
+                reason,
+                outcome_unknown,
+                source,
+            },
+        }
+    }
+}
+
+/// What a driver's error means for a statement that was sent.
+pub(crate) struct Judgement {
+    pub(crate) failure: Failure,
+    /// Whether the connection can serve the next call.
+    pub(crate) connection_usable: bool,
+    /// Whether the statement has to be prepared anew, on another connection; nothing was stored.
+    pub(crate) prepare_again: bool,
+}
+
+/// Judges the error of the statement in `file` (an SQL file's name).
+///
+/// An answer of severity ERROR means that the server rolled the statement back. Anything else, a
+/// FATAL answer included, leaves open whether the commit happened before the connection ended.
+pub(crate) fn judge(file: &str, error: &tokio_postgres::Error) -> Judgement {
+    let source = source_of(error);
+    let Some(server) = error.as_db_error() else {
+        let what = if error.is_closed() {
+            "the connection was closed"
+        } else {
+            "the connection failed"
+        };
+        return Judgement {
+            failure: Failure::unknown(format!("{what} while {file} ran"), Some(source)),
+            connection_usable: false,
+            prepare_again: false,
+        };
+    };
+    let reason = describe(server);
+    if server.parsed_severity() != Some(Severity::Error) {
+        return Judgement {
+            failure: Failure::unknown(
+                format!("the server ended the connection while {file} ran: {reason}"),
+                Some(source),
+            ),
+            connection_usable: false,
+            prepare_again: false,
+        };
+    }
+    let refusal = Refusal { reason, source };
+    let class = classify(server.code().code());
+    let failure = match class {
+        Class::Duplicate => Failure::Duplicate(refusal),
+        Class::Data => Failure::Refused(refusal),
+        Class::Broken => Failure::Broken(refusal),
+        Class::Busy | Class::Environment | Class::Outdated => Failure::not_sent(
+            format!("the server refused {file}: {}", refusal.reason),
+            Some(refusal.source),
+        ),
+    };
+    Judgement {
+        failure,
+        connection_usable: class != Class::Outdated,
+        prepare_again: class == Class::Outdated,
+    }
+}
+
+/// What an SQLSTATE says about a statement that the server rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// A key is there already.
+    Duplicate,
+    /// The data is the cause: it will be refused again.
+    Data,
+    /// Passing: load, locks, an administrator, a server that only reads or is full.
+    Busy,
+    /// The database is not as it must be, whatever the data: a table or a right is missing.
+    Environment,
+    /// The prepared statement no longer fits or is gone.
+    Outdated,
+    /// Anything else. It may be passing or caused by one row, which only trying tells.
+    Broken,
+}
+
+/// The mapping of SQLSTATE codes, by code first and then by class.
+///
+/// Source: PostgreSQL's documentation, appendix A.
+fn classify(code: &str) -> Class {
+    match code {
+        "23505" => Class::Duplicate,
+        // A change of the table while its statements were prepared; a connection pooler or
+        // DISCARD ALL that dropped them.
+        "0A000" | "26000" => Class::Outdated,
+        // Lock time-out, and an object that is in use.
+        "55P03" | "55006" => Class::Busy,
+        // The WITH CHECK OPTION of a view, a trigger's RAISE, and an index row that is too large.
+        "44000" => Class::Data,
+        // One statement may be too large as a whole; halves of it may not be.
+        "53200" => Class::Broken,
+        _ => match code.get(..2) {
+            // Data exception, integrity constraint, triggered action, program limit, PL/pgSQL.
+            Some("22" | "23" | "09" | "27" | "54" | "P0" | "38") => Class::Data,
+            // Connection, invalid transaction state (read-only), rollback (serialization,
+            // deadlock), resources, operator intervention, system error (disk).
+            Some("08" | "25" | "40" | "53" | "57" | "58") => Class::Busy,
+            // Authorization, catalog and schema names, missing objects and rights, configuration.
+            Some("28" | "3D" | "3F" | "42" | "55" | "F0" | "0L" | "0P") => Class::Environment,
+            _ => Class::Broken,
+        },
+    }
+}
+
+/// The server's words without DETAIL, which can contain whole rows, and without HINT and CONTEXT.
+pub(crate) fn describe(error: &DbError) -> String {
+    let code = error.code().code();
+    match error.constraint() {
+        Some(constraint) if !error.message().contains(constraint) => {
+            format!("{} ({constraint}, SQLSTATE {code})", error.message())
+        }
+        _ => format!("{} (SQLSTATE {code})", error.message()),
+    }
+}
+
+/// A driver's error for `source()`: the texts of its chain, and nothing that can hold data.
+pub(crate) fn source_of(error: &tokio_postgres::Error) -> Source {
+    let text = match error.as_db_error() {
+        Some(server) => format!("{}: {}", server.severity(), describe(server)),
+        None => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        }
+    };
+    Arc::new(DriverError(text))
+}
+
+/// The text of a driver's error.
+struct DriverError(String);
+
+impl fmt::Debug for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DriverError {}
+
+/// Why the first connection failed, and what to check.
+pub(crate) fn why_unreachable(error: &tokio_postgres::Error) -> String {
+    let Some(server) = error.as_db_error() else {
+        let mut cause = std::error::Error::source(error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<std::io::Error>()
+                && io.kind() == std::io::ErrorKind::ConnectionRefused
+            {
+                return "nothing listens there; start the server, or correct host and port of \
+                        `url`"
+                    .to_owned();
+            }
+            cause = inner.source();
+        }
+        return "no connection came about; check host, port and sslmode of `url`, and the network"
+            .to_owned();
+    };
+    let said = describe(server);
+    match *server.code() {
+        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            format!("{said}; correct user and password of `url`, or the server's pg_hba.conf")
+        }
+        SqlState::INVALID_CATALOG_NAME => {
+            format!("{said}; create it (`createdb`), or correct the database of `url`")
+        }
+        SqlState::TOO_MANY_CONNECTIONS => format!(
+            "{said}; raise the server's max_connections, or lower `max-connections` of its clients"
+        ),
+        SqlState::CANNOT_CONNECT_NOW => format!("{said}; try again when the server has started"),
+        _ => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_has_its_meaning() {
+        for (code, class) in [
+            ("23505", Class::Duplicate),
+            // value too long, invalid byte sequence, numeric out of range, datetime overflow
+            ("22001", Class::Data),
+            ("22021", Class::Data),
+            ("22003", Class::Data),
+            ("22008", Class::Data),
+            // not null, foreign key, check, exclusion
+            ("23502", Class::Data),
+            ("23503", Class::Data),
+            ("23514", Class::Data),
+            ("23P01", Class::Data),
+            // program limit (an index row), RAISE, a view's check option
+            ("54000", Class::Data),
+            ("P0001", Class::Data),
+            ("44000", Class::Data),
+            ("27000", Class::Data),
+            // serialization, deadlock, lock time-out, statement time-out, in use
+            ("40001", Class::Busy),
+            ("40P01", Class::Busy),
+            ("55P03", Class::Busy),
+            ("57014", Class::Busy),
+            ("55006", Class::Busy),
+            // shut down, crashed, starting
+            ("57P01", Class::Busy),
+            ("57P02", Class::Busy),
+            ("57P03", Class::Busy),
+            // disk full, too many connections, read-only
+            ("53100", Class::Busy),
+            ("53300", Class::Busy),
+            ("25006", Class::Busy),
+            ("08006", Class::Busy),
+            ("58030", Class::Busy),
+            // missing table, column and right
+            ("42P01", Class::Environment),
+            ("42703", Class::Environment),
+            ("42501", Class::Environment),
+            ("3F000", Class::Environment),
+            ("55000", Class::Environment),
+            // a plan or a statement that is gone
+            ("0A000", Class::Outdated),
+            ("26000", Class::Outdated),
+            // out of memory, internal error, damaged index
+            ("53200", Class::Broken),
+            ("XX000", Class::Broken),
+            ("XX002", Class::Broken),
+            ("", Class::Broken),
+        ] {
+            assert_eq!(classify(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_sent_can_have_an_unknown_outcome() {
+        let id = PersistenceId::new("Cart", "a").expect("a valid id");
+        assert!(
+            !Failure::not_sent("x", None)
+                .into_error(&id)
+                .is_outcome_unknown()
+        );
+        let unknown = Failure::unknown("x", None);
+        assert!(unknown.clone().into_error(&id).is_outcome_unknown());
+        assert!(!unknown.of_reading().into_error(&id).is_outcome_unknown());
+    }
+}

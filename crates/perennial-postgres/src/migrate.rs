@@ -1,0 +1,594 @@
+//! Making and checking the tables.
+//!
+//! A runner of our own, because a migration tool like refinery runs each file once and all of them
+//! or none, and takes no lock: here several nodes start at the same time on tables that another
+//! program may have made and filled, and a step that cannot be taken yet (two rows for one id
+//! stand in the way of a unique index) is reported and tried again at the next start.
+
+use std::fmt::Write as _;
+
+use perennial_persistence::OpenError;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use crate::error::{describe, source_of};
+use crate::executor::{Sql, sql};
+
+const CREATE_HISTORY: Sql = sql!("migrate/create_history.sql");
+const READ_COLUMNS: Sql = sql!("migrate/read_columns.sql");
+const READ_UNIQUE_INDEXES: Sql = sql!("migrate/read_unique_indexes.sql");
+const READ_DOUBLED_IDS: Sql = sql!("migrate/read_doubled_ids.sql");
+
+const CREATE_TABLES: Migration = Migration {
+    version: 1,
+    name: "create_tables",
+    text: include_str!("../migrations/0001_create_tables.sql"),
+};
+const GUARD_DURABLE_STATE: Migration = Migration {
+    version: 2,
+    name: "guard_durable_state",
+    text: include_str!("../migrations/0002_guard_durable_state.sql"),
+};
+
+struct Migration {
+    version: i32,
+    name: &'static str,
+    text: &'static str,
+}
+
+/// The advisory lock under which tables are changed: the ASCII letters "perennia".
+const LOCK: i64 = 0x7065_7265_6e6e_6961;
+
+/// How long to wait for the lock and for tables in use.
+const LOCK_TIMEOUT: &str = "60s";
+
+/// How many ids with two rows are named.
+const NAMED_IDS: usize = 10;
+
+/// What makes a step impossible.
+#[derive(Debug)]
+enum Obstacle {
+    /// A sentence about what is wrong with the tables or rights.
+    Problem(String),
+    /// The server did not do it.
+    Server(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Obstacle {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(server) if *server.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+                Self::Problem(format!(
+                    "the user may not create what is missing ({}); give it the right, or apply \
+                     migrations/postgres by hand and set `schema-check = \"verify\"`",
+                    describe(server)
+                ))
+            }
+            _ => Self::Server(error),
+        }
+    }
+}
+
+impl Obstacle {
+    fn into_open_error(self, target: &str) -> OpenError {
+        match self {
+            Self::Problem(problem) => OpenError::Schema {
+                target: target.to_owned(),
+                problems: vec![problem],
+            },
+            Self::Server(error) => unreachable_during(target, "made", &error),
+        }
+    }
+}
+
+fn unreachable_during(target: &str, done: &str, error: &tokio_postgres::Error) -> OpenError {
+    let said = error
+        .as_db_error()
+        .map(|server| format!(" ({})", describe(server)))
+        .unwrap_or_default();
+    OpenError::Unreachable {
+        target: target.to_owned(),
+        reason: format!("the tables could not be {done}{said}"),
+        source: Some(source_of(error)),
+    }
+}
+
+/// Creates what is missing. Returns warnings.
+pub(crate) async fn create(
+    client: &mut Client,
+    target: &str,
+    schema: Option<&str>,
+) -> Result<Vec<String>, OpenError> {
+    apply(client, schema)
+        .await
+        .map_err(|obstacle| obstacle.into_open_error(target))
+}
+
+async fn apply(client: &mut Client, schema: Option<&str>) -> Result<Vec<String>, Obstacle> {
+    // Nothing to do is the normal case, and needs no lock and no rights.
+    let applied = applied(client).await?;
+    if !applied.contains(&CREATE_TABLES.version) {
+        let transaction = locked(client).await?;
+        if let Some(schema) = schema {
+            create_schema(&transaction, schema).await?;
+        }
+        transaction.batch_execute(CREATE_HISTORY.text).await?;
+        // Another program's tables need nothing, not even the locks of IF NOT EXISTS.
+        if !all_there(&transaction).await? {
+            transaction.batch_execute(CREATE_TABLES.text).await?;
+        }
+        record(&transaction, &CREATE_TABLES).await?;
+        transaction.commit().await?;
+    }
+    if applied.contains(&GUARD_DURABLE_STATE.version) {
+        return Ok(Vec::new());
+    }
+    guard_durable_state(client).await
+}
+
+/// Makes a second row for one id impossible, unless there is one already.
+async fn guard_durable_state(client: &mut Client) -> Result<Vec<String>, Obstacle> {
+    let transaction = locked(client).await?;
+    let doubled = doubled_ids(&transaction).await?;
+    if let Some(warning) = doubled {
+        return Ok(vec![warning]);
+    }
+    let guarded = is_unique(&transaction, "durable_state", &["persistence_id"]).await?;
+    if !guarded && let Err(error) = transaction.batch_execute(GUARD_DURABLE_STATE.text).await {
+        return match error.code() {
+            // A row slipped in, or the table is in use: the next start tries again.
+            Some(&SqlState::UNIQUE_VIOLATION | &SqlState::LOCK_NOT_AVAILABLE) => Ok(vec![format!(
+                "durable_state has no unique index on persistence_id yet, as it could not be \
+                     made now ({}); the next start tries again",
+                error.as_db_error().map(describe).unwrap_or_default()
+            )]),
+            _ => Err(error.into()),
+        };
+    }
+    record(&transaction, &GUARD_DURABLE_STATE).await?;
+    transaction.commit().await?;
+    Ok(Vec::new())
+}
+
+async fn doubled_ids(transaction: &Transaction<'_>) -> Result<Option<String>, Obstacle> {
+    let limit = i64::try_from(NAMED_IDS + 1).unwrap_or(i64::MAX);
+    let rows = transaction.query(READ_DOUBLED_IDS.text, &[&limit]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let mut warning = "durable_state has more than one row for these ids, of which only one can \
+                       be right: "
+        .to_owned();
+    for (index, row) in rows.iter().take(NAMED_IDS).enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        let _ = write!(warning, "{separator}{}", row.get::<_, &str>(0));
+    }
+    if rows.len() > NAMED_IDS {
+        warning.push_str(" and more");
+    }
+    warning
+        .push_str("; delete the wrong rows, and the next start adds the index that forbids them");
+    Ok(Some(warning))
+}
+
+/// The versions that were applied; none if there is no history.
+async fn applied(client: &Client) -> Result<Vec<i32>, Obstacle> {
+    let there = client
+        .query_one("SELECT to_regclass('perennial_migration') IS NOT NULL", &[])
+        .await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query("SELECT version FROM perennial_migration", &[])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// A transaction that holds the lock until its end, so that of several nodes that start at the
+/// same time one makes the tables.
+async fn locked(client: &mut Client) -> Result<Transaction<'_>, Obstacle> {
+    let transaction = client.transaction().await?;
+    transaction
+        .query(
+            "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', '0', true)",
+            &[&LOCK_TIMEOUT],
+        )
+        .await?;
+    transaction
+        .query("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+        .await?;
+    Ok(transaction)
+}
+
+async fn create_schema(transaction: &Transaction<'_>, schema: &str) -> Result<(), Obstacle> {
+    let row = transaction
+        .query_one(
+            "SELECT to_regnamespace(quote_ident($1)) IS NOT NULL, \
+                    'CREATE SCHEMA ' || quote_ident($1)",
+            &[&schema],
+        )
+        .await?;
+    if !row.get::<_, bool>(0) {
+        transaction.batch_execute(row.get(1)).await?;
+    }
+    Ok(())
+}
+
+async fn all_there(transaction: &Transaction<'_>) -> Result<bool, Obstacle> {
+    let names: Vec<&str> = TABLES
+        .iter()
+        .map(|table| table.name)
+        .chain(["event_journal_slice_idx", "durable_state_slice_idx"])
+        .collect();
+    let row = transaction
+        .query_one(
+            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name",
+            &[&names],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+async fn record(transaction: &Transaction<'_>, migration: &Migration) -> Result<(), Obstacle> {
+    transaction
+        .execute(
+            "INSERT INTO perennial_migration (version, name, applied_at) \
+             VALUES ($1, $2, transaction_timestamp()) ON CONFLICT (version) DO NOTHING",
+            &[&migration.version, &migration.name],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn is_unique(
+    transaction: &Transaction<'_>,
+    table: &str,
+    columns: &[&str],
+) -> Result<bool, Obstacle> {
+    let rows = transaction
+        .query(READ_UNIQUE_INDEXES.text, &[&vec![table]])
+        .await?;
+    Ok(rows
+        .iter()
+        .any(|row| row.get::<_, Vec<String>>(1) == columns))
+}
+
+/// Checks every table and column, by name and type, and the keys that the store relies on.
+///
+/// Returns warnings.
+pub(crate) async fn verify(client: &Client, target: &str) -> Result<Vec<String>, OpenError> {
+    let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+    let read = async {
+        let columns = client.query(READ_COLUMNS.text, &[&names]).await?;
+        let indexes = client.query(READ_UNIQUE_INDEXES.text, &[&names]).await?;
+        Ok((columns, indexes))
+    };
+    let (columns, indexes) = read
+        .await
+        .map_err(|error| unreachable_during(target, "checked", &error))?;
+    let found: Vec<FoundColumn> = columns
+        .iter()
+        .map(|row| FoundColumn {
+            table: row.get(0),
+            name: row.get(1),
+            type_name: row.get(2),
+            not_null: row.get(3),
+            has_default: row.get(4),
+        })
+        .collect();
+    let unique: Vec<(String, Vec<String>)> = indexes
+        .iter()
+        .map(|row| (row.get(0), row.get::<_, Option<_>>(1).unwrap_or_default()))
+        .collect();
+    let problems = differences(&found, &unique);
+    if problems.is_empty() {
+        Ok(missing_guard(&unique))
+    } else {
+        Err(OpenError::Schema {
+            target: target.to_owned(),
+            problems,
+        })
+    }
+}
+
+/// A column as it stands in the database.
+#[derive(Debug, Clone)]
+struct FoundColumn {
+    table: String,
+    name: String,
+    type_name: String,
+    not_null: bool,
+    has_default: bool,
+}
+
+/// One sentence per difference that would make the store fail or, worse, not fail.
+fn differences(found: &[FoundColumn], unique: &[(String, Vec<String>)]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for table in TABLES {
+        let name = table.name;
+        let of_table = || found.iter().filter(|column| column.table == name);
+        if of_table().next().is_none() {
+            problems.push(format!("table {name} is missing"));
+            continue;
+        }
+        for &Column {
+            name: column,
+            type_name,
+            nullable,
+        } in table.columns
+        {
+            match of_table().find(|found| found.name == column) {
+                None => problems.push(format!("column {name}.{column} is missing")),
+                Some(found) if found.type_name != type_name => problems.push(format!(
+                    "column {name}.{column} is {} and must be {type_name}",
+                    found.type_name
+                )),
+                Some(found) if found.not_null && nullable => problems.push(format!(
+                    "column {name}.{column} is NOT NULL and must allow NULL"
+                )),
+                Some(_) => {}
+            }
+        }
+        for column in of_table() {
+            let known = table
+                .columns
+                .iter()
+                .any(|wanted| wanted.name == column.name);
+            if !known && column.not_null && !column.has_default {
+                problems.push(format!(
+                    "column {name}.{} is not known here and NOT NULL without a default, so that \
+                     no row could be written",
+                    column.name
+                ));
+            }
+        }
+        if let Some(key) = table.fence
+            && !is_guarded(unique, name, key)
+        {
+            problems.push(format!(
+                "table {name} has no unique index on ({}), which keeps two writers apart",
+                key.join(", ")
+            ));
+        }
+    }
+    problems
+}
+
+fn missing_guard(unique: &[(String, Vec<String>)]) -> Vec<String> {
+    if is_guarded(unique, "durable_state", &["persistence_id"]) {
+        return Vec::new();
+    }
+    vec![
+        "durable_state has no unique index on persistence_id, so that a stale writer can add a \
+         second row for one id"
+            .to_owned(),
+    ]
+}
+
+/// `columns` are sorted by name.
+fn is_guarded(unique: &[(String, Vec<String>)], table: &str, columns: &[&str]) -> bool {
+    unique
+        .iter()
+        .any(|(of, found)| of == table && found == columns)
+}
+
+/// A table as it must be.
+struct Table {
+    name: &'static str,
+    /// The columns, sorted by name, that no two rows may have in common; only for tables whose
+    /// key this crate relies on.
+    fence: Option<&'static [&'static str]>,
+    columns: &'static [Column],
+}
+
+#[derive(Clone, Copy)]
+struct Column {
+    name: &'static str,
+    type_name: &'static str,
+    nullable: bool,
+}
+
+const fn required(name: &'static str, type_name: &'static str) -> Column {
+    Column {
+        name,
+        type_name,
+        nullable: false,
+    }
+}
+
+const fn nullable(name: &'static str, type_name: &'static str) -> Column {
+    Column {
+        name,
+        type_name,
+        nullable: true,
+    }
+}
+
+const TEXT: &str = "character varying(255)";
+const TIME: &str = "timestamp with time zone";
+
+const TABLES: &[Table] = &[
+    Table {
+        name: "event_journal",
+        fence: Some(&["persistence_id", "seq_nr"]),
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("seq_nr", "bigint"),
+            required("db_timestamp", TIME),
+            required("event_ser_id", "integer"),
+            required("event_ser_manifest", TEXT),
+            required("event_payload", "bytea"),
+            required("deleted", "boolean"),
+            required("writer", TEXT),
+            required("adapter_manifest", TEXT),
+            nullable("tags", "text[]"),
+            nullable("meta_ser_id", "integer"),
+            nullable("meta_ser_manifest", TEXT),
+            nullable("meta_payload", "bytea"),
+        ],
+    },
+    Table {
+        name: "snapshot",
+        fence: Some(&["persistence_id"]),
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("seq_nr", "bigint"),
+            required("write_timestamp", "bigint"),
+            required("ser_id", "integer"),
+            required("ser_manifest", TEXT),
+            required("snapshot", "bytea"),
+            nullable("meta_ser_id", "integer"),
+            nullable("meta_ser_manifest", TEXT),
+            nullable("meta_payload", "bytea"),
+        ],
+    },
+    Table {
+        name: "durable_state",
+        fence: None,
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("revision", "bigint"),
+            required("db_timestamp", TIME),
+            required("state_ser_id", "integer"),
+            required("state_ser_manifest", TEXT),
+            required("state_payload", "bytea"),
+            nullable("tags", "text[]"),
+        ],
+    },
+    Table {
+        name: "projection_offset_store",
+        fence: None,
+        columns: &[
+            required("projection_name", TEXT),
+            required("projection_key", TEXT),
+            required("current_offset", TEXT),
+            required("manifest", "character varying(32)"),
+            required("mergeable", "boolean"),
+            required("last_updated", "bigint"),
+        ],
+    },
+    Table {
+        name: "projection_timestamp_offset_store",
+        fence: None,
+        columns: &[
+            required("projection_name", TEXT),
+            required("projection_key", TEXT),
+            required("slice", "integer"),
+            required("persistence_id", TEXT),
+            required("seq_nr", "bigint"),
+            required("timestamp_offset", TIME),
+            required("timestamp_consumed", TIME),
+        ],
+    },
+    Table {
+        name: "projection_management",
+        fence: None,
+        columns: &[
+            required("projection_name", TEXT),
+            required("projection_key", TEXT),
+            required("paused", "boolean"),
+            required("last_updated", "bigint"),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_wanted() -> (Vec<FoundColumn>, Vec<(String, Vec<String>)>) {
+        let mut found = Vec::new();
+        let mut unique = Vec::new();
+        for table in TABLES {
+            for column in table.columns {
+                found.push(FoundColumn {
+                    table: table.name.to_owned(),
+                    name: column.name.to_owned(),
+                    type_name: column.type_name.to_owned(),
+                    not_null: !column.nullable,
+                    has_default: false,
+                });
+            }
+            if let Some(key) = table.fence {
+                let key = key.iter().map(|&column| column.to_owned()).collect();
+                unique.push((table.name.to_owned(), key));
+            }
+        }
+        (found, unique)
+    }
+
+    fn check(
+        change: impl Fn(&mut Vec<FoundColumn>, &mut Vec<(String, Vec<String>)>),
+        expected: &[&str],
+    ) {
+        let (mut found, mut unique) = as_wanted();
+        change(&mut found, &mut unique);
+        assert_eq!(differences(&found, &unique), expected);
+    }
+
+    fn of<'a>(found: &'a mut [FoundColumn], table: &str, name: &str) -> &'a mut FoundColumn {
+        found
+            .iter_mut()
+            .find(|column| column.table == table && column.name == name)
+            .expect("a known column")
+    }
+
+    #[test]
+    fn every_difference_is_one_sentence() {
+        check(|_, _| {}, &[]);
+        check(
+            |found, _| found.retain(|column| column.table != "snapshot"),
+            &["table snapshot is missing"],
+        );
+        check(
+            |found, _| found.retain(|column| column.name != "writer"),
+            &["column event_journal.writer is missing"],
+        );
+        check(
+            |found, _| {
+                of(found, "event_journal", "event_payload").type_name = "jsonb".to_owned();
+                of(found, "durable_state", "tags").not_null = true;
+            },
+            &[
+                "column event_journal.event_payload is jsonb and must be bytea",
+                "column durable_state.tags is NOT NULL and must allow NULL",
+            ],
+        );
+        check(
+            |_, unique| unique.clear(),
+            &[
+                "table event_journal has no unique index on (persistence_id, seq_nr), which keeps \
+                 two writers apart",
+                "table snapshot has no unique index on (persistence_id), which keeps two writers \
+                 apart",
+            ],
+        );
+    }
+
+    #[test]
+    fn unknown_columns_matter_only_if_they_need_a_value() {
+        let more = |not_null, has_default| FoundColumn {
+            table: "snapshot".to_owned(),
+            name: "db_timestamp".to_owned(),
+            type_name: TIME.to_owned(),
+            not_null,
+            has_default,
+        };
+        check(|found, _| found.push(more(false, false)), &[]);
+        check(|found, _| found.push(more(true, true)), &[]);
+        check(
+            |found, _| found.push(more(true, false)),
+            &[
+                "column snapshot.db_timestamp is not known here and NOT NULL without a default, so \
+                 that no row could be written",
+            ],
+        );
+    }
+}

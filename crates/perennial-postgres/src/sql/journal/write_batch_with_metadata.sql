@@ -1,0 +1,19 @@
+-- As write_batch.sql, with tags (one array literal per event) and metadata.
+WITH stored AS (
+    INSERT INTO event_journal (
+        slice, entity_type, persistence_id, seq_nr,
+        db_timestamp,
+        event_ser_id, event_ser_manifest, event_payload, writer, adapter_manifest,
+        tags, meta_ser_id, meta_ser_manifest, meta_payload)
+    SELECT slice, entity_type, persistence_id, seq_nr,
+           greatest(transaction_timestamp() + position * interval '1 microsecond', not_before),
+           event_ser_id, event_ser_manifest, event_payload, writer, '',
+           tags::text[], meta_ser_id, meta_ser_manifest, meta_payload
+    FROM unnest($1::int[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::timestamptz[],
+                $7::int[], $8::text[], $9::bytea[], $10::text[],
+                $11::text[], $12::int[], $13::text[], $14::bytea[])
+        AS new (slice, entity_type, persistence_id, seq_nr, position, not_before,
+                event_ser_id, event_ser_manifest, event_payload, writer,
+                tags, meta_ser_id, meta_ser_manifest, meta_payload)
+)
+SELECT transaction_timestamp()
