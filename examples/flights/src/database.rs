@@ -3,6 +3,7 @@
 //! Listing and deleting aircraft takes SQL of the example's own, on connections of its own, because
 //! perennial cannot list its entities yet. It knows the two tables that hold them and nothing else.
 
+mod postgres;
 mod sqlite;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::fold::Start;
 use crate::patience::AskFailure;
 use crate::run::Begin;
 
+use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 
 /// The file without a configuration.
@@ -25,15 +27,21 @@ const SQLITE_FILE: &str = "flights.sqlite";
 pub enum Database {
     /// In a file.
     Sqlite(Sqlite),
+    /// On a server.
+    Postgres(Postgres),
 }
 
 impl Database {
     /// The database that the configuration names, and the configuration with the example's own
-    /// defaults in it.
+    /// defaults in it: the file, and `database_url` for PostgreSQL. What the configuration says
+    /// itself wins.
     ///
     /// # Errors
     /// A setting of the store that is unknown, missing or makes no sense.
-    pub fn configured(source: ConfigSource) -> Result<(ConfigSource, Self), ConfigError> {
+    pub fn configured(
+        source: ConfigSource,
+        database_url: Option<&str>,
+    ) -> Result<(ConfigSource, Self), ConfigError> {
         let plugins = plugins();
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
         let persistence = PersistenceConfig::read(&source)?;
@@ -42,14 +50,28 @@ impl Database {
         for other in names.iter().filter(|name| **name != persistence.plugin) {
             source.ignore_section(&format!("persistence.{other}"))?;
         }
-        const PATH: &str = "persistence.sqlite.path";
-        let source = if source.contains(PATH)? {
+        if persistence.plugin == "postgres" {
+            let url = "persistence.postgres.url";
+            let source = match database_url {
+                _ if source.contains(url)? => source,
+                Some(database_url) => source.set(url, database_url)?,
+                None => {
+                    let reason = "is not set; set the environment variable DATABASE_URL, such as \
+                                  postgres://user:password@localhost/flights";
+                    return Err(source.invalid(url, reason));
+                }
+            };
+            let postgres = Postgres::configured(&source)?;
+            return Ok((source, Self::Postgres(postgres)));
+        }
+        let path = "persistence.sqlite.path";
+        let source = if source.contains(path)? {
             source
         } else {
-            source.set(PATH, SQLITE_FILE)?
+            source.set(path, SQLITE_FILE)?
         };
-        let config = source.section("persistence.sqlite")?;
-        Ok((source, Self::Sqlite(Sqlite::new(config))))
+        let sqlite = Sqlite::new(source.section("persistence.sqlite")?);
+        Ok((source, Self::Sqlite(sqlite)))
     }
 
     /// Makes the database ready for a run, and says whether aircraft are in it.
@@ -57,8 +79,10 @@ impl Database {
     /// # Errors
     /// Why it cannot be made ready, now or ever.
     pub async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
-        let Self::Sqlite(sqlite) = self;
-        sqlite.prepare(begin).await
+        match self {
+            Self::Sqlite(sqlite) => sqlite.prepare(begin).await,
+            Self::Postgres(postgres) => postgres.prepare(begin).await,
+        }
     }
 
     /// Whether the database can be reached at all.
@@ -74,8 +98,10 @@ impl Database {
     /// # Errors
     /// Why they cannot be listed, now or ever.
     pub async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
-        let Self::Sqlite(sqlite) = self;
-        let ids = sqlite.persistence_ids().await?;
+        let ids = match self {
+            Self::Sqlite(sqlite) => sqlite.persistence_ids().await?,
+            Self::Postgres(postgres) => postgres.persistence_ids().await?,
+        };
         let tails = ids.iter().filter_map(|id| {
             let tail = id.strip_prefix(ENTITY_TYPE)?.strip_prefix('|')?;
             Some(tail.to_owned())
@@ -87,7 +113,9 @@ impl Database {
 /// Where it is, for people.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Sqlite(sqlite) = self;
-        sqlite.fmt(f)
+        match self {
+            Self::Sqlite(sqlite) => sqlite.fmt(f),
+            Self::Postgres(postgres) => postgres.fmt(f),
+        }
     }
 }

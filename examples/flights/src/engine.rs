@@ -12,7 +12,9 @@ use perennial::persistence::OpenError;
 use perennial::prelude::*;
 use perennial::{ConfigError, ConfigSource, PersistFailure, StartError};
 
-use crate::aircraft::{self, Aircraft, FlightRecorded, Logbook, ReadLogbook, Record, Refusal, Totals};
+use crate::aircraft::{
+    self, Aircraft, FlightRecorded, Logbook, ReadLogbook, Record, Refusal, Totals,
+};
 use crate::database::Database;
 use crate::dispatch::Answer;
 use crate::fold::Start;
@@ -67,7 +69,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Reads the configuration: `config` if there is one, then the environment.
+    /// Reads the configuration: `config` if there is one, then the environment's variables.
+    /// `database_url` is for PostgreSQL, unless the configuration names a server itself.
     ///
     /// The whole configuration is checked here, before a database is touched.
     ///
@@ -76,13 +79,14 @@ impl Engine {
     pub fn configured(
         config: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
+        database_url: Option<&str>,
     ) -> Result<Self, ConfigError> {
         let source = match config {
             Some(file) => ConfigSource::from_file(file)?,
             None => ConfigSource::empty(),
         };
         let source = source.with_environment(environment)?;
-        let (source, database) = Database::configured(source)?;
+        let (source, database) = Database::configured(source, database_url)?;
         SystemConfig::read(&source)?;
         EntityConfig::read(&source, Aircraft::TYPE, EntityConfig::default())?;
         source.finish(&[Aircraft::TYPE])?;
@@ -113,7 +117,12 @@ impl<'a> Base for &'a Engine {
                 database: &self.database,
             }),
             // Why it cannot be reached decides whether waiting helps.
-            Err(error @ StartError::Store { error: OpenError::Unreachable { .. }, .. }) => {
+            Err(
+                error @ StartError::Store {
+                    error: OpenError::Unreachable { .. },
+                    ..
+                },
+            ) => {
                 self.database.reach().await?;
                 Err(AskFailure::Unavailable(error.to_string()))
             }

@@ -12,6 +12,7 @@
 //! Kill it at any moment and run it again with `--keep`: the totals come out the same. `--help`
 //! shows the other options, `README.md` a tour.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -34,13 +35,16 @@ async fn main() -> ExitCode {
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer({
             let console = console.clone();
             move || console.writer()
         })
         .init();
 
-    let engine = match Engine::configured(args.config.as_deref(), std::env::vars_os()) {
+    let url = std::env::var("DATABASE_URL").ok();
+    let url = url.as_deref().filter(|url| !url.trim().is_empty());
+    let engine = match Engine::configured(args.config.as_deref(), std::env::vars_os(), url) {
         Ok(engine) => engine,
         Err(error) => return failed(&console, &error),
     };

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Handler, Message};
-use perennial::prelude::*;
 use perennial::ConfigSource;
+use perennial::prelude::*;
 
 use crate::counter::{Counter, Sum};
 use crate::{Result, Side, repeat};
@@ -19,7 +19,9 @@ pub(crate) struct Entity {
 impl Entity {
     pub(crate) async fn start(callers: usize, dir: &Path) -> Result<Self> {
         let path = dir.join("ask.sqlite").display().to_string();
-        let source = ConfigSource::empty().set("persistence.sqlite.path", path)?.set("system.workers", 1)?;
+        let source = ConfigSource::empty()
+            .set("persistence.sqlite.path", path)?
+            .set("system.workers", 1)?;
         let system = ActorSystem::from_source(source)
             .entity(perennial::Entity::<Counter>::new(()))
             .start()

@@ -66,7 +66,11 @@ struct Outcome {
 
 fn main() -> std::result::Result<(), String> {
     let args = Args::parse();
-    if let Some(unknown) = args.cases.iter().find(|case| !CASES.contains(&case.as_str())) {
+    if let Some(unknown) = args
+        .cases
+        .iter()
+        .find(|case| !CASES.contains(&case.as_str()))
+    {
         return Err(format!(
             "no case \"{unknown}\"; there are {}",
             CASES.join(", ")
@@ -97,7 +101,10 @@ async fn run_all(args: Args) -> Result<()> {
             outcomes.push(run_case(case, &args).await?);
         }
     }
-    println!("{:<20} {:>12} {:>12} {:>6} {:>7}  floor", "case", "ours", "floor", "ratio", "spread");
+    println!(
+        "{:<20} {:>12} {:>12} {:>6} {:>7}  floor",
+        "case", "ours", "floor", "ratio", "spread"
+    );
     for outcome in &outcomes {
         println!(
             "{:<20} {:>12.0} {:>12.0} {:>6.2} {:>6.0}%  {}",
@@ -122,12 +129,28 @@ async fn run_case(case: &str, args: &Args) -> Result<Outcome> {
         "persist-1" => {
             let ours = postgres::Entities::start(1, 1).await?;
             let floor = postgres::OneByOne::start().await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, one prepared INSERT at a time", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, one prepared INSERT at a time",
+                "events/s",
+            )
+            .await
         }
         "persist-hot" => {
             let ours = postgres::Entities::start(1, 1000).await?;
             let floor = postgres::MultiRow::start(1000, 1, postgres::Ids::One).await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, INSERT of 1,000 rows of one id", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, INSERT of 1,000 rows of one id",
+                "events/s",
+            )
+            .await
         }
         "recover-10000x100" => {
             let rows = recover::Rows::write().await?;
@@ -139,18 +162,42 @@ async fn run_case(case: &str, args: &Args) -> Result<Outcome> {
             let callers = many("ask-").unwrap_or(1);
             let ours = ask::Entity::start(callers, dir.path()).await?;
             let floor = ask::BareActix::start(callers);
-            alternate(case, args, ours, floor, "bare actix, an actor on its own arbiter", "asks/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare actix, an actor on its own arbiter",
+                "asks/s",
+            )
+            .await
         }
         _ => {
             if let Some(entities) = many("sqlite-persist-") {
                 let ours = sqlite::Entities::start(entities, dir.path()).await?;
                 let floor = sqlite::Bare::start(entities, dir.path())?;
-                return alternate(case, args, ours, floor, "bare rusqlite, the same rows per transaction, synchronous = FULL", "events/s").await;
+                return alternate(
+                    case,
+                    args,
+                    ours,
+                    floor,
+                    "bare rusqlite, the same rows per transaction, synchronous = FULL",
+                    "events/s",
+                )
+                .await;
             }
             let entities = many("persist-").unwrap_or(1);
             let ours = postgres::Entities::start(entities, 1).await?;
             let floor = postgres::MultiRow::start(entities, 2, postgres::Ids::Many).await?;
-            alternate(case, args, ours, floor, "bare tokio-postgres, multi-row INSERT, as many rows waiting, 2 connections", "events/s").await
+            alternate(
+                case,
+                args,
+                ours,
+                floor,
+                "bare tokio-postgres, multi-row INSERT, as many rows waiting, 2 connections",
+                "events/s",
+            )
+            .await
         }
     }
 }

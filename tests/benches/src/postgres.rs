@@ -14,13 +14,15 @@ use crate::{Result, Side, repeat};
 /// Makes an empty database on the server of `PERENNIAL_TEST_POSTGRES_URL` and gives its URL.
 pub(crate) async fn database() -> Result<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let url = std::env::var("PERENNIAL_TEST_POSTGRES_URL").map_err(|_| {
-        "PERENNIAL_TEST_POSTGRES_URL is not set; `scripts/bench` starts a server and sets it"
-    })?;
+    let url = std::env::var("PERENNIAL_TEST_POSTGRES_URL").map_err(
+        |_| "PERENNIAL_TEST_POSTGRES_URL is not set; `scripts/bench` starts a server and sets it",
+    )?;
     let client = connect(&url).await?;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("bench_{}_{count}", std::process::id());
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+    client
+        .batch_execute(&format!("CREATE DATABASE {name}"))
+        .await?;
     let (server, query) = match url.split_once('?') {
         Some((server, query)) => (server, format!("?{query}")),
         None => (url.as_str(), String::new()),

@@ -50,7 +50,9 @@ impl Rows {
                 )
                 .await?;
         }
-        client.batch_execute("VACUUM ANALYZE event_journal; CHECKPOINT").await?;
+        client
+            .batch_execute("VACUUM ANALYZE event_journal; CHECKPOINT")
+            .await?;
         Ok(Self { url })
     }
 }

@@ -35,8 +35,12 @@ impl Sqlite {
     }
 
     pub(super) async fn persistence_ids(&self) -> Result<Vec<String>, AskFailure> {
-        self.blocking(|sqlite| sqlite.persistence_ids_now().map_err(|error| sqlite.failed(&error)))
-            .await
+        self.blocking(|sqlite| {
+            sqlite
+                .persistence_ids_now()
+                .map_err(|error| sqlite.failed(&error))
+        })
+        .await
     }
 
     /// Runs what blocks its thread on one that may be blocked.
