@@ -92,15 +92,14 @@ impl Engine {
         source.finish(&[Aircraft::TYPE])?;
         Ok(Self { source, database })
     }
-
-    /// Where the aircraft are stored, for people.
-    pub fn database(&self) -> &Database {
-        &self.database
-    }
 }
 
 impl<'a> Base for &'a Engine {
     type Fleet = Flying<'a>;
+
+    fn place(&self) -> String {
+        self.database.to_string()
+    }
 
     async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
         self.database.prepare(begin).await
