@@ -23,3 +23,5 @@ pub mod run;
 
 pub mod database;
 pub mod engine;
+
+pub mod cli;
