@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use perennial_persistence::PersistenceId;
-use tokio::time::{Instant, Sleep};
 
 use crate::engine::{Address, Envelope, Registry};
 use crate::error::AskError;
@@ -147,20 +146,16 @@ impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
         if let Err(error) = address.admit() {
             return Asking::refused(error);
         }
-        let registry = address.registry();
-        let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let runtime = registry.runtime().cloned();
         let (reply, receiver) = reply::ask();
+        let registry = address.registry();
+        if let Some(deadlines) = registry.deadlines() {
+            let timeout = self.timeout.unwrap_or(registry.ask_timeout());
+            deadlines.add(timeout, receiver.expires());
+        }
         let envelope = Envelope::<E, C>::admitted(Arc::clone(&address), self.command, reply);
         address.send(Box::new(envelope));
         Asking {
-            state: Ok(Waiting {
-                receiver,
-                deadline: Deadline::NotStarted {
-                    at: Instant::now().checked_add(timeout),
-                    runtime,
-                },
-            }),
+            state: Ok(receiver),
         }
     }
 }
@@ -176,22 +171,7 @@ impl<E, C> fmt::Debug for Ask<E, C> {
 /// The future of a reply.
 #[must_use = "futures do nothing unless awaited"]
 pub struct Asking<R> {
-    state: Result<Waiting<R>, Option<AskError>>,
-}
-
-struct Waiting<R> {
-    receiver: Receiver<R>,
-    deadline: Deadline,
-}
-
-enum Deadline {
-    /// The timer starts when the caller really waits. Without a runtime there is no deadline.
-    NotStarted {
-        at: Option<Instant>,
-        runtime: Option<tokio::runtime::Handle>,
-    },
-    Running(Pin<Box<Sleep>>),
-    Never,
+    state: Result<Receiver<R>, Option<AskError>>,
 }
 
 impl<R> Asking<R> {
@@ -204,7 +184,7 @@ impl<R> Asking<R> {
     /// The answer, if it is there; for drivers that poll.
     pub fn try_take(&mut self) -> Option<Result<R, AskError>> {
         match &mut self.state {
-            Ok(waiting) => waiting.receiver.try_take(),
+            Ok(receiver) => receiver.try_take(),
             Err(error) => error.take().map(Err),
         }
     }
@@ -215,7 +195,7 @@ impl<R> Asking<R> {
     /// [`AskError::Expired`] or [`AskError::Unknown`], unless the answer is there.
     pub fn expire(&mut self) -> Result<R, AskError> {
         match &mut self.state {
-            Ok(waiting) => waiting.receiver.expire(),
+            Ok(receiver) => receiver.expire(),
             Err(error) => Err(error.take().unwrap_or(AskError::Stopped)),
         }
     }
@@ -225,32 +205,13 @@ impl<R> Future for Asking<R> {
     type Output = Result<R, AskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let waiting = match &mut self.state {
-            Ok(waiting) => waiting,
+        match &mut self.state {
+            Ok(receiver) => Pin::new(receiver).poll(cx),
             Err(error) => {
                 let error = error.take().expect("a finished future is not polled again");
-                return Poll::Ready(Err(error));
+                Poll::Ready(Err(error))
             }
-        };
-        if let Poll::Ready(result) = Pin::new(&mut waiting.receiver).poll(cx) {
-            return Poll::Ready(result);
         }
-        if let Deadline::NotStarted { at, runtime } = &waiting.deadline {
-            waiting.deadline = match (*at, runtime) {
-                (Some(at), Some(runtime)) => {
-                    // The timer belongs to the system's runtime, whichever the caller runs on.
-                    let _guard = runtime.enter();
-                    Deadline::Running(Box::pin(tokio::time::sleep_until(at)))
-                }
-                _ => Deadline::Never,
-            };
-        }
-        if let Deadline::Running(sleep) = &mut waiting.deadline
-            && sleep.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(waiting.receiver.expire());
-        }
-        Poll::Pending
     }
 }
 

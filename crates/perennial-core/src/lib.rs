@@ -1,6 +1,7 @@
 //! The actor engine of perennial.
 
 pub mod config;
+mod deadline;
 pub mod engine;
 mod entity_ref;
 mod error;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::deadline::Expires;
 use crate::error::AskError;
 
 /// Sent, and not handled yet.
@@ -18,6 +19,8 @@ const WAITING: u8 = 0;
 const CLAIMED: u8 = 1;
 /// The caller has given up; it will not be handled.
 const EXPIRED: u8 = 2;
+/// The caller has its answer.
+const ANSWERED: u8 = 3;
 
 struct Slot<R> {
     state: AtomicU8,
@@ -30,12 +33,53 @@ struct Answer<R> {
 }
 
 impl<R> Slot<R> {
+    fn put(&self, result: Result<R, AskError>) {
+        let waker = {
+            let mut answer = self.answer();
+            answer.result = Some(result);
+            answer.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the deadline, and not a worker, gets the command.
+    fn claim_for_deadline(&self) -> bool {
+        self.state
+            .compare_exchange(WAITING, EXPIRED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
     fn answer(&self) -> MutexGuard<'_, Answer<R>> {
         // Nothing can panic while the lock is held but a waker's own code, and the answer is
         // complete before that runs.
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl<R: Send> Expires for Slot<R> {
+    fn is_over(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), EXPIRED | ANSWERED)
+    }
+
+    fn expire(&self) {
+        if self.claim_for_deadline() {
+            self.put(Err(AskError::Expired));
+        } else if self
+            .state
+            .compare_exchange(CLAIMED, ANSWERED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.put(Err(OUT_OF_TIME));
+        }
+    }
+}
+
+/// What a caller is told whose command was being handled when the time ran out.
+const OUT_OF_TIME: AskError = AskError::Unknown {
+    reason: "the time ran out while the command was being handled",
+};
 
 /// Makes the two ends of one ask.
 pub(crate) fn ask<R>() -> (ReplyTo<R>, Receiver<R>) {
@@ -78,21 +122,22 @@ impl<R> ReplyTo<R> {
     /// Takes the claim back: the command was put aside and had no effect.
     pub(crate) fn unclaim(&self) {
         if let Some(slot) = &self.slot {
-            slot.state.store(WAITING, Ordering::Release);
+            // Not if the deadline has answered in the meantime.
+            let _ =
+                slot.state
+                    .compare_exchange(CLAIMED, WAITING, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// Answers the caller.
+    /// Answers the caller, unless the deadline has.
     pub(crate) fn complete(&mut self, result: Result<R, AskError>) {
-        if let Some(slot) = self.slot.take() {
-            let waker = {
-                let mut answer = slot.answer();
-                answer.result = Some(result);
-                answer.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        if let Some(slot) = self.slot.take()
+            && !matches!(
+                slot.state.swap(ANSWERED, Ordering::AcqRel),
+                EXPIRED | ANSWERED
+            )
+        {
+            slot.put(result);
         }
     }
 }
@@ -123,23 +168,24 @@ pub(crate) struct Receiver<R> {
     slot: Arc<Slot<R>>,
 }
 
+impl<R: Send + 'static> Receiver<R> {
+    /// What the deadlines of the system look at.
+    pub(crate) fn expires(&self) -> Arc<dyn Expires> {
+        Arc::clone(&self.slot) as Arc<dyn Expires>
+    }
+}
+
 impl<R> Receiver<R> {
     /// The deadline has come: what the caller is to be told, unless the answer is there already.
     pub(crate) fn expire(&mut self) -> Result<R, AskError> {
-        let expired = self
-            .slot
-            .state
-            .compare_exchange(WAITING, EXPIRED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
+        let expired = self.slot.claim_for_deadline();
         if let Some(result) = self.slot.answer().result.take() {
             return result;
         }
         Err(if expired {
             AskError::Expired
         } else {
-            AskError::Unknown {
-                reason: "the time ran out while the command was being handled",
-            }
+            OUT_OF_TIME
         })
     }
 
@@ -167,11 +213,8 @@ impl<R> Future for Receiver<R> {
 
 impl<R> Drop for Receiver<R> {
     fn drop(&mut self) {
-        // A claimed or answered command is past expiring; the exchange leaves it alone.
-        let _ =
-            self.slot
-                .state
-                .compare_exchange(WAITING, EXPIRED, Ordering::AcqRel, Ordering::Acquire);
+        // A command that is claimed or answered is past expiring, and is left alone.
+        self.slot.claim_for_deadline();
     }
 }
 
@@ -224,6 +267,22 @@ mod tests {
             receiver.try_take(),
             Some(Err(AskError::Unknown { .. }))
         ));
+    }
+
+    #[test]
+    fn a_deadline_answers_once_whatever_the_worker_does_then() {
+        let (mut reply, mut receiver) = ask::<u8>();
+        assert!(reply.claim());
+        receiver.expires().expire();
+        assert_eq!(receiver.try_take(), Some(Err(OUT_OF_TIME)));
+        reply.complete(Ok(7));
+        assert_eq!(receiver.try_take(), None);
+
+        let (reply, mut receiver) = ask::<u8>();
+        receiver.expires().expire();
+        assert!(!reply.claim());
+        assert_eq!(receiver.try_take(), Some(Err(AskError::Expired)));
+        assert!(receiver.expires().is_over());
     }
 
     #[test]

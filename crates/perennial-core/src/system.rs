@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
 use crate::engine::actix_driver::{Engine, Outside};
-use crate::engine::{Assembly, Frame, Input, Registry, Settings, Stats};
+use crate::engine::{Assembly, Deadlines, Frame, Input, Registry, Settings, Stats};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced};
 
@@ -142,6 +142,7 @@ struct Inner {
 /// What ends with the system.
 struct Running {
     engine: Engine,
+    deadlines: Arc<Deadlines>,
     persistence: Runtime,
     tasks: Runtime,
 }
@@ -175,6 +176,7 @@ impl Running {
         };
         let in_time = timer.await.is_ok();
         self.engine.stop().await;
+        self.deadlines.stop();
         let store = Arc::clone(&inner.store);
         let closed = self.persistence.spawn(async move { store.close().await });
         let closed = {
@@ -228,6 +230,7 @@ impl Running {
             };
             let _ = tokio::time::timeout(timeout, workers_done).await;
             self.engine.stop().await;
+            self.deadlines.stop();
             let closed = self.persistence.spawn(async move { store.close().await });
             let _ = tokio::time::timeout(timeout, closed).await;
             self.persistence.shutdown_background();
@@ -343,12 +346,20 @@ impl SystemBuilder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
+        let deadlines = match Deadlines::start(&system.name) {
+            Ok(deadlines) => deadlines,
+            Err(source) => {
+                tasks.shutdown_background();
+                persistence_runtime.shutdown_background();
+                return Err(StartError::Thread(source));
+            }
+        };
         let frame = Frame {
             workers,
             settings: settings(&system, &persistence, workers),
             inbox: system.inbox,
             ask_timeout: system.ask_timeout,
-            runtime: Some(tasks.handle().clone()),
+            deadlines: Some(Arc::clone(&deadlines)),
             clock: Arc::clone(&self.clock),
         };
         let assembled = assembly.build(frame, rand::random);
@@ -368,6 +379,7 @@ impl SystemBuilder {
         let engine = match Engine::start(&system.name, assembled.workers, &outside) {
             Ok(engine) => engine,
             Err(source) => {
+                deadlines.stop();
                 tasks.shutdown_background();
                 persistence_runtime.shutdown_background();
                 return Err(StartError::Thread(source));
@@ -388,6 +400,7 @@ impl SystemBuilder {
                 shutdown_timeout: system.shutdown_timeout,
                 running: Mutex::new(Some(Running {
                     engine,
+                    deadlines,
                     persistence: persistence_runtime,
                     tasks,
                 })),

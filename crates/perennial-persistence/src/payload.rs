@@ -1,5 +1,6 @@
 //! Payloads as they stand in the tables, and the codecs between them and values.
 
+use std::cell::Cell;
 use std::error::Error as StdError;
 use std::fmt;
 use std::marker::PhantomData;
@@ -109,11 +110,10 @@ impl<T> fmt::Debug for MessagePack<T> {
 
 impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for MessagePack<T> {
     fn encode(&self, value: &T) -> Result<SerializedPayload, CodecError> {
-        let bytes = rmp_serde::to_vec_named(value).map_err(CodecError::unencodable)?;
         Ok(SerializedPayload {
             serializer_id: MESSAGE_PACK_ID,
             manifest: Arc::clone(&self.manifest),
-            bytes: bytes.into(),
+            bytes: encode(value)?,
         })
     }
 
@@ -139,6 +139,27 @@ impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for MessagePack<T> {
             Err(CodecError::TrailingBytes { count: rest.len() })
         }
     }
+}
+
+/// Encodes into a buffer that the thread keeps, so that a payload costs one allocation of its own
+/// size however often the buffer grew.
+fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
+    /// A buffer that grew beyond this is not kept.
+    const KEPT: usize = 64 << 10;
+    thread_local! {
+        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken out meanwhile: a value may encode another one while it is encoded.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    let encoded = rmp_serde::encode::write_named(&mut buffer, value);
+    let bytes = encoded
+        .map(|()| Bytes::copy_from_slice(&buffer))
+        .map_err(CodecError::unencodable);
+    if buffer.capacity() <= KEPT {
+        BUFFER.set(buffer);
+    }
+    bytes
 }
 
 /// Why a value could not be encoded or a payload not decoded.

@@ -220,8 +220,8 @@ pub enum Synchronous {
     /// Before each answer: an acknowledged event survives a power failure.
     #[default]
     Full,
-    /// As [`Synchronous::Full`]; it also flushes directories, which WAL mode needs only where
-    /// `full` does it already.
+    /// The same as [`Synchronous::Full`] with a write-ahead log; for those whose rules ask for it
+    /// by name.
     Extra,
 }
 

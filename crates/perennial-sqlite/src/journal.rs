@@ -293,7 +293,8 @@ fn replay(
     let (mut count, mut bytes) = (0, 0);
     let (mut events, mut metadata) = (PayloadReader::default(), PayloadReader::default());
     while let Some(row) = rows.next().map_err(unavailable)? {
-        if count >= limit.rows.max(1) || bytes > limit.bytes {
+        let is_full = count >= limit.rows || bytes >= limit.bytes;
+        if is_full && count > 0 {
             page.more = true;
             break;
         }

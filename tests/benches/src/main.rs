@@ -31,6 +31,15 @@ struct Args {
     /// Rounds; in each of them ours and the floor run once
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Runs only this side, for a profiler; gives no ratio
+    #[arg(long)]
+    only: Option<Only>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Only {
+    Ours,
+    Floor,
 }
 
 /// One side of a case: does its work for about `time` and gives how much it did per second.
@@ -88,7 +97,15 @@ fn main() -> std::result::Result<(), String> {
     let done = runtime.block_on(async move { tokio::spawn(run_all(args)).await });
     match done {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                text = format!("{text}: {error}");
+                source = error.source();
+            }
+            Err(text)
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -98,7 +115,7 @@ async fn run_all(args: Args) -> Result<()> {
     for case in CASES {
         if args.cases.is_empty() || args.cases.iter().any(|wanted| wanted == case) {
             eprintln!("{case}");
-            outcomes.push(run_case(case, &args).await?);
+            outcomes.extend(run_case(case, &args).await?);
         }
     }
     println!(
@@ -122,7 +139,7 @@ async fn run_all(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn run_case(case: &str, args: &Args) -> Result<Outcome> {
+async fn run_case(case: &str, args: &Args) -> Result<Option<Outcome>> {
     let many = |prefix: &str| -> Option<usize> { case.strip_prefix(prefix)?.parse().ok() };
     let dir = tempfile::tempdir()?;
     match case {
@@ -209,8 +226,19 @@ async fn alternate(
     mut floor: impl Side,
     floor_is: &'static str,
     unit: &'static str,
-) -> Result<Outcome> {
+) -> Result<Option<Outcome>> {
     let time = Duration::from_secs_f64(args.seconds);
+    if let Some(only) = args.only {
+        let mut rates = Vec::new();
+        for _ in 0..args.rounds {
+            rates.push(match only {
+                Only::Ours => ours.run(time).await?,
+                Only::Floor => floor.run(time).await?,
+            });
+        }
+        eprintln!("  {only:?}: {:.0} {unit}", median(rates));
+        return Ok(None);
+    }
     let warm_up = time.min(Duration::from_millis(500));
     ours.run(warm_up).await?;
     floor.run(warm_up).await?;
@@ -241,7 +269,7 @@ async fn alternate(
     let smallest = ratios.iter().copied().fold(f64::MAX, f64::min);
     let ours = median(our_rates);
     let floor = median(floor_rates);
-    Ok(Outcome {
+    Ok(Some(Outcome {
         case: case.to_owned(),
         ours,
         floor,
@@ -249,7 +277,7 @@ async fn alternate(
         ratio: ours / floor,
         spread: (largest - smallest) / median(ratios),
         unit,
-    })
+    }))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

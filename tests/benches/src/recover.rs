@@ -50,9 +50,8 @@ impl Rows {
                 )
                 .await?;
         }
-        client
-            .batch_execute("VACUUM ANALYZE event_journal; CHECKPOINT")
-            .await?;
+        client.batch_execute("VACUUM ANALYZE event_journal").await?;
+        client.batch_execute("CHECKPOINT").await?;
         Ok(Self { url })
     }
 }

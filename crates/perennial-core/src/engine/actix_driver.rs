@@ -6,7 +6,6 @@
 //! elsewhere: what speaks to the store on the persistence runtime, futures of `later` on the task
 //! runtime.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,10 +69,10 @@ impl Engine {
                 worker,
                 inbox,
                 received: Vec::new(),
-                waiting: VecDeque::new(),
                 outside: outside.clone(),
                 wake_at: None,
                 sleep: None,
+                sleep_until: None,
                 done: Some(done),
             })
             .collect();
@@ -120,10 +119,11 @@ struct WorkerActor {
     worker: Worker,
     inbox: mpsc::UnboundedReceiver<Input>,
     received: Vec<Input>,
-    waiting: VecDeque<Input>,
     outside: Outside,
     wake_at: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// The worker's time for which the sleep is set.
+    sleep_until: Option<Duration>,
     done: Option<oneshot::Sender<()>>,
 }
 
@@ -165,11 +165,10 @@ impl WorkerActor {
                 .inbox
                 .poll_recv_many(task, &mut self.received, INPUTS)
                 .is_pending();
-            self.waiting.extend(self.received.drain(..));
             if idle && !self.is_due(task) {
                 return Poll::Pending;
             }
-            let out = self.worker.turn(&mut self.waiting);
+            let out = self.worker.turn(self.received.drain(..));
             self.wake_at = if out.busy {
                 Some(Duration::ZERO)
             } else {
@@ -194,20 +193,24 @@ impl WorkerActor {
         };
         let left = wake_at.saturating_sub(self.outside.clock.elapsed());
         if left.is_zero() {
+            self.sleep_until = None;
             return true;
         }
-        let at = Instant::now() + left;
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        // The same time comes out a little different each time it is looked at.
-        const TOLERANCE: Duration = Duration::from_micros(500);
-        let off = sleep.deadline().max(at) - sleep.deadline().min(at);
-        if off > TOLERANCE {
-            sleep.as_mut().reset(at);
+        // A timer that is set for this time wakes the task without being looked at again.
+        if self.sleep_until == Some(wake_at) {
+            return false;
         }
+        let at = Instant::now() + left;
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                sleep.as_mut().reset(at);
+                sleep
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(at))),
+        };
+        self.sleep_until = Some(wake_at);
         if sleep.as_mut().poll(task).is_ready() {
-            self.sleep = None;
+            self.sleep_until = None;
             return true;
         }
         false

@@ -9,6 +9,7 @@ use perennial_persistence::Clock;
 use tokio::sync::mpsc;
 
 use crate::config::EntityConfig;
+use crate::deadline::Deadlines;
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::worker::{Settings, Stats, Worker};
 use crate::engine::{EntityType, Input, Registry};
@@ -35,8 +36,8 @@ pub struct Frame {
     pub inbox: usize,
     /// How long callers wait who don't say so themselves.
     pub ask_timeout: Duration,
-    /// Whose timers wake callers at their deadlines; without it there are no deadlines.
-    pub runtime: Option<tokio::runtime::Handle>,
+    /// Ends the waiting of callers; without it nothing does.
+    pub deadlines: Option<Arc<Deadlines>>,
     /// Where the workers' time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -94,7 +95,7 @@ impl Assembly {
             frame.workers,
             frame.inbox,
             frame.ask_timeout,
-            frame.runtime,
+            frame.deadlines,
         );
         let workers = inboxes
             .into_iter()

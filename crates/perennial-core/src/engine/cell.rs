@@ -278,15 +278,13 @@ impl<E: EventSourced> Cell<E> {
     }
 
     /// A command has come.
-    pub(crate) fn enqueue(&mut self, core: &mut Core, mut command: Box<dyn Queued<E>>) {
+    pub(crate) fn enqueue(&mut self, core: &mut Core, command: Box<dyn Queued<E>>) {
         self.last_active = core.now;
         match &self.phase {
             Phase::Backoff(Some(failure)) => {
-                command.leave_queue();
                 command.fail(AskError::RecoveryFailed(failure.clone()));
             }
             Phase::Backoff(None) if core.draining => {
-                command.leave_queue();
                 command.fail(AskError::Stopped);
             }
             Phase::Down => {
@@ -305,11 +303,14 @@ impl<E: EventSourced> Cell<E> {
             Phase::Recovering(_) => self.replay(entity, core),
             Phase::Ready => {
                 let mut left = core.settings.messages_per_run;
+                let mut places = 0;
                 let end = core.now.saturating_add(core.settings.turn_budget);
                 while left > 0 && core.now < end && self.is_ready() && self.can_handle(entity) {
                     left -= 1;
-                    self.handle_next(entity, core);
+                    places += self.handle_next(entity, core);
                 }
+                // Counted together: other threads count at the other end.
+                self.address.leave_queue(places);
             }
             _ => {}
         }
@@ -319,13 +320,14 @@ impl<E: EventSourced> Cell<E> {
         matches!(self.phase, Phase::Ready)
     }
 
-    fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+    /// Handles the command at the front. Gives how many places in the bounded queues it held.
+    fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core) -> usize {
         let Some(mut command) = self.queue.pop_front() else {
-            return;
+            return 0;
         };
-        command.leave_queue();
+        let places = usize::from(command.take_place());
         if !command.claim() {
-            return;
+            return places;
         }
         self.last_active = core.now;
         let name = command.command_name();
@@ -340,6 +342,7 @@ impl<E: EventSourced> Cell<E> {
                 "a handler took long; all entities of its worker waited"
             );
         }
+        places
     }
 
     fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
@@ -389,13 +392,13 @@ impl<E: EventSourced> Cell<E> {
         body: Body<E>,
     ) {
         if body.events.is_empty() {
-            match self.call(entity, core, |state, _| command.compute(state)) {
-                Ok(()) => self.hold(core, command),
-                Err(message) => {
-                    self.panicked(entity, core, Some(command), "reply", message);
-                    return;
-                }
+            if command.needs_state()
+                && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
+            {
+                self.panicked(entity, core, Some(command), "reply", message);
+                return;
             }
+            self.hold(core, command);
             self.after(entity, core, body);
             return;
         }
@@ -419,7 +422,9 @@ impl<E: EventSourced> Cell<E> {
         }
         let before = self.seq_nr;
         self.seq_nr = write.last();
-        if let Err(message) = self.call(entity, core, |state, _| command.compute(state)) {
+        if command.needs_state()
+            && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
+        {
             self.panicked(entity, core, Some(command), "reply", message);
             return;
         }
@@ -941,8 +946,7 @@ impl<E: EventSourced> Cell<E> {
 
     fn refuse_all(&mut self, error: &AskError) {
         self.unstash_all();
-        for mut command in self.queue.drain(..) {
-            command.leave_queue();
+        for command in self.queue.drain(..) {
             command.fail(error.clone());
         }
     }

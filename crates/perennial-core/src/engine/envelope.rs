@@ -38,8 +38,12 @@ pub trait Held: Send {
 
 /// A command in the queue or in the hands of its cell.
 pub(crate) trait Queued<E: EventSourced>: Held {
-    /// Gives back the place in the bounded queues; the command is on its way out of them.
-    fn leave_queue(&mut self);
+    /// Whether the command held a place in the bounded queues, which is the caller's to give back
+    /// now: the command is on its way out of them.
+    fn take_place(&mut self) -> bool;
+
+    /// Whether the reply is still to be made from the state.
+    fn needs_state(&self) -> bool;
 
     /// Claims the command for handling; `false` if its caller has given up.
     fn claim(&self) -> bool;
@@ -172,10 +176,12 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
 }
 
 impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
-    fn leave_queue(&mut self) {
-        if std::mem::take(&mut self.admitted) {
-            self.address.leave_queue();
-        }
+    fn take_place(&mut self) -> bool {
+        std::mem::take(&mut self.admitted)
+    }
+
+    fn needs_state(&self) -> bool {
+        matches!(self.stage, Stage::Computed(_))
     }
 
     fn claim(&self) -> bool {
@@ -235,7 +241,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 impl<E: Handle<C>, C: Send + 'static> Drop for Envelope<E, C> {
     fn drop(&mut self) {
         if self.admitted {
-            self.address.leave_queue();
+            self.address.leave_queue(1);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::cell::{Cell, Whereabouts};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::worker::{CellTimer, Core};
-use crate::engine::{CellKey, LaterDone, ReadDone};
+use crate::engine::{Address, CellKey, LaterDone, ReadDone};
 use crate::event_sourced::{EntityDef, EventSourced};
 
 /// A host whose entity type is not known.
@@ -104,6 +104,21 @@ impl<E: EventSourced> Host<E> {
         }
     }
 
+    /// Adds a cell, which recovers when it gets its first command.
+    fn add(&mut self, core: &mut Core, address: Arc<Address>) -> usize {
+        let entry = self.cells.vacant_entry();
+        let index = entry.key();
+        let key = CellKey {
+            host: self.index,
+            index,
+            incarnation: core.next_incarnation(),
+        };
+        address.set_cell(Some(index));
+        entry.insert(Cell::new(key, address, core));
+        core.stats.resident.fetch_add(1, Ordering::Relaxed);
+        index
+    }
+
     fn remove(&mut self, core: &mut Core, index: usize) {
         let cell = self.cells.remove(index);
         cell.address().set_cell(None);
@@ -113,25 +128,15 @@ impl<E: EventSourced> Host<E> {
 
 impl<E: EventSourced> AnyHost for Host<E> {
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>) {
-        let address = Arc::clone(command.address());
+        let index = match command.address().cell() {
+            Some(index) => index,
+            None => self.add(core, Arc::clone(command.address())),
+        };
         let mut landing: Option<Box<dyn Queued<E>>> = None;
         command.land(&mut landing);
         let Some(command) = landing else {
             return;
         };
-        let index = address.cell().unwrap_or_else(|| {
-            let entry = self.cells.vacant_entry();
-            let index = entry.key();
-            let key = CellKey {
-                host: self.index,
-                index,
-                incarnation: core.next_incarnation(),
-            };
-            address.set_cell(Some(index));
-            entry.insert(Cell::new(key, Arc::clone(&address), core));
-            core.stats.resident.fetch_add(1, Ordering::Relaxed);
-            index
-        });
         if let Some(cell) = self.cells.get_mut(index) {
             cell.enqueue(core, command);
         }

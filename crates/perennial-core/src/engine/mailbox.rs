@@ -14,6 +14,7 @@ use dashmap::{DashMap, Entry};
 use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId};
 use tokio::sync::mpsc;
 
+use crate::deadline::Deadlines;
 use crate::engine::Input;
 use crate::engine::envelope::Delivery;
 use crate::entity_ref::EntityRef;
@@ -38,8 +39,8 @@ pub struct Registry {
     inboxes: Vec<Inbox>,
     closed: AtomicBool,
     ask_timeout: Duration,
-    /// Whose timers wake callers at their deadlines; none in a simulation.
-    runtime: Option<tokio::runtime::Handle>,
+    /// Ends the waiting of callers; none in a simulation.
+    deadlines: Option<Arc<Deadlines>>,
 }
 
 impl Registry {
@@ -49,7 +50,7 @@ impl Registry {
         workers: usize,
         inbox: usize,
         ask_timeout: Duration,
-        runtime: Option<tokio::runtime::Handle>,
+        deadlines: Option<Arc<Deadlines>>,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Input>>) {
         let (inboxes, receivers) = (0..workers)
             .map(|_| {
@@ -68,7 +69,7 @@ impl Registry {
             inboxes,
             closed: AtomicBool::new(false),
             ask_timeout,
-            runtime,
+            deadlines,
         };
         (Arc::new(registry), receivers)
     }
@@ -138,8 +139,8 @@ impl Registry {
         self.ask_timeout
     }
 
-    pub(crate) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
-        self.runtime.as_ref()
+    pub(crate) fn deadlines(&self) -> Option<&Deadlines> {
+        self.deadlines.as_deref()
     }
 }
 
@@ -215,18 +216,20 @@ impl Address {
         }
         let inbox = &self.registry.inboxes[self.worker];
         if inbox.waiting.fetch_add(1, Ordering::Relaxed) >= inbox.limit {
-            self.leave_queue();
+            self.leave_queue(1);
             return Err(busy("the worker's inbox"));
         }
         Ok(())
     }
 
-    /// Gives back what [`Address::admit`] took.
-    pub(crate) fn leave_queue(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.registry.inboxes[self.worker]
-            .waiting
-            .fetch_sub(1, Ordering::Relaxed);
+    /// Gives back what [`Address::admit`] took, `count` times.
+    pub(crate) fn leave_queue(&self, count: usize) {
+        if count > 0 {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+            self.registry.inboxes[self.worker]
+                .waiting
+                .fetch_sub(count, Ordering::Relaxed);
+        }
     }
 
     /// Puts an admitted command into the inbox of the entity's worker.

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use perennial_persistence::{Error, Snapshot};
 
+pub use crate::deadline::Deadlines;
 pub use assembly::{Assembled, Assembly, Frame};
 pub use envelope::{Delivery, Held};
 pub(crate) use envelope::{Envelope, Queued};

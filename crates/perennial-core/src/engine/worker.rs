@@ -205,13 +205,13 @@ impl Worker {
         self.core.defects = defects;
     }
 
-    /// Takes all of `inbox`, runs what can run within the turn's budget, and gives what is to be
+    /// Takes all `inputs`, runs what can run within the turn's budget, and gives what is to be
     /// done outside.
-    pub fn turn(&mut self, inbox: &mut VecDeque<Input>) -> Outbox {
+    pub fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) -> Outbox {
         let Self { hosts, core } = self;
         let start = core.look_at_clock();
         core.wall = core.clock.now();
-        for input in inbox.drain(..) {
+        for input in inputs {
             receive(hosts, core, input);
         }
         fire_timers(hosts, core);
