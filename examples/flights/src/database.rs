@@ -9,6 +9,7 @@ mod sqlite;
 use std::fmt;
 
 use perennial::config::PersistenceConfig;
+use perennial::persistence::OpenError;
 use perennial::{ConfigError, ConfigSource, plugins};
 
 use crate::aircraft::ENTITY_TYPE;
@@ -28,7 +29,7 @@ pub enum Database {
     /// In a file.
     Sqlite(Sqlite),
     /// On a server.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Database {
@@ -44,6 +45,10 @@ impl Database {
     ) -> Result<(ConfigSource, Self), ConfigError> {
         let plugins = plugins();
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
+        let check = |name: &str, source: &ConfigSource| {
+            let chosen = plugins.iter().find(|plugin| plugin.name() == name);
+            chosen.map_or(Ok(()), |plugin| plugin.configure(source).map(drop))
+        };
         let persistence = PersistenceConfig::read(&source)?;
         persistence.check_plugin(&source, &names)?;
         // Their settings may stand in the file for another day.
@@ -61,8 +66,9 @@ impl Database {
                     return Err(source.invalid(url, reason));
                 }
             };
+            check(&persistence.plugin, &source)?;
             let postgres = Postgres::configured(&source)?;
-            return Ok((source, Self::Postgres(postgres)));
+            return Ok((source, Self::Postgres(Box::new(postgres))));
         }
         let path = "persistence.sqlite.path";
         let source = if source.contains(path)? {
@@ -70,6 +76,7 @@ impl Database {
         } else {
             source.set(path, SQLITE_FILE)?
         };
+        check(&persistence.plugin, &source)?;
         let sqlite = Sqlite::new(source.section("persistence.sqlite")?);
         Ok((source, Self::Sqlite(sqlite)))
     }
@@ -85,12 +92,18 @@ impl Database {
         }
     }
 
-    /// Whether the database can be reached at all.
-    ///
-    /// # Errors
-    /// Why not, and whether that may pass.
-    pub async fn reach(&self) -> Result<(), AskFailure> {
-        self.tail_numbers().await.map(drop)
+    /// What it means that the store could not be opened: whether that may pass.
+    pub async fn unreachable(&self, error: &OpenError) -> AskFailure {
+        match self {
+            Self::Sqlite(_) if sqlite::is_used_by_others(error) => {
+                AskFailure::Unavailable(error.to_string())
+            }
+            Self::Sqlite(_) => AskFailure::Fatal(error.to_string()),
+            Self::Postgres(postgres) => match postgres.persistence_ids().await {
+                Ok(_) => AskFailure::Unavailable(error.to_string()),
+                Err(failure) => failure,
+            },
+        }
     }
 
     /// The tail numbers of all stored aircraft.

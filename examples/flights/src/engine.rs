@@ -115,15 +115,10 @@ impl<'a> Base for &'a Engine {
                 system,
                 database: &self.database,
             }),
-            // Why it cannot be reached decides whether waiting helps.
-            Err(
-                error @ StartError::Store {
-                    error: OpenError::Unreachable { .. },
-                    ..
-                },
-            ) => {
-                self.database.reach().await?;
-                Err(AskFailure::Unavailable(error.to_string()))
+            Err(StartError::Store { error, .. })
+                if matches!(error, OpenError::Unreachable { .. }) =>
+            {
+                Err(self.database.unreachable(&error).await)
             }
             Err(error) => Err(AskFailure::Fatal(explain(&error))),
         }

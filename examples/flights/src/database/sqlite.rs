@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use perennial::persistence::OpenError;
 use perennial::sqlite::Config;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
@@ -213,6 +214,18 @@ impl fmt::Display for Sqlite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path().display().fmt(f)
     }
+}
+
+/// Whether the store could not be opened because of another process's lock, which passes.
+pub(super) fn is_used_by_others(error: &OpenError) -> bool {
+    let OpenError::Unreachable {
+        source: Some(source),
+        ..
+    } = error
+    else {
+        return false;
+    };
+    source.downcast_ref().is_some_and(is_busy)
 }
 
 /// Another process holds a lock, which passes.
