@@ -41,6 +41,22 @@ pub struct Deadlines {
     thread: Mutex<Option<Thread>>,
 }
 
+/// Deadlines whose thread runs. When it is dropped, what has not expired never will.
+pub(crate) struct Running(Arc<Deadlines>);
+
+impl Running {
+    pub(crate) fn deadlines(&self) -> &Arc<Deadlines> {
+        &self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.stopped.store(true, Ordering::Release);
+        self.0.wake();
+    }
+}
+
 struct Entry {
     /// Milliseconds since the start.
     at: u64,
@@ -48,11 +64,11 @@ struct Entry {
 }
 
 impl Deadlines {
-    /// Starts the thread.
+    /// Starts the thread, which ends when the returned value is dropped.
     ///
     /// # Errors
     /// When the operating system gives none.
-    pub(crate) fn start(system: &str) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(system: &str) -> std::io::Result<Running> {
         let deadlines = Arc::new(Self {
             start: Instant::now(),
             now: AtomicU64::new(0),
@@ -69,7 +85,7 @@ impl Deadlines {
             .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
-        Ok(deadlines)
+        Ok(Running(deadlines))
     }
 
     /// Expires `ask` in `timeout`, unless it is over by then.
@@ -96,12 +112,6 @@ impl Deadlines {
         if self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel) {
             self.wake();
         }
-    }
-
-    /// Ends the thread; what has not expired never will.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        self.wake();
     }
 
     fn wake(&self) {
@@ -220,7 +230,8 @@ mod tests {
 
     #[test]
     fn deadlines_come_in_order_never_early_also_after_the_thread_slept() {
-        let deadlines = Deadlines::start("test").expect("a thread");
+        let running = Deadlines::start("test").expect("a thread");
+        let deadlines = running.deadlines();
         let (sender, receiver) = mpsc::channel();
         for _ in 0..3 {
             let times = [40, 1, 20].map(Duration::from_millis);
@@ -247,6 +258,5 @@ mod tests {
             assert!(deadlines.asleep.load(Ordering::Acquire));
         }
         assert!(receiver.try_recv().is_err(), "what was over did not expire");
-        deadlines.stop();
     }
 }

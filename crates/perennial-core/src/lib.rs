@@ -7,6 +7,7 @@ mod entity_ref;
 mod error;
 mod event_sourced;
 mod reply;
+mod runtime;
 mod system;
 
 pub use entity_ref::{Ask, Asking, EntityRef};

@@ -8,13 +8,15 @@ use std::time::Duration;
 use perennial_persistence::{
     BoxFuture, Clock, OpenError, PageLimit, SEPARATOR, Store, SystemClock,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 
 use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
-use crate::engine::actix_driver::{Engine, Outside};
+use crate::deadline;
+use crate::engine::actix_driver::{End, Engine, Outside};
 use crate::engine::{Assembly, Deadlines, Frame, Input, Registry, Settings, Stats};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced};
+use crate::runtime::Background;
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
 pub type OpenStore =
@@ -87,19 +89,26 @@ impl ActorSystem {
     /// Ends the system: refuses new commands as `Stopped`, handles those that wait, flushes every
     /// write, ends the workers, and closes the store last.
     ///
+    /// Stashed commands, and those of entities that wait after a failure, are answered `Stopped`.
+    /// A second call, or one on another clone, waits for the same end and says the same of it.
+    ///
     /// # Errors
-    /// [`ShutdownError::TimedOut`] when that took longer than `shutdown-timeout`; the system is
-    /// ended all the same. Commands that were waiting are answered `Stopped`, those that were
-    /// being handled `Unknown`. A second call, or one on another clone, returns at once.
+    /// [`ShutdownError::TimedOut`] when that took longer than `shutdown-timeout`, or the store as
+    /// long once more to close; the system is ended all the same. Commands that were waiting are
+    /// answered `Stopped`, those that were being handled `Unknown`. A handler that does not return
+    /// keeps its thread; its callers, and those who wait behind it, reach their own deadlines.
     ///
     /// # Cancel safety
-    /// Not cancel safe: a dropped shutdown leaves the system refusing commands, and what is left
-    /// of it ends when its last clone is dropped.
+    /// Cancel safe: the system goes on to its end in the background.
     pub async fn shutdown(&self) -> Result<(), ShutdownError> {
-        let running = self.inner.running().take();
-        match running {
-            Some(running) => running.shutdown(&self.inner).await,
-            None => Ok(()),
+        self.inner.end();
+        let mut ended = self.inner.ended.clone();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(true)) => Ok(()),
+            Ok(_) => Err(ShutdownError::TimedOut {
+                timeout: self.inner.shutdown_timeout,
+            }),
+            Err(_) => Err(ShutdownError::Panicked),
         }
     }
 }
@@ -137,105 +146,49 @@ struct Inner {
     stats: Vec<Arc<Stats>>,
     shutdown_timeout: Duration,
     running: Mutex<Option<Running>>,
+    /// Whether it ended in time, once it has ended.
+    ended: watch::Receiver<Option<bool>>,
 }
 
 /// What ends with the system.
 struct Running {
     engine: Engine,
-    deadlines: Arc<Deadlines>,
-    persistence: Runtime,
-    tasks: Runtime,
+    deadlines: deadline::Running,
+    persistence: Background,
+    tasks: Background,
+    ended: watch::Sender<Option<bool>>,
 }
 
 impl Inner {
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
+    /// Begins the end, unless it has begun.
+    fn end(&self) {
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(running) = running else {
+            return;
+        };
         self.registry.close();
         for worker in 0..self.stats.len() {
             self.registry.post(worker, Input::Shutdown);
         }
-    }
-}
-
-impl Running {
-    async fn shutdown(mut self, inner: &Inner) -> Result<(), ShutdownError> {
-        inner.close();
-        let done = std::mem::take(&mut self.engine.done);
-        let workers_done = async {
-            for worker in done {
-                // An error means that the worker is gone, which is done enough.
-                let _ = worker.await;
-            }
-        };
-        let timer = {
-            let _guard = self.tasks.enter();
-            tokio::time::timeout(inner.shutdown_timeout, workers_done)
-        };
-        let in_time = timer.await.is_ok();
-        self.engine.stop().await;
-        self.deadlines.stop();
-        let store = Arc::clone(&inner.store);
-        let closed = self.persistence.spawn(async move { store.close().await });
-        let closed = {
-            let _guard = self.tasks.enter();
-            tokio::time::timeout(inner.shutdown_timeout, closed)
-        };
-        let closed = closed.await.is_ok();
-        // Waiting for their threads would block the caller's; nothing of ours is left on them.
-        self.persistence.shutdown_background();
-        self.tasks.shutdown_background();
-        if in_time && closed {
-            tracing::info!(system = inner.name, "stopped");
-            Ok(())
-        } else {
-            Err(ShutdownError::TimedOut {
-                timeout: inner.shutdown_timeout,
-            })
-        }
+        tracing::info!(system = self.name, "stopping");
+        running.engine.end(End {
+            store: Arc::clone(&self.store),
+            persistence: running.persistence,
+            tasks: running.tasks,
+            deadlines: running.deadlines,
+            timeout: self.shutdown_timeout,
+            ended: running.ended,
+        });
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let running = self.running().take();
-        if let Some(running) = running {
-            self.close();
-            let name = self.name.clone();
-            let store = Arc::clone(&self.store);
-            let timeout = self.shutdown_timeout;
-            // Dropped on any thread, perhaps inside a runtime: the end needs a thread of its own.
-            let ended = std::thread::Builder::new()
-                .name(format!("{name}-shutdown"))
-                .spawn(move || running.finish(store, timeout));
-            if let Err(error) = ended {
-                tracing::error!(%error, "the system cannot be ended in the background");
-            }
-        }
-    }
-}
-
-impl Running {
-    /// The end of a system that was dropped.
-    fn finish(mut self, store: Arc<dyn Store>, timeout: Duration) {
-        let done = std::mem::take(&mut self.engine.done);
-        let tasks = self.tasks;
-        tasks.block_on(async move {
-            let workers_done = async {
-                for worker in done {
-                    let _ = worker.await;
-                }
-            };
-            let _ = tokio::time::timeout(timeout, workers_done).await;
-            self.engine.stop().await;
-            self.deadlines.stop();
-            let closed = self.persistence.spawn(async move { store.close().await });
-            let _ = tokio::time::timeout(timeout, closed).await;
-            self.persistence.shutdown_background();
-        });
-        tasks.shutdown_background();
+        self.end();
     }
 }
 
@@ -252,6 +205,9 @@ pub enum ShutdownError {
         /// The time that was given.
         timeout: Duration,
     },
+    /// The thread that ends the others panicked.
+    #[error("the thread that ends the system panicked; its threads may be left")]
+    Panicked,
 }
 
 /// A system that is about to start.
@@ -308,6 +264,10 @@ impl SystemBuilder {
     ///
     /// # Errors
     /// [`StartError`] says which setting, file or server it was; nothing is left running.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a dropped start ends in the background what it has begun. A store that was
+    /// open already is not closed then.
     pub async fn start(self) -> Result<ActorSystem, StartError> {
         let system = SystemConfig::read(&self.source)?;
         let persistence = PersistenceConfig::read(&self.source)?;
@@ -315,9 +275,17 @@ impl SystemBuilder {
         let open = self.choose_store(&persistence)?;
         self.source.finish(&assembly.names())?;
 
-        let tasks = runtime(&system.name, "tasks", None)?;
-        let persistence_runtime = runtime(&system.name, "store", Some(persistence.threads))?;
-        let opened = match persistence_runtime.spawn(async move { open().await }).await {
+        let runtime = |what, threads| {
+            Background::start(format!("{}-{what}", system.name), threads)
+                .map_err(StartError::Thread)
+        };
+        let tasks = runtime("tasks", None)?;
+        let persistence_runtime = runtime("store", Some(persistence.threads))?;
+        let opened = match persistence_runtime
+            .handle()
+            .spawn(async move { open().await })
+            .await
+        {
             Ok(opened) => opened,
             Err(_) => Err(OpenError::Unreachable {
                 target: persistence.plugin.clone(),
@@ -328,9 +296,6 @@ impl SystemBuilder {
         let store = match opened {
             Ok(store) => store,
             Err(error) => {
-                // Dropping a runtime inside another one is not allowed.
-                tasks.shutdown_background();
-                persistence_runtime.shutdown_background();
                 let section = format!("persistence.{}", persistence.plugin);
                 return Err(match error {
                     OpenError::Config { key, reason } => self
@@ -346,20 +311,13 @@ impl SystemBuilder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let deadlines = match Deadlines::start(&system.name) {
-            Ok(deadlines) => deadlines,
-            Err(source) => {
-                tasks.shutdown_background();
-                persistence_runtime.shutdown_background();
-                return Err(StartError::Thread(source));
-            }
-        };
+        let deadlines = Deadlines::start(&system.name).map_err(StartError::Thread)?;
         let frame = Frame {
             workers,
             settings: settings(&system, &persistence, workers),
             inbox: system.inbox,
             ask_timeout: system.ask_timeout,
-            deadlines: Some(Arc::clone(&deadlines)),
+            deadlines: Some(Arc::clone(deadlines.deadlines())),
             clock: Arc::clone(&self.clock),
         };
         let assembled = assembly.build(frame, rand::random);
@@ -376,21 +334,16 @@ impl SystemBuilder {
             persistence: persistence_runtime.handle().clone(),
             tasks: tasks.handle().clone(),
         };
-        let engine = match Engine::start(&system.name, assembled.workers, &outside) {
-            Ok(engine) => engine,
-            Err(source) => {
-                deadlines.stop();
-                tasks.shutdown_background();
-                persistence_runtime.shutdown_background();
-                return Err(StartError::Thread(source));
-            }
-        };
+        let engine = Engine::start(&system.name, assembled.workers, &outside)
+            .await
+            .map_err(StartError::Thread)?;
         tracing::info!(
             system = system.name,
             workers,
             store = store.name(),
             "started"
         );
+        let (ended_sender, ended) = watch::channel(None);
         Ok(ActorSystem {
             inner: Arc::new(Inner {
                 name: system.name,
@@ -403,7 +356,9 @@ impl SystemBuilder {
                     deadlines,
                     persistence: persistence_runtime,
                     tasks,
+                    ended: ended_sender,
                 })),
+                ended,
             }),
         })
     }
@@ -529,15 +484,6 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
     fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly {
         assembly.configured(self, config)
     }
-}
-
-fn runtime(system: &str, what: &str, threads: Option<usize>) -> Result<Runtime, StartError> {
-    let mut builder = Builder::new_multi_thread();
-    builder.enable_all().thread_name(format!("{system}-{what}"));
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.build().map_err(StartError::Thread)
 }
 
 /// The bounds of one of `workers` workers.

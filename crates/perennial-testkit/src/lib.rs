@@ -56,6 +56,8 @@
 pub mod contract;
 #[cfg(all(feature = "postgres", unix))]
 pub mod postgres;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 mod clock;
 mod faults;

@@ -17,13 +17,15 @@ use actix::{Actor, ActorContext, Arbiter, AsyncContext};
 use futures_util::FutureExt;
 use perennial_persistence::{Clock, Error, Store};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, Sleep, timeout};
 
+use crate::deadline;
 use crate::engine::{
     Input, LaterDone, LaterFailure, LaterRequest, Outbox, Registry, Worker, WriteBatch,
 };
 use crate::event_sourced::Work;
+use crate::runtime::Background;
 
 /// What a worker's actor reaches outside of it.
 #[derive(Clone)]
@@ -37,14 +39,21 @@ pub(crate) struct Outside {
     pub(crate) tasks: Handle,
 }
 
-/// The threads that run the workers.
+/// The thread that starts and ends the workers' threads. Dropping it ends them at once.
 pub(crate) struct Engine {
-    /// Told when a worker has forgotten its last entity, one each.
-    pub(crate) done: Vec<oneshot::Receiver<()>>,
-    /// Ends the threads when it is used or dropped.
-    stop: oneshot::Sender<()>,
-    /// Told when they have ended.
-    stopped: oneshot::Receiver<()>,
+    end: oneshot::Sender<End>,
+}
+
+/// How a system ends.
+pub(crate) struct End {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) persistence: Background,
+    pub(crate) tasks: Background,
+    pub(crate) deadlines: deadline::Running,
+    /// How long the workers may take, and the store after them.
+    pub(crate) timeout: Duration,
+    /// Told whether both did within that time.
+    pub(crate) ended: watch::Sender<Option<bool>>,
 }
 
 impl Engine {
@@ -52,19 +61,17 @@ impl Engine {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         name: &str,
         workers: Vec<(Worker, mpsc::UnboundedReceiver<Input>)>,
         outside: &Outside,
     ) -> std::io::Result<Self> {
-        let (done_senders, done) = workers.iter().map(|_| oneshot::channel::<()>()).unzip();
-        let (stop, stop_received) = oneshot::channel();
-        let (stopped_sender, stopped) = oneshot::channel();
+        // Never used to send: it is closed once no worker holds its end any more.
+        let (working, all_done) = mpsc::channel(1);
         let actors: Vec<WorkerActor> = workers
             .into_iter()
-            .zip::<Vec<oneshot::Sender<()>>>(done_senders)
             .enumerate()
-            .map(|(index, ((worker, inbox), done))| WorkerActor {
+            .map(|(index, (worker, inbox))| WorkerActor {
                 index,
                 worker,
                 inbox,
@@ -73,44 +80,95 @@ impl Engine {
                 wake_at: None,
                 sleep: None,
                 sleep_until: None,
-                done: Some(done),
+                working: Some(working.clone()),
             })
             .collect();
+        drop(working);
+        let (end, end_received) = oneshot::channel();
+        let (started, start_received) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("{name}-actix"))
-            .spawn(move || {
-                actix::System::new().block_on(async move {
-                    let arbiters: Vec<Arbiter> = actors
-                        .into_iter()
-                        .map(|actor| {
-                            let arbiter = Arbiter::new();
-                            WorkerActor::start_in_arbiter(&arbiter.handle(), |_| actor);
-                            arbiter
-                        })
-                        .collect();
-                    // An error means that the system was dropped; the arbiters end all the same.
-                    let _ = stop_received.await;
-                    for arbiter in arbiters {
-                        arbiter.stop();
-                        if arbiter.join().is_err() {
-                            tracing::error!("a worker's thread panicked");
-                        }
-                    }
-                });
-                let _ = stopped_sender.send(());
-            })?;
-        Ok(Self {
-            done,
-            stop,
-            stopped,
-        })
+            .spawn(move || run_workers(actors, started, end_received, all_done))?;
+        // Actix panics when it cannot start a thread.
+        start_received
+            .await
+            .map_err(|_| std::io::Error::other("the workers' threads could not be started"))?;
+        Ok(Self { end })
     }
 
-    /// Ends the threads and waits for that.
-    pub(crate) async fn stop(self) {
-        let _ = self.stop.send(());
-        let _ = self.stopped.await;
+    /// Ends the threads, the store and the runtimes in the background; the workers have been told
+    /// already.
+    pub(crate) fn end(self, end: End) {
+        // The thread is gone only if it panicked; then nothing is left to wait for.
+        if let Err(end) = self.end.send(end) {
+            drop(end);
+        }
     }
+}
+
+/// The life of the thread that holds the actix system.
+fn run_workers(
+    actors: Vec<WorkerActor>,
+    started: oneshot::Sender<()>,
+    end: oneshot::Receiver<End>,
+    mut all_done: mpsc::Receiver<()>,
+) {
+    /// How long a worker may take to leave its thread once it has been stopped. One that does not
+    /// is inside of a handler.
+    const GRACE: Duration = Duration::from_millis(500);
+    let left = actix::System::new().block_on(async move {
+        let arbiters: Vec<Arbiter> = actors
+            .into_iter()
+            .map(|actor| {
+                let arbiter = Arbiter::new();
+                WorkerActor::start_in_arbiter(&arbiter.handle(), |_| actor);
+                arbiter
+            })
+            .collect();
+        let _ = started.send(());
+        // An error means that nobody waited for the start; the workers end all the same.
+        let Ok(end) = end.await else {
+            stop(&arbiters);
+            return None;
+        };
+
+        let in_time = timeout(end.timeout, all_done.recv()).await.is_ok();
+        stop(&arbiters);
+        // What they still held is answered when they are gone.
+        let gone = timeout(GRACE, all_done.recv()).await.is_ok();
+        let arbiters = if gone { join(arbiters) } else { arbiters };
+        let store = Arc::clone(&end.store);
+        let closing = end.persistence.handle().spawn(async move {
+            store.close().await;
+        });
+        let closed = timeout(end.timeout, closing).await.is_ok();
+        end.ended.send_replace(Some(in_time && closed));
+        Some((arbiters, end))
+    });
+    // Nobody waits for this thread any more, so it may wait for a handler that does not return.
+    // Callers are answered or reach their deadlines, which are looked after until then.
+    if let Some((arbiters, end)) = left {
+        join(arbiters);
+        end.persistence.finish();
+        end.tasks.finish();
+        drop(end.deadlines);
+    }
+}
+
+fn stop(arbiters: &[Arbiter]) {
+    for arbiter in arbiters {
+        arbiter.stop();
+    }
+}
+
+/// Waits for the arbiters' threads; gives that none is left.
+fn join(arbiters: Vec<Arbiter>) -> Vec<Arbiter> {
+    for arbiter in arbiters {
+        if arbiter.join().is_err() {
+            tracing::error!("a worker's thread panicked");
+        }
+    }
+    Vec::new()
 }
 
 /// The actix actor that owns a worker.
@@ -124,7 +182,8 @@ struct WorkerActor {
     sleep: Option<Pin<Box<Sleep>>>,
     /// The worker's time for which the sleep is set.
     sleep_until: Option<Duration>,
-    done: Option<oneshot::Sender<()>>,
+    /// Held until the worker has forgotten its last entity.
+    working: Option<mpsc::Sender<()>>,
 }
 
 impl Actor for WorkerActor {
@@ -132,6 +191,18 @@ impl Actor for WorkerActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Drive);
+    }
+}
+
+impl Drop for WorkerActor {
+    fn drop(&mut self) {
+        // User code runs guarded, except for destructors and `Default`; and we may have erred.
+        if std::thread::panicking() {
+            tracing::error!(
+                worker = self.index,
+                "a worker has panicked; commands for its entities are refused until the next start"
+            );
+        }
     }
 }
 
@@ -176,9 +247,7 @@ impl WorkerActor {
             };
             self.dispatch(out);
             if self.worker.is_done() {
-                if let Some(done) = self.done.take() {
-                    let _ = done.send(());
-                }
+                self.working = None;
                 return Poll::Ready(());
             }
         }

@@ -22,7 +22,7 @@ use crate::engine::envelope::{Handled, Held, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
 use crate::engine::recovery::{PageRead, Part};
-use crate::engine::worker::{CellTimer, Core};
+use crate::engine::worker::{CellTimer, Core, TimerKey};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message};
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{Action, Body, Cx, EntityDef, EventSourced, LaterWork, TimerOp};
@@ -37,7 +37,7 @@ pub(crate) struct Cell<E: EventSourced> {
     state: E,
     /// The number of the last event in the tentative state.
     seq_nr: SequenceNr,
-    /// What the journal knows of the last durable event.
+    /// What is known of the event before the next write.
     previous: Previous,
     queue: VecDeque<Box<dyn Queued<E>>>,
     stash: VecDeque<Box<dyn Queued<E>>>,
@@ -130,6 +130,8 @@ struct OpenLater<E: EventSourced> {
 struct UserTimer<E: EventSourced> {
     key: Cow<'static, str>,
     token: u64,
+    /// Its next time.
+    due: TimerKey,
     period: Option<Duration>,
     make: crate::event_sourced::MakeCommand<E>,
 }
@@ -355,7 +357,8 @@ impl<E: EventSourced> Cell<E> {
                     command = command.command_name(),
                     "unhandled command"
                 );
-                command.fail(AskError::Unhandled);
+                // The refusal tells of the state, so it waits for it like an answer.
+                self.hold(core, command);
                 self.after(entity, core, body);
             }
             Ok(Handled::Stash(body)) => {
@@ -665,23 +668,38 @@ impl<E: EventSourced> Cell<E> {
                 period,
                 make,
             } => {
-                self.timers.retain(|timer| timer.key != key);
+                self.cancel_timer(core, &key);
                 let token = core.next_later();
-                core.start_cell_timer(delay, self.key, CellTimer::User(token));
+                let due = core.start_cell_timer(delay, self.key, CellTimer::User(token));
                 self.timers.push(UserTimer {
                     key,
                     token,
+                    due,
                     period,
                     make,
                 });
             }
-            TimerOp::Cancel(key) => self.timers.retain(|timer| timer.key != key),
-            TimerOp::CancelAll => self.timers.clear(),
+            TimerOp::Cancel(key) => self.cancel_timer(core, &key),
+            TimerOp::CancelAll => self.cancel_timers(core),
+        }
+    }
+
+    fn cancel_timer(&mut self, core: &mut Core, key: &str) {
+        if let Some(at) = self.timers.iter().position(|timer| timer.key == key) {
+            let timer = self.timers.swap_remove(at);
+            core.cancel_timer(timer.due);
+        }
+    }
+
+    /// Cancels all timers of the entity.
+    pub(crate) fn cancel_timers(&mut self, core: &mut Core) {
+        for timer in self.timers.drain(..) {
+            core.cancel_timer(timer.due);
         }
     }
 
     /// A timer of the cell has fired.
-    pub(crate) fn timer(&mut self, core: &mut Core, timer: CellTimer) {
+    pub(crate) fn timer(&mut self, entity: &EntityDef<E>, core: &mut Core, timer: CellTimer) {
         match (timer, &mut self.phase) {
             (CellTimer::Backoff, Phase::Backoff(_)) => {
                 self.phase = Phase::Down;
@@ -699,35 +717,52 @@ impl<E: EventSourced> Cell<E> {
                     return;
                 };
                 let timer = &mut self.timers[at];
-                let command = (timer.make)(&self.address);
+                // What the entity cannot keep up with would pile up for ever.
+                let too_many = timer.period.is_some() && self.queue.len() >= entity.config.mailbox;
+                let made = if too_many {
+                    Ok(None)
+                } else {
+                    let address = &self.address;
+                    catch_unwind(AssertUnwindSafe(|| (timer.make)(address)))
+                };
                 match timer.period {
                     Some(period) => {
-                        core.start_cell_timer(period, self.key, CellTimer::User(token));
+                        timer.due = core.start_cell_timer(period, self.key, CellTimer::User(token));
                     }
                     None => {
                         self.timers.swap_remove(at);
                     }
                 }
-                if let Some(command) = command {
-                    self.queue.push_back(command);
+                match made {
+                    Ok(command) => self.queue.extend(command),
+                    Err(panic) => {
+                        self.panicked(entity, core, None, "clone", panic_message(&*panic));
+                    }
                 }
             }
             _ => {}
         }
     }
 
-    /// What the journal knows of the last durable event; `None` if nothing more may be written.
-    pub(crate) fn previous(&self, core: &Core) -> Option<Previous> {
+    /// What is known of the event before the write that is sent next; `None` if nothing more may
+    /// be written.
+    pub(crate) fn previous(&mut self, core: &Core) -> Option<Previous> {
+        // The event before a second write in the same batch has no time yet.
+        let previous = std::mem::replace(&mut self.previous, Previous::Unknown);
         #[cfg(feature = "defects")]
         if core.defects.keep_later_writes {
-            return Some(self.previous);
+            return Some(previous);
         }
         let _ = core;
-        let doomed = matches!(
+        (!self.is_doomed()).then_some(previous)
+    }
+
+    /// Whether an earlier write has failed, so that nothing built on it may be stored.
+    fn is_doomed(&self) -> bool {
+        matches!(
             self.phase,
             Phase::Draining(Next::Restart { doomed: true, .. })
-        );
-        (!doomed).then_some(self.previous)
+        )
     }
 
     /// A gathered write was not sent because an earlier one failed.
@@ -765,6 +800,9 @@ impl<E: EventSourced> Cell<E> {
                     }
                 }
             }
+            // The journal refuses what follows a refused write of the same batch with it; to its
+            // caller it is as if it had never been sent.
+            Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
             Settled::Refused(error) => {
                 let kind = match error {
                     Error::Conflict { .. } => PersistFailure::Conflict,
@@ -784,13 +822,15 @@ impl<E: EventSourced> Cell<E> {
                 error,
                 maybe_stored,
             } => {
-                tracing::error!(
-                    persistence_id = %self.address.persistence_id(),
-                    seq_nr = item.last.value(),
-                    error = %chain(&error),
-                    maybe_stored,
-                    "the store was not available for too long, the entity recovers"
-                );
+                if !self.is_doomed() {
+                    tracing::error!(
+                        persistence_id = %self.address.persistence_id(),
+                        seq_nr = item.last.value(),
+                        error = %chain(&error),
+                        maybe_stored,
+                        "the store was not available for too long, the entity recovers"
+                    );
+                }
                 let failure = if maybe_stored {
                     AskError::Unknown {
                         reason: "the store could not say whether the events were stored",
@@ -897,12 +937,23 @@ impl<E: EventSourced> Cell<E> {
             // Its future has not started.
             command.fail(self.not_stored(PersistFailure::Earlier, BUILT_ON_FAILED.into()));
         }
+        let lost = AskError::Unknown {
+            reason: "the entity stopped while the command's future was running",
+        };
         for later in self.laters.drain(..) {
-            later.command.fail(AskError::Unknown {
-                reason: "the entity stopped while the command's future was running",
-            });
+            later.command.fail(lost.clone());
         }
-        self.timers.clear();
+        // Their futures have run, so what waits for its continuation is not as good as new.
+        if self.queue.iter().any(|command| command.has_arrived()) {
+            for command in std::mem::take(&mut self.queue) {
+                if command.has_arrived() {
+                    command.fail(lost.clone());
+                } else {
+                    self.queue.push_back(command);
+                }
+            }
+        }
+        self.cancel_timers(core);
         self.phase = Phase::Draining(match (&self.phase, next) {
             // A write failed while a panic's backoff was coming.
             (Phase::Draining(Next::Restart { after, .. }), Next::Restart { doomed, .. }) => {
@@ -922,6 +973,9 @@ impl<E: EventSourced> Cell<E> {
         self.forget_state(core);
         match next {
             Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
+            Next::Restart { .. } if core.draining && self.queue.is_empty() => {
+                self.phase = Phase::Stopped;
+            }
             Next::Restart { after, .. } if !after.is_zero() => {
                 if core.draining {
                     self.refuse_all(&AskError::Stopped);
@@ -1160,10 +1214,17 @@ impl<E: EventSourced> Cell<E> {
     }
 
     /// The system stops: what waits for something that will not come any more is refused.
-    pub(crate) fn drain(&mut self) {
-        self.timers.clear();
+    pub(crate) fn drain(&mut self, core: &mut Core) {
+        self.cancel_timers(core);
         match self.phase {
             Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
+            // It would recover for nobody, from a store that may not be there.
+            Phase::Waiting | Phase::Recovering(_) if self.queue.is_empty() => {
+                if matches!(self.phase, Phase::Recovering(_)) {
+                    core.return_permit();
+                }
+                self.phase = Phase::Stopped;
+            }
             _ => {
                 for command in self.stash.drain(..) {
                     command.fail(AskError::Stopped);

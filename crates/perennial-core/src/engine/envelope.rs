@@ -57,6 +57,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The output of the `later` that the handler asked for.
     fn arrive(&mut self, output: Output);
 
+    /// Whether it is a `later` that has come back, so that its future has run already.
+    fn has_arrived(&self) -> bool;
+
     /// The command that the handler put aside, with its caller, for the stash.
     fn put_aside(self: Box<Self>) -> Box<dyn Queued<E>>;
 
@@ -77,6 +80,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     address: Arc<Address>,
     /// Whether it holds a place in the bounded queues.
     admitted: bool,
+    /// Whether the future of a `later` has run for it.
+    future_ran: bool,
     stage: Stage<E, C>,
     reply: ReplyTo<E::Reply>,
 }
@@ -94,6 +99,8 @@ enum Stage<E: Handle<C>, C: Send + 'static> {
     Computed(MakeReply<E, E::Reply>),
     /// The reply is ready to be let out.
     Ready(E::Reply),
+    /// The command means nothing in the state that it met.
+    Unhandled,
     /// Nothing is left, or there is to be no reply.
     Empty,
 }
@@ -104,6 +111,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: true,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -120,6 +128,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             admitted: false,
+            future_ran: false,
             stage: Stage::Command(command),
             reply,
         }
@@ -131,7 +140,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             Outcome::Value(reply) => (Stage::Ready(reply), Handled::Effect(body)),
             Outcome::Compute(reply) => (Stage::Computed(reply), Handled::Effect(body)),
             Outcome::NoReply => (Stage::Empty, Handled::Effect(body)),
-            Outcome::Unhandled => (Stage::Empty, Handled::Unhandled(body)),
+            Outcome::Unhandled => (Stage::Unhandled, Handled::Unhandled(body)),
             Outcome::Stash(command) => (Stage::Stashed(command), Handled::Stash(body)),
             Outcome::Later(work, then) => (Stage::Suspended(then, body), Handled::Later(work)),
         };
@@ -165,12 +174,22 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     fn release(mut self: Box<Self>) {
         let result = match self.take_stage() {
             Stage::Ready(reply) => Ok(reply),
+            Stage::Unhandled => Err(AskError::Unhandled),
             _ => Err(AskError::NoReply),
         };
         self.reply.complete(result);
     }
 
     fn fail(mut self: Box<Self>, error: AskError) {
+        // Whoever is told that a command was not handled may send it again, and its future would
+        // run twice.
+        let error = if self.future_ran && error.is_not_handled() {
+            AskError::Unknown {
+                reason: "the command's future ran, but the entity could not go on after it",
+            }
+        } else {
+            error
+        };
         self.reply.complete(Err(error));
     }
 }
@@ -214,10 +233,15 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     }
 
     fn arrive(&mut self, output: Output) {
+        self.future_ran = true;
         self.stage = match self.take_stage() {
             Stage::Suspended(then, chained) => Stage::Arrived(then, chained, output),
             other => other,
         };
+    }
+
+    fn has_arrived(&self) -> bool {
+        matches!(self.stage, Stage::Arrived(..))
     }
 
     fn put_aside(mut self: Box<Self>) -> Box<dyn Queued<E>> {

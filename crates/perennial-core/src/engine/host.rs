@@ -25,7 +25,7 @@ pub(crate) trait AnyHost: Send {
     fn read(&mut self, core: &mut Core, read: ReadDone);
     /// What the journal knows of the event before a cell's next one, right before a write of it is
     /// sent; `None` if the write must not be sent.
-    fn previous(&self, core: &Core, key: CellKey) -> Option<Previous>;
+    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous>;
     /// A gathered write that must not be sent.
     fn overtaken(&mut self, core: &mut Core, gathered: Gathered);
     /// The fate of a write.
@@ -120,7 +120,8 @@ impl<E: EventSourced> Host<E> {
     }
 
     fn remove(&mut self, core: &mut Core, index: usize) {
-        let cell = self.cells.remove(index);
+        let mut cell = self.cells.remove(index);
+        cell.cancel_timers(core);
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
     }
@@ -154,9 +155,9 @@ impl<E: EventSourced> AnyHost for Host<E> {
         });
     }
 
-    fn previous(&self, core: &Core, key: CellKey) -> Option<Previous> {
+    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous> {
         self.cells
-            .get(key.index)
+            .get_mut(key.index)
             .filter(|cell| cell.key().incarnation == key.incarnation)
             .and_then(|cell| cell.previous(core))
     }
@@ -188,7 +189,9 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer) {
-        self.with(core, key, |cell, _, core| cell.timer(core, timer));
+        self.with(core, key, |cell, entity, core| {
+            cell.timer(entity, core, timer);
+        });
     }
 
     fn passivate(&mut self, core: &mut Core) {
@@ -230,7 +233,7 @@ impl<E: EventSourced> AnyHost for Host<E> {
         let cells: Vec<usize> = self.cells.iter().map(|(index, _)| index).collect();
         for index in cells {
             if let Some(cell) = self.cells.get_mut(index) {
-                cell.drain();
+                cell.drain(core);
             }
             self.place(core, index);
         }

@@ -120,6 +120,14 @@ impl Registry {
         }
     }
 
+    /// How many commands are between their senders and their handlers, at all workers.
+    pub fn waiting(&self) -> usize {
+        self.inboxes
+            .iter()
+            .map(|inbox| inbox.waiting.load(Ordering::Relaxed))
+            .sum()
+    }
+
     /// Refuses every command from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);

@@ -1,7 +1,6 @@
 //! One worker: the owner of some slices and all that lives in them.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -126,7 +125,7 @@ pub(crate) struct Core {
     pub(crate) defects: Defects,
     rng: SmallRng,
     run_queue: VecDeque<CellKey>,
-    timers: BinaryHeap<Reverse<Timer>>,
+    timers: BTreeMap<TimerKey, Timed>,
     timer_count: u64,
     incarnations: u64,
     laters: u64,
@@ -136,24 +135,24 @@ pub(crate) struct Core {
     wanting: [VecDeque<CellKey>; 2],
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Timer {
+/// A timer that has not fired yet: when it does, and a count, so that timers of one instant fire in
+/// the order in which they were started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TimerKey {
     at: Duration,
-    /// Timers of one instant fire in the order in which they were started.
     count: u64,
-    what: Timed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 enum Timed {
     Lane(usize),
     /// The longest idle cells of an entity type.
     Idle(usize),
-    Cell(usize, usize, u64, CellTimer),
+    Cell(CellKey, CellTimer),
 }
 
 /// Why a cell is woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum CellTimer {
     /// The time after a failure is over.
     Backoff,
@@ -189,7 +188,7 @@ impl Worker {
                 defects: Defects::default(),
                 rng: SmallRng::from_seed(seed),
                 run_queue: VecDeque::new(),
-                timers: BinaryHeap::new(),
+                timers: BTreeMap::new(),
                 timer_count: 0,
                 incarnations: 0,
                 laters: 0,
@@ -223,7 +222,7 @@ impl Worker {
         }
         flush(hosts, core);
         core.out.busy = core.has_runnable();
-        core.out.wake_at = core.timers.peek().map(|Reverse(timer)| timer.at);
+        core.out.wake_at = core.timers.keys().next().map(|timer| timer.at);
         std::mem::take(&mut core.out)
     }
 
@@ -294,28 +293,17 @@ fn answered(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, settled: SettledBat
 }
 
 fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
-    while let Some(Reverse(timer)) = core.timers.peek() {
-        if timer.at > core.now {
-            break;
-        }
-        let Some(Reverse(timer)) = core.timers.pop() else {
-            break;
-        };
-        match timer.what {
+    while let Some(timer) = core.timers.first_entry()
+        && timer.key().at <= core.now
+    {
+        match timer.remove() {
             Timed::Lane(lane) => {
                 if let Some(batch) = core.lanes[lane].retry() {
                     core.out.writes.push(batch);
                 }
             }
             Timed::Idle(host) => hosts[host].passivate(core),
-            Timed::Cell(host, index, incarnation, timer) => {
-                let key = CellKey {
-                    host,
-                    index,
-                    incarnation,
-                };
-                hosts[host].timer(core, key, timer);
-            }
+            Timed::Cell(key, timer) => hosts[key.host].timer(core, key, timer),
         }
     }
 }
@@ -389,22 +377,33 @@ impl Core {
         backoff(number, min, max, jitter)
     }
 
-    pub(crate) fn start_cell_timer(&mut self, after: Duration, key: CellKey, timer: CellTimer) {
+    pub(crate) fn start_cell_timer(
+        &mut self,
+        after: Duration,
+        key: CellKey,
+        timer: CellTimer,
+    ) -> TimerKey {
         let at = self.now.saturating_add(after);
-        self.start_timer(at, Timed::Cell(key.host, key.index, key.incarnation, timer));
+        self.start_timer(at, Timed::Cell(key, timer))
+    }
+
+    /// Takes a timer back; one that has fired is gone already.
+    pub(crate) fn cancel_timer(&mut self, timer: TimerKey) {
+        self.timers.remove(&timer);
     }
 
     pub(crate) fn start_idle_timer(&mut self, at: Duration, host: usize) {
         self.start_timer(at, Timed::Idle(host));
     }
 
-    fn start_timer(&mut self, at: Duration, what: Timed) {
+    fn start_timer(&mut self, at: Duration, what: Timed) -> TimerKey {
         self.timer_count += 1;
-        self.timers.push(Reverse(Timer {
+        let key = TimerKey {
             at,
             count: self.timer_count,
-            what,
-        }));
+        };
+        self.timers.insert(key, what);
+        key
     }
 
     /// The next cell that can run: one that may start to recover, or else one with work.

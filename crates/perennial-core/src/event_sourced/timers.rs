@@ -44,7 +44,8 @@ impl<E: EventSourced> Timers<'_, E> {
     }
 
     /// Sends `command` every `period`, the first time after one period. A period below a
-    /// millisecond counts as one.
+    /// millisecond counts as one. A time at which the entity's queue is as long as its `mailbox`
+    /// allows is passed over.
     pub fn start_repeated<C: Clone + Send + 'static>(
         &self,
         key: impl Into<Cow<'static, str>>,

@@ -1,0 +1,16 @@
+//! Behaviour of the engine, seen through its public API: a real system with real threads on a
+//! store in memory that fails on demand.
+
+mod fixture;
+
+mod asking;
+mod bare;
+mod effects;
+mod first_path;
+mod group_commit;
+mod later;
+mod outcome;
+mod recovery;
+mod shutdown;
+mod tentative;
+mod timers;

@@ -1,0 +1,279 @@
+//! A write whose outcome is open: it is found out, or its caller is told that it is unknown.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use perennial_core::{AskError, PersistFailure};
+use perennial_testkit::WriteFault;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::fixture::{
+    Bed, Entry, Ledger, Note, Read, in_time, noted, persist_failure, run, send, until,
+};
+
+#[tokio::test]
+async fn a_lost_answer_is_resolved_as_stored() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    bed.faults.writes.next(WriteFault::LostAnswer);
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(entity.ask(Note(2)).await, Ok(vec![1, 2]));
+    assert_eq!(bed.stored("a"), noted([1, 2]));
+    assert_eq!(system.stats().recovered, 1, "nothing was wrong with it");
+}
+
+#[tokio::test]
+async fn a_lost_request_is_sent_again_and_stored_once() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    for fault in [
+        WriteFault::LostRequest,
+        WriteFault::Unavailable,
+        WriteFault::LostRequest,
+    ] {
+        bed.faults.writes.next(fault);
+    }
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(bed.stored("a"), noted([1]));
+    assert_eq!(bed.faults.writes.count(), 4);
+    // The worker counts it after its caller has been answered.
+    until("the event is counted", || system.stats().stored_events == 1).await;
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_late_is_stored_once() {
+    let bed = Bed::new();
+    let (store, faulty) = bed.open();
+    let system = perennial_core::ActorSystem::with_store(
+        perennial_core::config::ConfigSource::empty(),
+        store,
+    )
+    .entity(crate::fixture::ledger())
+    .start()
+    .await
+    .expect("starts");
+    let entity = system.entity::<Ledger>("a");
+    bed.faults.writes.next(WriteFault::StoredLate);
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    // The server still had the first attempt; the second one was stored meanwhile.
+    faulty.deliver_late_writes().await;
+    assert_eq!(entity.ask(Note(2)).await, Ok(vec![1, 2]));
+    assert_eq!(bed.stored("a"), noted([1, 2]));
+}
+
+#[tokio::test]
+async fn later_commands_wait_for_the_outcome_and_keep_their_order() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    for _ in 0..5 {
+        bed.faults.writes.next(WriteFault::LostAnswer);
+    }
+    let asks: Vec<_> = (1..=50).map(|number| send(&entity, Note(number))).collect();
+    for (ask, last) in asks.into_iter().zip(1..) {
+        assert_eq!(ask.answer().await, Ok((1..=last).collect()));
+    }
+    assert_eq!(bed.stored("a"), noted(1..=50));
+}
+
+#[tokio::test]
+async fn a_store_that_stays_away_ends_in_unavailable() {
+    let bed = Bed::new();
+    let settings = [("persistence.outcome-timeout", "50ms")];
+    let system = bed.start(&settings).await;
+    let entity = system.entity::<Ledger>("a");
+    bed.faults.writes.decide(|_| Some(WriteFault::Unavailable));
+    let note = send(&entity, Note(1));
+    let later = send(&entity, Note(2));
+    let read = send(&entity, Read);
+    assert_eq!(
+        persist_failure(note.answer().await),
+        PersistFailure::Unavailable
+    );
+    // In the same batch or in the next: it was not stored either way.
+    let later = persist_failure(later.answer().await);
+    assert!(
+        matches!(later, PersistFailure::Earlier | PersistFailure::Unavailable),
+        "{later:?}"
+    );
+    persist_failure(read.answer().await);
+    bed.faults.clear();
+    assert_eq!(entity.ask(Note(3)).await, Ok(vec![3]));
+    assert_eq!(bed.stored("a"), noted([3]));
+}
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_found_out_is_unknown() {
+    let bed = Bed::new();
+    let settings = [("persistence.outcome-timeout", "50ms")];
+    let system = bed.start(&settings).await;
+    let entity = system.entity::<Ledger>("a");
+    // The first attempt was stored, but its answer got lost, and the store stays away from then on.
+    bed.faults.writes.decide(|call| {
+        Some(if call.number == 1 {
+            WriteFault::LostAnswer
+        } else {
+            WriteFault::Unavailable
+        })
+    });
+    let answer = entity.ask(Note(1)).await;
+    assert!(
+        matches!(&answer, Err(error) if error.is_outcome_unknown() && !error.is_not_handled()),
+        "{answer:?}"
+    );
+    bed.faults.clear();
+    // The entity recovers under a new writer, and sees what was stored.
+    assert_eq!(entity.ask(Note(2)).await, Ok(vec![1, 2]));
+    let writers: std::collections::HashSet<_> = bed
+        .rows("a")
+        .into_iter()
+        .filter_map(|row| row.event.map(|(writer, _)| writer))
+        .collect();
+    assert_eq!(writers.len(), 2);
+}
+
+#[tokio::test]
+async fn a_write_given_up_and_stored_late_is_not_overwritten() {
+    let bed = Bed::new();
+    let (store, faulty) = bed.open();
+    let config = perennial_core::config::ConfigSource::empty()
+        .set("persistence.outcome-timeout", "50ms")
+        .and_then(|config| config.set("persistence.retry-min", "1ms"))
+        .and_then(|config| config.set("persistence.retry-max", "5ms"))
+        .expect("known keys");
+    let system = perennial_core::ActorSystem::with_store(config, store)
+        .entity(crate::fixture::ledger())
+        .start()
+        .await
+        .expect("starts");
+    let entity = system.entity::<Ledger>("a");
+    bed.faults.writes.decide(|call| {
+        Some(if call.number == 1 {
+            WriteFault::StoredLate
+        } else {
+            WriteFault::LostRequest
+        })
+    });
+    let answer = entity.ask(Note(1)).await;
+    assert!(
+        matches!(answer, Err(AskError::Unknown { .. })),
+        "{answer:?}"
+    );
+    bed.faults.clear();
+    assert_eq!(entity.ask(Read).await, Ok(vec![]));
+    // It becomes durable only now, after the entity has recovered without it.
+    faulty.deliver_late_writes().await;
+    assert_eq!(bed.stored("a"), noted([1]));
+    assert_eq!(
+        persist_failure(entity.ask(Note(2)).await),
+        PersistFailure::Conflict
+    );
+    assert_eq!(entity.ask(Note(3)).await, Ok(vec![1, 3]));
+    assert_eq!(bed.stored("a"), noted([1, 3]));
+}
+
+#[tokio::test]
+async fn a_store_that_panics_leaves_nothing_open() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let mut calls = 0;
+    bed.faults.writes.decide(move |_| {
+        calls += 1;
+        assert!(calls > 1, "the store panics at its first write");
+        None
+    });
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(bed.stored("a"), noted([1]));
+}
+
+/// Callers of several entities under faults of every kind: what they are told is true.
+#[tokio::test]
+async fn nobody_is_told_failed_for_what_is_stored() {
+    const ENTITIES: u64 = 8;
+    const COMMANDS: u64 = 60;
+    for seed in 0..10 {
+        let bed = Bed::new();
+        let settings = [
+            ("persistence.outcome-timeout", "10ms"),
+            ("persistence.batch-events", "7"),
+        ];
+        let system = bed.start(&settings).await;
+        let mut random = SmallRng::seed_from_u64(seed);
+        bed.faults.writes.decide(move |_| {
+            if !random.random_ratio(1, 3) {
+                return None;
+            }
+            Some(match random.random_range(0..5) {
+                0 => WriteFault::Rejected,
+                1 => WriteFault::Conflict,
+                2 => WriteFault::Unavailable,
+                3 => WriteFault::LostRequest,
+                _ => WriteFault::LostAnswer,
+            })
+        });
+        let mut asks = Vec::new();
+        for number in 0..COMMANDS {
+            for entity in 0..ENTITIES {
+                let command = run(move |_, cx| cx.persist(noted([number])).reply(move |_| ()));
+                let entity_ref = system.entity::<Ledger>(format!("e{entity}"));
+                asks.push((entity, number, send(&entity_ref, command)));
+            }
+        }
+        let mut told = BTreeMap::new();
+        for (entity, number, ask) in asks {
+            told.insert((entity, number), ask.answer().await);
+        }
+        bed.faults.clear();
+        for entity in 0..ENTITIES {
+            let entity_id = format!("e{entity}");
+            let stored = bed.stored(&entity_id);
+            for number in 0..COMMANDS {
+                let times = stored
+                    .iter()
+                    .filter(|event| **event == Entry::Noted(number))
+                    .count();
+                let answer = &told[&(entity, number)];
+                let fits = match answer {
+                    Ok(()) => times == 1,
+                    Err(AskError::PersistFailed(_)) => times == 0,
+                    Err(AskError::Unknown { .. }) => times <= 1,
+                    Err(_) => false,
+                };
+                assert!(
+                    fits,
+                    "seed {seed}, {entity_id}, {number}: {answer:?}, {times}"
+                );
+            }
+            let numbers: Vec<u64> = bed
+                .rows(&entity_id)
+                .iter()
+                .map(|row| row.seq_nr.value())
+                .collect();
+            assert_eq!(numbers, (1..=stored.len() as u64).collect::<Vec<_>>());
+            let state = system.entity::<Ledger>(&entity_id).ask(Read).await;
+            assert_eq!(state.map(noted), Ok(stored));
+        }
+        in_time("the end", system.shutdown()).await.expect("ends");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_an_ask_is_unknown_to_its_caller() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    bed.faults.writes.decide(|_| Some(WriteFault::Unavailable));
+    let ask = entity.ask(Note(1)).timeout(Duration::from_millis(50));
+    let answer = ask.await;
+    assert!(
+        matches!(answer, Err(AskError::Unknown { .. })),
+        "{answer:?}"
+    );
+    // Its caller is gone, but the command goes on.
+    bed.faults.clear();
+    until("the write is stored", || bed.stored("a") == noted([1])).await;
+}

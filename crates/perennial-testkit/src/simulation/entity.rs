@@ -1,0 +1,506 @@
+//! The entity of the simulation: its state is a digest of the chain of all steps that it applied.
+//!
+//! Every event carries a token of its own, and every answer says which part of the chain it saw.
+//! So the journal alone tells afterwards whether an answer is that of serial execution.
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use perennial_core::{Cx, Effect, EventSourced, Handle};
+use perennial_persistence::{Codec, CodecError, SerializedPayload};
+use serde::{Deserialize, Serialize};
+
+use crate::ManualClock;
+
+/// Tokens per command; a command has fewer events than this.
+pub(crate) const TOKENS: u64 = 64;
+/// From here on tokens are those of timers.
+pub(crate) const TICK_TOKENS: u64 = 1 << 40;
+/// From here on tokens are those of a foreign writer.
+pub(crate) const FOREIGN_TOKENS: u64 = 1 << 41;
+
+/// What all entities of a simulation tell the checker behind the engine's back.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: ManualClock,
+    ticks: AtomicU64,
+    notes: Mutex<Vec<Note>>,
+}
+
+/// Something that user code did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// A handler ran and did not put its command aside.
+    Handled { command: u64 },
+    /// The future of a `later` ran.
+    Future { command: u64 },
+    /// A `then_run` ran and saw this state.
+    Ran { command: u64, saw: Digest },
+    /// A timer has fired that was to fire once.
+    TickedOnce { command: u64 },
+}
+
+impl Shared {
+    pub(crate) fn new(clock: ManualClock) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            ticks: AtomicU64::new(TICK_TOKENS),
+            notes: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn note(&self, note: Note) {
+        self.lock().push(note);
+    }
+
+    pub(crate) fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Note>> {
+        // Nothing panics while it is held.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many steps a chain has, and a hash over all of them in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Digest {
+    pub(crate) count: u64,
+    pub(crate) hash: u64,
+}
+
+impl Digest {
+    /// The digest of the chain with one more step.
+    pub(crate) fn and(self, step: Step) -> Self {
+        let kind = u64::from(step.kind.code());
+        let mut hash = self.hash ^ step.token.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ kind;
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self {
+            count: self.count + 1,
+            hash: hash ^ (hash >> 31),
+        }
+    }
+}
+
+/// One event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) token: u64,
+    pub(crate) kind: StepKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum StepKind {
+    Add,
+    /// Until the next [`StepKind::Unlock`] commands that add are put aside.
+    Lock,
+    Unlock,
+    /// `apply` panics; never stored.
+    Poison,
+    /// The codec refuses it; never stored.
+    Unencodable,
+    /// The codec panics; never stored.
+    EncodePanics,
+    /// Its payload is larger than allowed; never stored.
+    Large,
+}
+
+impl StepKind {
+    const ALL: [Self; 7] = [
+        Self::Add,
+        Self::Lock,
+        Self::Unlock,
+        Self::Poison,
+        Self::Unencodable,
+        Self::EncodePanics,
+        Self::Large,
+    ];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Add => 0,
+            Self::Lock => 1,
+            Self::Unlock => 2,
+            Self::Poison => 3,
+            Self::Unencodable => 4,
+            Self::EncodePanics => 5,
+            Self::Large => 6,
+        }
+    }
+}
+
+/// The entity's state. `KIND` makes two entity types of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chain<const KIND: u8> {
+    pub(crate) digest: Digest,
+    pub(crate) locked: bool,
+}
+
+impl<const KIND: u8> EventSourced for Chain<KIND> {
+    const TYPE: &'static str = if KIND == 0 { "Plain" } else { "Snapped" };
+    type Event = Step;
+    type Services = Arc<Shared>;
+
+    fn apply(&mut self, step: &Step) {
+        match step.kind {
+            StepKind::Lock => self.locked = true,
+            StepKind::Unlock => self.locked = false,
+            StepKind::Poison => panic_quietly("poison"),
+            _ => {}
+        }
+        self.digest = self.digest.and(*step);
+    }
+}
+
+/// A panic that leaves standard error alone: simulations make many.
+fn panic_quietly(message: &'static str) {
+    resume_unwind(Box::new(message));
+}
+
+/// A command, with an id that no other command has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Command {
+    pub(crate) id: u64,
+    pub(crate) action: Action,
+}
+
+/// What a command does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Read,
+    ReadThenRun,
+    ReadStop,
+    Append(u64),
+    AppendSilently(u64),
+    AppendThenRun(u64),
+    AppendStop(u64),
+    /// Takes a while, which is noticed in the worker's budget.
+    AppendSlowly(u64),
+    Lock,
+    Unlock,
+    Later(u64),
+    LaterInterleaved(u64),
+    LaterBlocking(u64),
+    LaterTwice(u64),
+    /// Unhandled in about every third state, which one depends on the number.
+    UnhandledSometimes(u64),
+    StartTimer(Duration),
+    StartRepeatedTimer(Duration),
+    CancelTimers,
+    PanicInHandle,
+    PanicInApply(u64),
+    PanicInReply(u64),
+    PanicInThenRun(u64),
+    PanicInContinuation,
+    Unencodable(u64),
+    EncodePanics(u64),
+    Large(u64),
+    /// More events than one command may have.
+    TooMany(u64),
+}
+
+impl Command {
+    /// What the command appends if it succeeds.
+    pub(crate) fn steps(self) -> Vec<Step> {
+        let of = |count: u64, last: StepKind| -> Vec<Step> {
+            let tokens = self.id * TOKENS..;
+            let mut steps: Vec<Step> = tokens
+                .zip(0..count)
+                .map(|(token, _)| Step {
+                    token,
+                    kind: StepKind::Add,
+                })
+                .collect();
+            if let Some(step) = steps.last_mut() {
+                step.kind = last;
+            }
+            steps
+        };
+        match self.action {
+            Action::Append(count)
+            | Action::AppendSilently(count)
+            | Action::AppendThenRun(count)
+            | Action::AppendStop(count)
+            | Action::AppendSlowly(count)
+            | Action::Later(count)
+            | Action::LaterInterleaved(count)
+            | Action::LaterBlocking(count)
+            | Action::LaterTwice(count)
+            | Action::PanicInReply(count)
+            | Action::PanicInThenRun(count)
+            | Action::TooMany(count) => of(count, StepKind::Add),
+            Action::Lock => of(1, StepKind::Lock),
+            Action::Unlock => of(1, StepKind::Unlock),
+            Action::PanicInApply(count) => of(count, StepKind::Poison),
+            Action::Unencodable(count) => of(count, StepKind::Unencodable),
+            Action::EncodePanics(count) => of(count, StepKind::EncodePanics),
+            Action::Large(count) => of(count, StepKind::Large),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a locked entity puts it aside.
+    fn waits_for_unlock(self) -> bool {
+        matches!(
+            self.action,
+            Action::Append(_) | Action::AppendThenRun(_) | Action::AppendStop(_) | Action::Later(_)
+        )
+    }
+}
+
+impl Action {
+    pub(crate) fn has_future(self) -> bool {
+        matches!(
+            self,
+            Self::Later(_)
+                | Self::LaterInterleaved(_)
+                | Self::LaterBlocking(_)
+                | Self::LaterTwice(_)
+                | Self::PanicInContinuation
+        )
+    }
+
+    pub(crate) fn panics(self) -> bool {
+        matches!(
+            self,
+            Self::PanicInHandle
+                | Self::PanicInApply(_)
+                | Self::PanicInReply(_)
+                | Self::PanicInContinuation
+        )
+    }
+
+    pub(crate) fn is_unstorable(self) -> bool {
+        matches!(
+            self,
+            Self::Unencodable(_) | Self::EncodePanics(_) | Self::Large(_) | Self::TooMany(_)
+        )
+    }
+
+    pub(crate) fn is_silent(self) -> bool {
+        matches!(self, Self::AppendSilently(_))
+    }
+
+    /// Whether the command, with this number, is unhandled in a state with this digest.
+    pub(crate) fn is_unhandled_at(self, digest: Digest) -> bool {
+        matches!(self, Self::UnhandledSometimes(salt)
+            if (digest.hash ^ salt).is_multiple_of(3))
+    }
+}
+
+/// What a command saw and made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) before: Digest,
+    pub(crate) after: Digest,
+}
+
+impl<const KIND: u8> Handle<Command> for Chain<KIND> {
+    type Reply = Answer;
+
+    fn handle(&self, command: Command, cx: &Cx<'_, Self>) -> Effect<Self, Answer> {
+        if self.locked && command.waits_for_unlock() {
+            return cx.stash(command);
+        }
+        let Command { id, action } = command;
+        let shared = Arc::clone(cx.services());
+        shared.note(Note::Handled { command: id });
+        let steps = command.steps();
+        let before = self.digest;
+        let answer = move |state: &Self| Answer {
+            before,
+            after: state.digest,
+        };
+        let run = move |state: &Self, cx: &Cx<'_, Self>| {
+            cx.services().note(Note::Ran {
+                command: id,
+                saw: state.digest,
+            });
+        };
+        let work = {
+            let shared = Arc::clone(&shared);
+            move || shared.note(Note::Future { command: id })
+        };
+        match action {
+            Action::Read => cx.reply(answer(self)),
+            Action::ReadThenRun => cx.none().then_run(run).reply(answer),
+            Action::ReadStop => cx.stop().reply(answer),
+            Action::AppendSilently(_) => cx.persist(steps).no_reply(),
+            Action::AppendThenRun(_) => cx.persist(steps).reply(answer).then_run(run),
+            Action::AppendStop(_) => cx.persist(steps).then_stop().reply(answer),
+            Action::AppendSlowly(_) => {
+                shared.clock.advance(Duration::from_micros(400));
+                cx.persist(steps).reply(answer)
+            }
+            Action::Unlock => cx.persist(steps).then_unstash_all().reply(answer),
+            Action::Later(_) => cx.later(async move { work() }, append(steps)),
+            Action::LaterInterleaved(_) => {
+                let later = cx.later(async move { work() }, append(steps));
+                later.interleaved().then_run(run)
+            }
+            Action::LaterBlocking(_) => cx.blocking(work, append(steps)),
+            Action::LaterTwice(_) => cx.later(
+                async move { work() },
+                move |(), _: &Self, cx: &Cx<'_, Self>| cx.later(async {}, append(steps)),
+            ),
+            Action::PanicInContinuation => cx.later(
+                async move { work() },
+                move |(), state: &Self, cx: &Cx<'_, Self>| {
+                    panic_quietly("continuation");
+                    cx.reply(answer(state))
+                },
+            ),
+            Action::UnhandledSometimes(_) => {
+                if action.is_unhandled_at(before) {
+                    cx.unhandled()
+                } else {
+                    cx.reply(answer(self))
+                }
+            }
+            Action::StartTimer(delay) => {
+                cx.timers()
+                    .start_single("single", delay, Tick { once: Some(id) });
+                cx.reply(answer(self))
+            }
+            Action::StartRepeatedTimer(period) => {
+                cx.timers()
+                    .start_repeated("repeated", period, Tick { once: None });
+                cx.reply(answer(self))
+            }
+            Action::CancelTimers => {
+                cx.timers().cancel_all();
+                cx.reply(answer(self))
+            }
+            Action::PanicInHandle => {
+                panic_quietly("handle");
+                cx.unhandled()
+            }
+            Action::PanicInReply(_) => cx.persist(steps).reply(move |state| {
+                panic_quietly("reply");
+                answer(state)
+            }),
+            Action::PanicInThenRun(_) => cx
+                .persist(steps)
+                .then_run(|_, _| panic_quietly("then_run"))
+                .then_run(|_, _| panic_quietly("never reached"))
+                .reply(answer),
+            Action::Append(_)
+            | Action::Lock
+            | Action::PanicInApply(_)
+            | Action::Unencodable(_)
+            | Action::EncodePanics(_)
+            | Action::Large(_)
+            | Action::TooMany(_) => cx.persist(steps).reply(answer),
+        }
+    }
+}
+
+/// The continuation of a `later`: appends to what the chain is by then.
+fn append<const KIND: u8>(
+    steps: Vec<Step>,
+) -> impl FnOnce((), &Chain<KIND>, &Cx<'_, Chain<KIND>>) -> Effect<Chain<KIND>, Answer> + Send + 'static
+{
+    move |(), state, cx| {
+        let before = state.digest;
+        cx.persist(steps).reply(move |state: &Chain<KIND>| Answer {
+            before,
+            after: state.digest,
+        })
+    }
+}
+
+/// What a timer sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tick {
+    /// The command that started a timer which fires once.
+    once: Option<u64>,
+}
+
+impl<const KIND: u8> Handle<Tick> for Chain<KIND> {
+    type Reply = ();
+
+    fn handle(&self, tick: Tick, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+        if let Some(command) = tick.once {
+            cx.services().note(Note::TickedOnce { command });
+        }
+        let token = cx.services().ticks.fetch_add(1, Ordering::Relaxed);
+        let kind = StepKind::Add;
+        cx.persist([Step { token, kind }]).no_reply()
+    }
+}
+
+/// The payload size from which an event is too large.
+pub(crate) const EVENT_BYTES: usize = 32;
+
+/// Steps as nine bytes.
+#[derive(Debug)]
+pub(crate) struct StepCodec;
+
+impl StepCodec {
+    const ID: i32 = 4711;
+}
+
+impl Codec<Step> for StepCodec {
+    fn encode(&self, step: &Step) -> Result<SerializedPayload, CodecError> {
+        let mut bytes = vec![step.kind.code()];
+        bytes.extend(step.token.to_be_bytes());
+        match step.kind {
+            StepKind::Unencodable => return Err(CodecError::unencodable("unencodable")),
+            StepKind::EncodePanics => panic_quietly("encode"),
+            StepKind::Large => bytes.resize(EVENT_BYTES + 1, 0),
+            _ => {}
+        }
+        Ok(SerializedPayload::new(Self::ID, "Step", bytes))
+    }
+
+    fn decode(&self, payload: &SerializedPayload) -> Result<Step, CodecError> {
+        let undecodable = || CodecError::undecodable("no step");
+        let (&code, token) = payload.bytes.split_first().ok_or_else(undecodable)?;
+        let token = token.try_into().map_err(|_| undecodable())?;
+        let kind = StepKind::ALL
+            .get(usize::from(code))
+            .ok_or_else(undecodable)?;
+        Ok(Step {
+            token: u64::from_be_bytes(token),
+            kind: *kind,
+        })
+    }
+}
+
+/// A chain's state as 17 bytes.
+#[derive(Debug)]
+pub(crate) struct ChainCodec;
+
+impl<const KIND: u8> Codec<Chain<KIND>> for ChainCodec {
+    fn encode(&self, chain: &Chain<KIND>) -> Result<SerializedPayload, CodecError> {
+        match chain.digest.hash % 16 {
+            0 => return Err(CodecError::unencodable("unencodable")),
+            1 => panic_quietly("encode"),
+            _ => {}
+        }
+        let mut bytes = vec![u8::from(chain.locked)];
+        bytes.extend(chain.digest.count.to_be_bytes());
+        bytes.extend(chain.digest.hash.to_be_bytes());
+        Ok(SerializedPayload::new(4712, "Chain", bytes))
+    }
+
+    fn decode(&self, payload: &SerializedPayload) -> Result<Chain<KIND>, CodecError> {
+        let undecodable = || CodecError::undecodable("no chain");
+        let bytes: [u8; 17] = payload.bytes[..].try_into().map_err(|_| undecodable())?;
+        let number = |from: usize| {
+            let bytes = bytes[from..from + 8].try_into();
+            u64::from_be_bytes(bytes.expect("eight of seventeen bytes"))
+        };
+        Ok(Chain {
+            digest: Digest {
+                count: number(1),
+                hash: number(9),
+            },
+            locked: bytes[0] == 1,
+        })
+    }
+}

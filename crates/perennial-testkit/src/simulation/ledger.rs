@@ -1,0 +1,678 @@
+//! What was sent, answered and stored, and the rules that tie them together.
+
+use std::time::Duration;
+
+use perennial_core::{AskError, Asking, PersistFailure};
+use perennial_persistence::{Codec, PersistenceId, Timestamp, WriterId};
+
+use super::Report;
+use super::entity::{
+    Answer, Command, Digest, FOREIGN_TOKENS, Note, Step, StepCodec, StepKind, TICK_TOKENS, TOKENS,
+};
+use crate::MemoryStore;
+
+/// A promise that was not kept.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    pub(crate) rule: &'static str,
+    pub(crate) detail: String,
+}
+
+pub(crate) type Checked = Result<(), Violation>;
+
+fn broken(rule: &'static str, detail: impl Into<String>) -> Checked {
+    Err(Violation {
+        rule,
+        detail: detail.into(),
+    })
+}
+
+/// A command that was sent.
+pub(crate) struct Sent {
+    pub(crate) command: Command,
+    pub(crate) entity: usize,
+    pub(crate) system: usize,
+    at: Duration,
+    /// The shortest chain that an answer may have seen.
+    floor: u64,
+    pub(crate) fate: Fate,
+    handled: bool,
+    future_ran: bool,
+    ran: bool,
+    ticked: bool,
+}
+
+/// What its caller knows of a command.
+pub(crate) enum Fate {
+    /// Nothing yet.
+    Open(Asking<Answer>),
+    /// Nothing, and it does not want to.
+    Unasked,
+    /// It was answered.
+    Answered,
+    /// It was told that there is no answer, on purpose.
+    Silent,
+    /// It failed.
+    Failed(AskError),
+}
+
+/// A row of the journal.
+struct Stored {
+    step: Step,
+    digest: Digest,
+    timestamp: Timestamp,
+    writer: WriterId,
+}
+
+/// What may have happened to an entity, and excuses errors.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Troubles {
+    /// Somebody besides the one system may have written.
+    pub(crate) contended: bool,
+    pub(crate) rejected: bool,
+    /// Writes were not answered as stored.
+    pub(crate) unavailable: bool,
+    /// Reads gave what is no history.
+    pub(crate) unreadable: bool,
+}
+
+/// How it stands with the worker that a command was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Running,
+    Stopping,
+    /// It was stopped in an orderly way.
+    Stopped,
+    Crashed,
+}
+
+pub(crate) struct Ledger {
+    memory: MemoryStore,
+    ids: Vec<PersistenceId>,
+    journal: Vec<Vec<Stored>>,
+    pub(crate) troubles: Vec<Troubles>,
+    sent: Vec<Sent>,
+    /// Indexes of the commands whose callers wait.
+    open: Vec<usize>,
+    /// The longest chain in any answer, by entity.
+    seen: Vec<u64>,
+    /// The longest chain that a system has to know, by system and entity: what anybody had seen
+    /// when it started, and what its own callers have seen since. Two systems that run at the same
+    /// time may each serve what it knows until one finds out at its next write.
+    floors: Vec<Vec<u64>>,
+    pub(crate) report: Report,
+}
+
+impl Ledger {
+    pub(crate) fn new(memory: MemoryStore, ids: Vec<PersistenceId>) -> Self {
+        let entities = ids.len();
+        Self {
+            memory,
+            journal: ids.iter().map(|_| Vec::new()).collect(),
+            ids,
+            troubles: vec![Troubles::default(); entities],
+            sent: Vec::new(),
+            open: Vec::new(),
+            seen: vec![0; entities],
+            floors: Vec::new(),
+            report: Report::default(),
+        }
+    }
+
+    pub(crate) fn index_of(&self, id: &PersistenceId) -> usize {
+        let found = self.ids.iter().position(|known| known == id);
+        found.expect("only entities of the simulation have rows")
+    }
+
+    /// A system has started.
+    pub(crate) fn system_started(&mut self) {
+        self.floors.push(self.seen.clone());
+    }
+
+    /// The id of the next command.
+    pub(crate) fn next_command(&self) -> u64 {
+        self.sent.len() as u64 + 1
+    }
+
+    pub(crate) fn sent(
+        &mut self,
+        command: Command,
+        entity: usize,
+        system: usize,
+        at: Duration,
+        asking: Option<Asking<Answer>>,
+    ) {
+        self.report.commands += 1;
+        if asking.is_some() {
+            self.open.push(self.sent.len());
+        }
+        self.sent.push(Sent {
+            command,
+            entity,
+            system,
+            at,
+            floor: self.floors[system][entity],
+            fate: asking.map_or(Fate::Unasked, Fate::Open),
+            handled: false,
+            future_ran: false,
+            ran: false,
+            ticked: false,
+        });
+    }
+
+    pub(crate) fn open(&self) -> &[usize] {
+        &self.open
+    }
+
+    pub(crate) fn command(&self, index: usize) -> &Sent {
+        &self.sent[index]
+    }
+
+    /// The caller of an open command stops waiting, as its deadline would make it; or without a
+    /// word.
+    pub(crate) fn give_up(&mut self, at: usize, dropped: bool) -> Result<String, Violation> {
+        let index = self.open.remove(at);
+        let sent = &mut self.sent[index];
+        let Fate::Open(mut asking) = std::mem::replace(&mut sent.fate, Fate::Unasked) else {
+            return Ok("closed".to_owned());
+        };
+        if dropped {
+            return Ok(format!("c{} dropped", sent.command.id));
+        }
+        match asking.expire() {
+            Err(AskError::Unknown { .. }) => {
+                self.report.expired_unknown += 1;
+                Ok(format!("c{} out of time, unknown", sent.command.id))
+            }
+            Err(AskError::Expired) => {
+                self.report.expired += 1;
+                sent.fate = Fate::Failed(AskError::Expired);
+                Ok(format!("c{} expired", sent.command.id))
+            }
+            other => Err(Violation {
+                rule: "an expiring ask says that it expired",
+                detail: format!("c{} got {other:?}", sent.command.id),
+            }),
+        }
+    }
+
+    /// Reads what is new in the journal of an entity.
+    pub(crate) fn read_journal(&mut self, entity: usize) -> Checked {
+        let rows = self.memory.rows(&self.ids[entity]);
+        let known = &mut self.journal[entity];
+        for row in rows.iter().skip(known.len()) {
+            let expected = known.len() as u64 + 1;
+            let number = row.seq_nr.value();
+            if number != expected {
+                return broken(
+                    "sequence numbers have no gaps",
+                    format!("{} has {number} where {expected} belongs", self.ids[entity]),
+                );
+            }
+            let Some((writer, event)) = &row.event else {
+                return broken("nothing is deleted", format!("row {number} is a marker"));
+            };
+            let Ok(step) = StepCodec.decode(&event.payload) else {
+                return broken("every row is an event", format!("row {number} is none"));
+            };
+            let before = known.last().map_or(Digest::default(), |last| last.digest);
+            known.push(Stored {
+                step,
+                digest: before.and(step),
+                timestamp: row.timestamp,
+                writer: *writer,
+            });
+        }
+        Ok(())
+    }
+
+    /// Looks whether callers were answered, and checks what they were told. `standing` says how
+    /// it stands with the worker of a system and an entity.
+    pub(crate) fn look_at_answers(
+        &mut self,
+        now: Duration,
+        standing: impl Fn(usize, usize) -> Standing,
+        trace: &mut impl FnMut(String),
+    ) -> Checked {
+        let mut still_open = Vec::with_capacity(self.open.len());
+        for index in std::mem::take(&mut self.open) {
+            let sent = &mut self.sent[index];
+            let Fate::Open(asking) = &mut sent.fate else {
+                continue;
+            };
+            let standing = standing(sent.system, sent.entity);
+            match asking.try_take() {
+                None if matches!(standing, Standing::Stopped | Standing::Crashed) => {
+                    return broken(
+                        "a worker that ends answers everybody",
+                        format!("c{} still waits for s{}", sent.command.id, sent.system),
+                    );
+                }
+                None => still_open.push(index),
+                Some(result) => {
+                    trace(format!("c{} <- {result:?}", sent.command.id));
+                    match result {
+                        Ok(answer) => {
+                            sent.fate = Fate::Answered;
+                            self.report.answered += 1;
+                            self.check_answer(index, answer)?;
+                        }
+                        Err(error) => self.check_error(index, error, now, standing)?,
+                    }
+                }
+            }
+        }
+        self.open = still_open;
+        Ok(())
+    }
+
+    /// Takes over what user code did.
+    pub(crate) fn take_notes(&mut self, notes: Vec<Note>) -> Checked {
+        for note in notes {
+            match note {
+                Note::Handled { command } => {
+                    let sent = self.by_id(command);
+                    if std::mem::replace(&mut sent.handled, true) {
+                        return broken("a command is handled once", format!("c{command} twice"));
+                    }
+                    let is_certain =
+                        matches!(&sent.fate, Fate::Failed(error) if error.is_not_handled());
+                    if is_certain {
+                        return broken(
+                            "what was told not to be handled is not",
+                            format!("c{command} was handled"),
+                        );
+                    }
+                }
+                Note::Future { command } => {
+                    let sent = self.by_id(command);
+                    if std::mem::replace(&mut sent.future_ran, true) {
+                        return broken("a future runs once", format!("c{command} twice"));
+                    }
+                }
+                Note::TickedOnce { command } => {
+                    let sent = self.by_id(command);
+                    if std::mem::replace(&mut sent.ticked, true) {
+                        return broken("a single timer fires once", format!("c{command} twice"));
+                    }
+                }
+                Note::Ran { command, saw } => self.check_side_effect(command, saw)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn by_id(&mut self, command: u64) -> &mut Sent {
+        let index = usize::try_from(command - 1).expect("a small number");
+        &mut self.sent[index]
+    }
+
+    fn check_side_effect(&mut self, command: u64, saw: Digest) -> Checked {
+        self.report.side_effects += 1;
+        let sent = self.by_id(command);
+        if std::mem::replace(&mut sent.ran, true) {
+            return broken("a side effect runs once", format!("c{command} twice"));
+        }
+        if !matches!(sent.fate, Fate::Answered | Fate::Unasked | Fate::Silent) {
+            return broken(
+                "a side effect runs after its reply is out",
+                format!("c{command} ran before"),
+            );
+        }
+        let (entity, steps) = (sent.entity, sent.command.steps());
+        self.check_prefix(entity, saw, || format!("the side effect of c{command}"))?;
+        let stored = &self.journal[entity];
+        let count = usize::try_from(saw.count).expect("a small number");
+        if !steps.is_empty() && !stored[..count].ends_with_steps(&steps) {
+            return broken(
+                "a side effect sees the state of its own events",
+                format!("c{command} saw {saw:?}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// The state with this digest is the fold of stored events.
+    fn check_prefix(&mut self, entity: usize, saw: Digest, who: impl Fn() -> String) -> Checked {
+        self.read_journal(entity)?;
+        let journal = &self.journal[entity];
+        let durable = match saw.count.checked_sub(1) {
+            None => Some(Digest::default()),
+            Some(last) => usize::try_from(last)
+                .ok()
+                .and_then(|last| journal.get(last))
+                .map(|stored| stored.digest),
+        };
+        match durable {
+            Some(durable) if durable == saw => Ok(()),
+            Some(durable) => broken(
+                "what is told is the fold of stored events",
+                format!("{} saw {saw:?}, stored is {durable:?}", who()),
+            ),
+            None => broken(
+                "what is told is durable",
+                format!("{} saw {saw:?}, stored are {}", who(), journal.len()),
+            ),
+        }
+    }
+
+    fn check_answer(&mut self, index: usize, answer: Answer) -> Checked {
+        let sent = &self.sent[index];
+        let (command, entity, floor) = (sent.command, sent.entity, sent.floor);
+        let system = sent.system;
+        let who = || format!("c{} {:?}", command.id, command.action);
+        if command.action.panics() || command.action.is_unstorable() || command.action.is_silent() {
+            return broken("only what succeeds is answered", who());
+        }
+        if command.action.is_unhandled_at(answer.before) {
+            return broken("the answer is that of serial execution", who());
+        }
+        self.check_prefix(entity, answer.after, who)?;
+        self.check_prefix(entity, answer.before, who)?;
+        let steps = command.steps();
+        if answer.before.count + steps.len() as u64 != answer.after.count {
+            return broken(
+                "the answer is that of serial execution",
+                format!("{} saw {answer:?}", who()),
+            );
+        }
+        let after = usize::try_from(answer.after.count).expect("a small number");
+        if !self.journal[entity][..after].ends_with_steps(&steps) {
+            return broken(
+                "what is acknowledged is stored",
+                format!("{} saw {answer:?}", who()),
+            );
+        }
+        if answer.before.count < floor {
+            return broken(
+                "an answer is not older than what was seen before it was asked for",
+                format!("{} saw {answer:?}, the floor is {floor}", who()),
+            );
+        }
+        self.raise_floor(system, entity, answer.after.count);
+        Ok(())
+    }
+
+    fn raise_floor(&mut self, system: usize, entity: usize, count: u64) {
+        let seen = &mut self.seen[entity];
+        *seen = count.max(*seen);
+        let floor = &mut self.floors[system][entity];
+        *floor = count.max(*floor);
+    }
+
+    fn check_error(
+        &mut self,
+        index: usize,
+        error: AskError,
+        now: Duration,
+        standing: Standing,
+    ) -> Checked {
+        let sent = &self.sent[index];
+        let (command, entity) = (sent.command, sent.entity);
+        let action = command.action;
+        let who = || format!("c{} {action:?} got \"{error}\"", command.id);
+        if error.is_not_handled() {
+            // A full bound on futures is noticed after the handler, which had no effect then.
+            let refused_future = matches!(error, AskError::Busy { .. }) && action.has_future();
+            if sent.handled && !refused_future {
+                return broken("what was told not to be handled is not", who());
+            }
+            if sent.future_ran {
+                return broken(
+                    "a command whose future ran is not told to be untouched",
+                    who(),
+                );
+            }
+        }
+        let waited = now.saturating_sub(sent.at);
+        let troubles = self.troubles[entity];
+        let excused = match &error {
+            AskError::Busy { .. } => {
+                self.report.busy += 1;
+                true
+            }
+            AskError::Stopped => {
+                self.report.stopped += 1;
+                standing != Standing::Running
+            }
+            AskError::Unknown { reason } => {
+                self.report.unknown += 1;
+                if reason.contains("future") || reason.contains("entity stopped") {
+                    action.has_future()
+                } else if reason.contains("store could not say") {
+                    self.report.given_up += 1;
+                    troubles.unavailable && waited >= self.report.outcome_timeout
+                } else {
+                    standing == Standing::Crashed
+                }
+            }
+            AskError::PersistFailed(failed) => {
+                self.report.persist_failed += 1;
+                match failed.kind {
+                    PersistFailure::Conflict => {
+                        self.report.conflicts += 1;
+                        troubles.contended
+                    }
+                    PersistFailure::Rejected => troubles.rejected || action.is_unstorable(),
+                    PersistFailure::Unavailable => {
+                        self.report.given_up += 1;
+                        troubles.unavailable && waited >= self.report.outcome_timeout
+                    }
+                    PersistFailure::Earlier => {
+                        self.report.taken_back += 1;
+                        troubles.contended || troubles.rejected || troubles.unavailable
+                    }
+                    _ => false,
+                }
+            }
+            AskError::RecoveryFailed(_) => {
+                self.report.recovery_failed += 1;
+                troubles.unreadable
+            }
+            AskError::Unhandled => {
+                self.report.unhandled += 1;
+                self.check_unhandled(index)?;
+                true
+            }
+            AskError::NoReply => {
+                self.report.answered += 1;
+                self.sent[index].fate = Fate::Silent;
+                return self.check_silence(index);
+            }
+            AskError::Panicked { .. } => {
+                self.report.panicked += 1;
+                action.panics()
+            }
+            _ => false,
+        };
+        if !excused {
+            return broken("an error has its reason", who());
+        }
+        self.sent[index].fate = if error.is_outcome_unknown() {
+            Fate::Unasked
+        } else {
+            Fate::Failed(error)
+        };
+        Ok(())
+    }
+
+    /// A command without a reply is done once its events are durable.
+    fn check_silence(&mut self, index: usize) -> Checked {
+        let sent = &self.sent[index];
+        let (command, entity, system) = (sent.command, sent.entity, sent.system);
+        self.read_journal(entity)?;
+        let steps = command.steps();
+        let journal = &self.journal[entity];
+        let end = (1..=journal.len()).find(|&end| journal[..end].ends_with_steps(&steps));
+        match end {
+            Some(end) if command.action.is_silent() => {
+                self.raise_floor(system, entity, end as u64);
+                Ok(())
+            }
+            _ => broken(
+                "what is acknowledged is stored",
+                format!("c{} {:?} was done", command.id, command.action),
+            ),
+        }
+    }
+
+    /// The command has no meaning in some state that was durable and is not too old.
+    fn check_unhandled(&mut self, index: usize) -> Checked {
+        let sent = &self.sent[index];
+        let (command, entity) = (sent.command, sent.entity);
+        let floor = usize::try_from(sent.floor).expect("a small number");
+        self.read_journal(entity)?;
+        let states = std::iter::once(Digest::default())
+            .chain(self.journal[entity].iter().map(|stored| stored.digest));
+        let is_true = states
+            .skip(floor)
+            .any(|digest| command.action.is_unhandled_at(digest));
+        if is_true {
+            Ok(())
+        } else {
+            broken(
+                "a refusal tells of durable state alone",
+                format!(
+                    "c{} {:?} is handled in all of it",
+                    command.id, command.action
+                ),
+            )
+        }
+    }
+
+    /// How long the stored chain of an entity is.
+    pub(crate) fn stored(&mut self, entity: usize) -> Result<Digest, Violation> {
+        self.read_journal(entity)?;
+        let last = self.journal[entity].last();
+        Ok(last.map_or(Digest::default(), |last| last.digest))
+    }
+
+    /// At the end: what is stored is what it must be, looked at as a whole.
+    pub(crate) fn check_journal(&mut self) -> Checked {
+        for entity in 0..self.ids.len() {
+            self.read_journal(entity)?;
+        }
+        let mut places: Vec<Option<(usize, usize)>> = vec![None; self.sent.len()];
+        let mut others = std::collections::BTreeSet::new();
+        for (entity, journal) in self.journal.iter().enumerate() {
+            self.report.events += journal.len() as u64;
+            let mut at = 0;
+            while let Some(stored) = journal.get(at) {
+                let token = stored.step.token;
+                if token >= TICK_TOKENS {
+                    self.report.ticks += u64::from(token < FOREIGN_TOKENS);
+                    if !others.insert(token) {
+                        return broken("no event is stored twice", format!("token {token:#x}"));
+                    }
+                    check_times(journal, at, 1)?;
+                    at += 1;
+                    continue;
+                }
+                let index = usize::try_from(token / TOKENS - 1).expect("a small number");
+                let sent = &self.sent[index];
+                let steps = sent.command.steps();
+                if sent.entity != entity || !journal[at..].starts_with_steps(&steps) {
+                    return broken(
+                        "a command's events are stored whole, in order and side by side",
+                        format!("c{} at {}", sent.command.id, at + 1),
+                    );
+                }
+                if places[index].replace((entity, at)).is_some() {
+                    return broken("no event is stored twice", format!("c{}", sent.command.id));
+                }
+                check_times(journal, at, steps.len())?;
+                at += steps.len();
+            }
+        }
+        for (sent, place) in self.sent.iter().zip(places) {
+            let Command { id, action } = sent.command;
+            let is_stored = place.is_some();
+            let must_be = !sent.command.steps().is_empty()
+                && matches!(sent.fate, Fate::Answered | Fate::Silent);
+            if must_be && !is_stored {
+                return broken(
+                    "what is acknowledged is stored",
+                    format!("c{id} {action:?}"),
+                );
+            }
+            if let Fate::Failed(error) = &sent.fate
+                && is_stored
+            {
+                return broken(
+                    "what certainly failed is not stored",
+                    format!("c{id} {action:?} was told \"{error}\""),
+                );
+            }
+            if is_stored && (action.is_unstorable() || action.panics()) {
+                return broken("what panics is not stored", format!("c{id} {action:?}"));
+            }
+            if sent.future_ran && !action.has_future() {
+                return broken("only futures run as futures", format!("c{id} {action:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All events of a write have one time, later than that of the write before.
+fn check_times(journal: &[Stored], at: usize, count: usize) -> Checked {
+    let of_write = &journal[at..at + count];
+    let first = &of_write[0];
+    let is_one = of_write
+        .iter()
+        .all(|stored| stored.timestamp == first.timestamp && stored.writer == first.writer);
+    let is_later = at == 0 || journal[at - 1].timestamp < first.timestamp;
+    if is_one && is_later {
+        Ok(())
+    } else {
+        broken(
+            "a write has one writer and one time, later than the one before",
+            format!("the write at {} of token {:#x}", at + 1, first.step.token),
+        )
+    }
+}
+
+trait Steps {
+    fn starts_with_steps(&self, steps: &[Step]) -> bool;
+    fn ends_with_steps(&self, steps: &[Step]) -> bool;
+}
+
+impl Steps for [Stored] {
+    fn starts_with_steps(&self, steps: &[Step]) -> bool {
+        self.len() >= steps.len()
+            && !steps.is_empty()
+            && self
+                .iter()
+                .zip(steps)
+                .all(|(stored, step)| stored.step == *step)
+    }
+
+    fn ends_with_steps(&self, steps: &[Step]) -> bool {
+        let from = self.len().checked_sub(steps.len());
+        from.is_some_and(|from| {
+            let end = self[from..].iter();
+            end.zip(steps).all(|(stored, step)| stored.step == *step)
+        })
+    }
+}
+
+impl Ledger {
+    /// Whether an entity is locked, going by its journal.
+    pub(crate) fn is_locked(&mut self, entity: usize) -> Result<bool, Violation> {
+        self.read_journal(entity)?;
+        let lock = self.journal[entity]
+            .iter()
+            .rev()
+            .find_map(|stored| match stored.step.kind {
+                StepKind::Lock => Some(true),
+                StepKind::Unlock => Some(false),
+                _ => None,
+            });
+        Ok(lock.unwrap_or(false))
+    }
+
+    /// Whether a command was answered.
+    pub(crate) fn is_answered(&self, index: usize) -> bool {
+        matches!(self.sent[index].fate, Fate::Answered)
+    }
+}

@@ -1,0 +1,308 @@
+//! The store of a simulation: the one in memory, behind a network that loses, delays and repeats.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use perennial_core::engine::{ReadDone, ReadRequest};
+use perennial_persistence::{
+    AtomicWrite, BoxFuture, Codec, Error, NewEvent, PersistenceId, Previous, SequenceNr, Snapshot,
+    Store, WriterId, Written,
+};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngExt};
+
+use super::entity::{FOREIGN_TOKENS, Step, StepCodec, StepKind};
+use crate::{FaultyStore, ManualClock, MemoryStore, ReadFault};
+
+/// What becomes of a batch at the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteFate {
+    /// It is stored and answered.
+    Answered,
+    /// One write is refused, and the later ones of its entity with it.
+    Rejected,
+    /// Another writer is faster with the number of one write.
+    Overtaken,
+    /// Nothing is stored, and the sender knows.
+    Unavailable,
+    /// Nothing is stored, and nobody knows.
+    RequestLost,
+    /// Everything is stored, and nobody knows.
+    AnswerLost,
+    /// Nobody knows, and the store goes on with it at some later time.
+    Late,
+    /// The entities of the batch have different luck.
+    Mixed,
+    /// Fewer answers come back than writes went out.
+    Truncated,
+}
+
+/// The journal's data, and what is still under way to it although its sender has given up.
+pub(crate) struct Storage {
+    memory: MemoryStore,
+    late: Vec<Vec<AtomicWrite>>,
+    /// Writes that an attempt without an answer may have stored; only the truth may be said of
+    /// them from then on.
+    uncertain: BTreeSet<(WriterIdBits, SequenceNr)>,
+    foreign_tokens: u64,
+    /// A defect: rows of the same writer are taken for another's.
+    pub(crate) forgets_writers: bool,
+}
+
+type WriterIdBits = u128;
+
+fn name(write: &AtomicWrite) -> (WriterIdBits, SequenceNr) {
+    (write.writer().as_uuid().as_u128(), write.first())
+}
+
+impl Storage {
+    pub(crate) fn new(clock: ManualClock) -> Self {
+        Self {
+            memory: MemoryStore::new(Arc::new(clock)),
+            late: Vec::new(),
+            uncertain: BTreeSet::new(),
+            foreign_tokens: FOREIGN_TOKENS,
+            forgets_writers: false,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &MemoryStore {
+        &self.memory
+    }
+
+    /// How many batches are still under way without their senders.
+    pub(crate) fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// Sends a batch to the store and gives what comes back.
+    pub(crate) fn send(
+        &mut self,
+        writes: &[AtomicWrite],
+        fate: WriteFate,
+        random: &mut SmallRng,
+    ) -> Vec<Result<Written, Error>> {
+        let unavailable = || Err(Error::unavailable("the server is down", None));
+        let unknown = || Err(Error::outcome_unknown("the connection was lost", None));
+        match fate {
+            WriteFate::Answered => self.write(writes),
+            WriteFate::Rejected => self.reject_one(writes, random),
+            WriteFate::Overtaken => {
+                if let Some(write) = writes.choose(random) {
+                    self.write_foreign(write.persistence_id(), write.first());
+                }
+                self.write(writes)
+            }
+            WriteFate::Unavailable => writes.iter().map(|_| unavailable()).collect(),
+            WriteFate::RequestLost => {
+                self.be_uncertain(writes);
+                writes.iter().map(|_| unknown()).collect()
+            }
+            WriteFate::AnswerLost => {
+                self.be_uncertain(writes);
+                self.write(writes);
+                writes.iter().map(|_| unknown()).collect()
+            }
+            WriteFate::Late => {
+                self.be_uncertain(writes);
+                self.late.push(writes.to_vec());
+                writes.iter().map(|_| unknown()).collect()
+            }
+            WriteFate::Mixed => {
+                // The luck is an entity's: a later write of it never does better than an earlier.
+                let luck = random.next_u64();
+                let luck = |write: &AtomicWrite| {
+                    (luck >> (u64::from(write.persistence_id().slice().value()) % 31 * 2)) & 3
+                };
+                let (stored, lost): (Vec<_>, Vec<_>) =
+                    writes.iter().cloned().partition(|write| luck(write) < 3);
+                let mut answers = self.write(&stored).into_iter();
+                self.be_uncertain(&lost);
+                let answers: Vec<_> = writes
+                    .iter()
+                    .map(|write| match luck(write) {
+                        0 | 1 => answers.next().expect("one answer per write"),
+                        2 => {
+                            self.uncertain.insert(name(write));
+                            answers.next().expect("one answer per write").and(unknown())
+                        }
+                        _ => unknown(),
+                    })
+                    .collect();
+                answers
+            }
+            WriteFate::Truncated => {
+                let mut answers = self.write(writes);
+                let kept = random.random_range(0..=answers.len());
+                self.be_uncertain(&writes[kept..]);
+                answers.truncate(kept);
+                answers
+            }
+        }
+    }
+
+    /// The sender is gone: nobody hears what becomes of the batch.
+    pub(crate) fn orphan(&mut self, writes: &[AtomicWrite], random: &mut SmallRng) -> &'static str {
+        match random.random_range(0..3) {
+            0 => {
+                self.write(writes);
+                "stored"
+            }
+            1 => {
+                self.late.push(writes.to_vec());
+                "late"
+            }
+            _ => "lost",
+        }
+    }
+
+    /// One of the batches whose senders have given up reaches the store.
+    pub(crate) fn arrive_late(&mut self, random: &mut SmallRng) -> Vec<PersistenceId> {
+        if self.late.is_empty() {
+            return Vec::new();
+        }
+        let at = random.random_range(0..self.late.len());
+        let writes = self.late.remove(at);
+        self.write(&writes);
+        writes
+            .iter()
+            .map(|write| write.persistence_id().clone())
+            .collect()
+    }
+
+    /// Another program writes one event, at the entity's next number.
+    pub(crate) fn write_foreign_next(&mut self, id: &PersistenceId) {
+        let highest = self.memory.journal();
+        let highest = at_once(highest.highest_sequence_nr(id, SequenceNr::ZERO));
+        let highest = highest.expect("the store in memory is open");
+        self.write_foreign(id, highest.next());
+    }
+
+    /// Another program writes one event with this number, if it is free and the next one.
+    fn write_foreign(&mut self, id: &PersistenceId, at: SequenceNr) {
+        let highest = at_once(
+            self.memory
+                .journal()
+                .highest_sequence_nr(id, SequenceNr::ZERO),
+        );
+        if highest.is_ok_and(|highest| highest.next() != at) {
+            return;
+        }
+        self.foreign_tokens += 1;
+        let step = Step {
+            token: self.foreign_tokens,
+            kind: StepKind::Add,
+        };
+        let payload = StepCodec.encode(&step).expect("an ordinary step");
+        let writer = WriterId::from_random_bits(u128::from(self.foreign_tokens));
+        let event = NewEvent::new(payload);
+        let mut write = AtomicWrite::new(id.clone(), writer, at, vec![event])
+            .expect("one event with a good payload");
+        write.previous = Previous::Unknown;
+        self.write(&[write]);
+    }
+
+    /// Reads a part of an entity's history.
+    pub(crate) fn read(&self, request: ReadRequest, fault: Option<(ReadFault, bool)>) -> ReadDone {
+        let store = FaultyStore::new(Arc::new(self.memory.clone()));
+        if let Some((fault, snapshot)) = fault {
+            if snapshot {
+                store.faults().snapshot_loads.next(fault);
+            } else {
+                store.faults().reads.next(fault);
+            }
+        }
+        at_once(request.read(&store))
+    }
+
+    pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        at_once(self.memory.snapshot_store().save(snapshot))
+    }
+
+    fn be_uncertain(&mut self, writes: &[AtomicWrite]) {
+        self.uncertain.extend(writes.iter().map(name));
+    }
+
+    fn reject_one(
+        &mut self,
+        writes: &[AtomicWrite],
+        random: &mut SmallRng,
+    ) -> Vec<Result<Written, Error>> {
+        let from = random.random_range(0..writes.len());
+        let id = writes[from].persistence_id();
+        let is_rejected =
+            |at: usize, write: &AtomicWrite| at >= from && write.persistence_id() == id;
+        let may_be_stored = writes
+            .iter()
+            .any(|write| write.persistence_id() == id && self.uncertain.contains(&name(write)));
+        if may_be_stored {
+            return self.write(writes);
+        }
+        let stored: Vec<AtomicWrite> = writes
+            .iter()
+            .enumerate()
+            .filter(|&(at, write)| !is_rejected(at, write))
+            .map(|(_, write)| write.clone())
+            .collect();
+        let mut answers = self.write(&stored).into_iter();
+        writes
+            .iter()
+            .enumerate()
+            .map(|(at, write)| {
+                if is_rejected(at, write) {
+                    Err(Error::Rejected {
+                        persistence_id: id.clone(),
+                        reason: "a constraint of the table".to_owned(),
+                        source: None,
+                    })
+                } else {
+                    answers.next().expect("one answer per write")
+                }
+            })
+            .collect()
+    }
+
+    fn write(&self, writes: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+        if !self.forgets_writers {
+            return at_once(self.memory.journal().write_events(writes));
+        }
+        let mut failed: Vec<(&PersistenceId, Error)> = Vec::new();
+        writes
+            .iter()
+            .map(|write| {
+                let id = write.persistence_id();
+                if let Some((_, error)) = failed.iter().find(|(failed, _)| *failed == id) {
+                    return Err(error.clone());
+                }
+                let rows = self.memory.rows(id);
+                let answer = if rows.iter().any(|row| row.seq_nr == write.first()) {
+                    Err(Error::Conflict {
+                        persistence_id: id.clone(),
+                        seq_nr: write.first(),
+                    })
+                } else {
+                    let journal = self.memory.journal();
+                    at_once(journal.write_events(std::slice::from_ref(write))).remove(0)
+                };
+                if let Err(error) = &answer {
+                    failed.push((id, error.clone()));
+                }
+                answer
+            })
+            .collect()
+    }
+}
+
+/// The output of a future of the store in memory, which never waits.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future
+        .now_or_never()
+        .expect("the store in memory answers at once")
+}
+
+/// The output of a future of the simulation's entities, which never waits.
+pub(crate) fn run_at_once<T>(future: BoxFuture<'static, T>) -> T {
+    at_once(future)
+}

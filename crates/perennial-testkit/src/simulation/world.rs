@@ -1,0 +1,1097 @@
+//! The world around the engine: callers, time, the store, crashes; the seed decides what is next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial_core::engine::{
+    Assembly, CellKey, Frame, Input, LaterDone, LaterFailure, LaterRequest, Outbox, ReadDone,
+    ReadRequest, Registry, Settings, SettledBatch, Worker, WriteBatch,
+};
+use perennial_core::{Asking, Entity, EntityRef, Work};
+use perennial_persistence::{
+    Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp, Written,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::sync::mpsc;
+
+use super::entity::{
+    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec,
+};
+use super::ledger::{Checked, Fate, Ledger, Standing, Violation};
+use super::storage::{Storage, WriteFate, run_at_once};
+use super::trace::Trace;
+use super::{Options, Report};
+use crate::{ManualClock, ReadFault};
+
+/// The most events of one command.
+const EVENTS_PER_WRITE: usize = 6;
+
+/// What is usual in a run; drawn from the seed, so that runs differ in kind.
+struct Profile {
+    workers: usize,
+    /// How many systems may run at once.
+    systems: usize,
+    settings: Settings,
+    inbox: usize,
+    mailbox: usize,
+    stash: usize,
+    pipeline: usize,
+    passivate_after: Option<Duration>,
+    snapshot_every: u64,
+    restart: (Duration, Duration),
+    /// Of a hundred calls of the store, how many go wrong.
+    faults: u32,
+    /// Of a thousand steps, how many are crashes and the like.
+    crashes: u32,
+    /// Of a thousand steps, how many are writes of a foreign program.
+    foreign: u32,
+    /// Of a hundred commands, how many panic.
+    panics: u32,
+    /// Of a hundred steps, how many let a caller give up.
+    impatience: u32,
+}
+
+impl Profile {
+    fn draw(random: &mut SmallRng) -> Self {
+        let mut settings = Settings::default();
+        settings.lanes = random.random_range(1..=3);
+        settings.batch_events = pick(random, &[1, 3, 8, 5000]);
+        settings.batch_bytes = pick(random, &[1, 40, 1 << 20]);
+        settings.events_per_write = EVENTS_PER_WRITE;
+        settings.event_bytes = EVENT_BYTES;
+        settings.recoveries = random.random_range(1..=3);
+        settings.page = PageLimit {
+            rows: pick(random, &[1, 2, 5, 500]),
+            bytes: pick(random, &[0, 20, 1 << 20]),
+        };
+        settings.retry = (Duration::from_millis(2), Duration::from_millis(20));
+        settings.outcome_timeout = Duration::from_millis(pick(random, &[5, 60, 2000]));
+        settings.messages_per_run = random.random_range(1..=4);
+        settings.laters = random.random_range(1..=3);
+        settings.later_timeout = Duration::from_secs(1);
+        let milliseconds = Duration::from_millis;
+        Self {
+            workers: random.random_range(1..=3),
+            systems: pick(random, &[1, 1, 2]),
+            settings,
+            inbox: pick(random, &[4, 8, 1000]),
+            mailbox: pick(random, &[1, 3, 1000]),
+            stash: random.random_range(0..=3),
+            pipeline: pick(random, &[1, 2, 3, 8]),
+            passivate_after: pick(
+                random,
+                &[None, Some(milliseconds(1)), Some(milliseconds(30))],
+            ),
+            snapshot_every: random.random_range(0..=5),
+            restart: (milliseconds(5), milliseconds(80)),
+            faults: pick(random, &[0, 3, 15, 40]),
+            crashes: pick(random, &[0, 4, 20]),
+            foreign: pick(random, &[0, 0, 5, 30]),
+            panics: pick(random, &[0, 3, 15]),
+            impatience: pick(random, &[0, 2]),
+        }
+    }
+}
+
+fn pick<T: Copy>(random: &mut SmallRng, among: &[T]) -> T {
+    among[random.random_range(0..among.len())]
+}
+
+/// A running system.
+struct System {
+    number: usize,
+    registry: Arc<Registry>,
+    seats: Vec<Option<Seat>>,
+    /// What its workers want done, and how far that is.
+    effects: Vec<(usize, Effect)>,
+    /// References that somebody keeps.
+    kept: Vec<Option<Target>>,
+    stopping: bool,
+}
+
+/// A worker and the way to it.
+struct Seat {
+    worker: Worker,
+    channel: mpsc::UnboundedReceiver<Input>,
+    inbox: VecDeque<Input>,
+    wake_at: Option<Duration>,
+    busy: bool,
+    /// Futures that run for it, as the worker has to count them.
+    laters: usize,
+}
+
+/// Something outside of a worker, at one of the points where it may stop or be overtaken.
+enum Effect {
+    /// A batch on its way to the store.
+    Write(WriteBatch),
+    /// The store has done what it did; the answer is on its way.
+    Answered(WriteBatch, Vec<Result<Written, Error>>),
+    /// The replies are out; the worker is not told yet.
+    Settled(SettledBatch),
+    Read(ReadRequest),
+    ReadDone(ReadDone),
+    Save(CellKey, Snapshot),
+    Saved(CellKey, Result<(), Error>),
+    Later(LaterRequest),
+    LaterDone(LaterDone),
+}
+
+/// An entity of one of the two types.
+#[derive(Clone)]
+enum Target {
+    Plain(EntityRef<Chain<0>>),
+    Snapped(EntityRef<Chain<1>>),
+}
+
+impl Target {
+    fn ask(&self, command: Command) -> Asking<Answer> {
+        match self {
+            Self::Plain(entity) => entity.ask(command).into_future(),
+            Self::Snapped(entity) => entity.ask(command).into_future(),
+        }
+    }
+
+    fn tell(&self, command: Command) -> bool {
+        match self {
+            Self::Plain(entity) => entity.tell(command),
+            Self::Snapped(entity) => entity.tell(command),
+        }
+        .is_ok()
+    }
+}
+
+/// A whole run.
+pub(crate) struct World {
+    random: SmallRng,
+    clock: ManualClock,
+    shared: Arc<Shared>,
+    storage: Storage,
+    profile: Profile,
+    options: Options,
+    ids: Vec<PersistenceId>,
+    systems: Vec<System>,
+    /// How it stands with the workers of every system that there ever was.
+    standings: Vec<Vec<Standing>>,
+    ledger: Ledger,
+    /// Whether everything goes well from now on.
+    calm: bool,
+    steps: u64,
+    pub(crate) trace: Trace,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, options: &Options) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let clock = ManualClock::new();
+        let profile = Profile::draw(&mut random);
+        let entities = random.random_range(1..=5);
+        let ids: Vec<PersistenceId> = (0..entities)
+            .map(|entity| {
+                let entity_type = if entity % 2 == 0 { "Snapped" } else { "Plain" };
+                PersistenceId::new(entity_type, &format!("e{entity}")).expect("a short id")
+            })
+            .collect();
+        #[cfg_attr(not(feature = "defects"), expect(unused_mut))]
+        let mut storage = Storage::new(clock.clone());
+        #[cfg(feature = "defects")]
+        {
+            storage.forgets_writers = options.defect == Some(super::Defect::UnrecognisedRetry);
+        }
+        let mut ledger = Ledger::new(storage.memory().clone(), ids.clone());
+        ledger.report.outcome_timeout = profile.settings.outcome_timeout;
+        Self {
+            random,
+            shared: Shared::new(clock.clone()),
+            clock,
+            storage,
+            profile,
+            options: options.clone(),
+            ids,
+            systems: Vec::new(),
+            standings: Vec::new(),
+            ledger,
+            calm: false,
+            steps: 0,
+            trace: Trace::new(options.whole_trace),
+        }
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    pub(crate) fn run(&mut self) -> Result<Report, Violation> {
+        self.start_system();
+        let mut commands = self.options.commands;
+        while commands > 0 {
+            commands -= u64::from(self.step()?);
+        }
+        self.come_to_rest()?;
+        self.look_back()?;
+        let mut report = self.ledger.report.clone();
+        report.steps = self.steps;
+        report.trace_hash = self.trace.hash();
+        Ok(report)
+    }
+
+    fn log(&mut self, line: impl FnOnce() -> String) {
+        self.trace.add(self.clock.elapsed(), line());
+    }
+
+    fn chance(&mut self, per_mille: u32) -> bool {
+        self.random.random_ratio(per_mille, 1000)
+    }
+
+    /// One thing happens. Gives whether it was a command.
+    fn step(&mut self) -> Result<bool, Violation> {
+        self.steps += 1;
+        if self.systems.is_empty() {
+            self.start_system();
+        }
+        let profile = &self.profile;
+        let (crashes, foreign) = (profile.crashes, profile.foreign);
+        let impatience = profile.impatience * 10;
+        let mut sent = false;
+        if self.chance(crashes) {
+            self.change_systems()?;
+        } else if self.chance(foreign) {
+            self.write_foreign();
+        } else if self.chance(impatience) && !self.ledger.open().is_empty() {
+            let at = self.random.random_range(0..self.ledger.open().len());
+            let dropped = self.random.random_bool(0.5);
+            let what = self.ledger.give_up(at, dropped)?;
+            self.log(|| what);
+        } else {
+            match self.random.random_range(0..100) {
+                0..25 => sent = self.send(),
+                25..50 => self.turn_any(),
+                50..85 => self.progress_any(),
+                85..97 => self.let_time_pass(),
+                97..99 => self.arrive_late(),
+                _ => self.step_wall_clock_back(),
+            }
+        }
+        self.check()?;
+        Ok(sent)
+    }
+
+    /// Looks at what callers got and what user code did.
+    fn check(&mut self) -> Checked {
+        let (ran, done): (Vec<Note>, Vec<Note>) = self
+            .shared
+            .take_notes()
+            .into_iter()
+            .partition(|note| matches!(note, Note::Ran { .. }));
+        self.ledger.take_notes(done)?;
+        let now = self.clock.elapsed();
+        let (ids, standings) = (&self.ids, &self.standings);
+        let standing = |system: usize, entity: usize| {
+            let workers = &standings[system];
+            workers[worker_of(&ids[entity], workers.len())]
+        };
+        let trace = &mut self.trace;
+        self.ledger
+            .look_at_answers(now, standing, &mut |line| trace.add(now, line))?;
+        self.ledger.take_notes(ran)
+    }
+
+    // Systems.
+
+    fn start_system(&mut self) {
+        let number = self.standings.len();
+        let profile = &self.profile;
+        let assembly = Assembly::new()
+            .entity(configure(
+                Entity::<Chain<0>>::new(Arc::clone(&self.shared)).event_codec(StepCodec),
+                profile,
+            ))
+            .entity(configure(
+                Entity::<Chain<1>>::new(Arc::clone(&self.shared))
+                    .event_codec(StepCodec)
+                    .snapshot_every(profile.snapshot_every)
+                    .state_codec(ChainCodec),
+                profile,
+            ));
+        let frame = Frame {
+            workers: profile.workers,
+            settings: profile.settings.clone(),
+            inbox: profile.inbox,
+            ask_timeout: Duration::from_secs(1),
+            deadlines: None,
+            clock: Arc::new(self.clock.clone()),
+        };
+        let random = &mut self.random;
+        let assembled = assembly.build(frame, || {
+            let mut seed = [0; 32];
+            random.fill_bytes(&mut seed);
+            seed
+        });
+        let seats = assembled
+            .workers
+            .into_iter()
+            .map(|(worker, channel)| {
+                #[cfg(feature = "defects")]
+                let worker = super::broken(worker, self.options.defect);
+                Some(Seat {
+                    worker,
+                    channel,
+                    inbox: VecDeque::new(),
+                    wake_at: None,
+                    busy: false,
+                    laters: 0,
+                })
+            })
+            .collect();
+        if !self.systems.is_empty() {
+            for troubles in &mut self.ledger.troubles {
+                troubles.contended = true;
+            }
+        }
+        self.systems.push(System {
+            number,
+            registry: assembled.registry,
+            seats,
+            effects: Vec::new(),
+            kept: vec![None; self.ids.len()],
+            stopping: false,
+        });
+        self.standings
+            .push(vec![Standing::Running; self.profile.workers]);
+        self.ledger.system_started();
+        self.ledger.report.systems += 1;
+        self.log(|| format!("s{number} starts"));
+    }
+
+    fn change_systems(&mut self) -> Checked {
+        let at = self.random.random_range(0..self.systems.len());
+        match self.random.random_range(0..10) {
+            0..3 if self.systems.len() < self.profile.systems => self.start_system(),
+            0..6 => self.crash(at),
+            6..8 => self.kill_worker(at),
+            _ => self.shut_down(at),
+        }
+        Ok(())
+    }
+
+    /// The process is gone, and what was under way with it.
+    fn crash(&mut self, at: usize) {
+        let system = self.systems.remove(at);
+        let number = system.number;
+        self.log(|| format!("s{number} crashes"));
+        self.ledger.report.crashes += 1;
+        for standing in &mut self.standings[number] {
+            if *standing != Standing::Stopped {
+                *standing = Standing::Crashed;
+            }
+        }
+        for (_, effect) in system.effects {
+            self.orphan(effect);
+        }
+    }
+
+    /// One worker is gone with all that it had asked for; the rest of its system goes on.
+    fn kill_worker(&mut self, at: usize) {
+        let system = &mut self.systems[at];
+        let number = system.number;
+        let worker = self.random.random_range(0..system.seats.len());
+        if system.seats[worker].take().is_none() {
+            return;
+        }
+        let effects = std::mem::take(&mut system.effects);
+        let (gone, left) = effects.into_iter().partition(|(of, _)| *of == worker);
+        system.effects = left;
+        self.standings[number][worker] = Standing::Crashed;
+        self.log(|| format!("s{number}w{worker} dies"));
+        let gone: Vec<(usize, Effect)> = gone;
+        for (_, effect) in gone {
+            self.orphan(effect);
+        }
+        self.forget_ended_systems();
+    }
+
+    /// Nobody waits for this any more; it may take effect all the same.
+    fn orphan(&mut self, effect: Effect) {
+        match effect {
+            Effect::Write(batch) => {
+                let what = self.storage.orphan(batch.writes(), &mut self.random);
+                if what == "late" {
+                    self.contend(&batch);
+                }
+                self.log(|| format!("  its batch of {} is {what}", batch.writes().len()));
+            }
+            Effect::Save(_, snapshot) => {
+                if self.random.random_bool(0.5) {
+                    // Nobody hears whether it was.
+                    let _ = self.storage.save(&snapshot);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn shut_down(&mut self, at: usize) {
+        let system = &mut self.systems[at];
+        if system.stopping {
+            return;
+        }
+        system.stopping = true;
+        system.registry.close();
+        let number = system.number;
+        for seat in system.seats.iter_mut().flatten() {
+            seat.inbox.push_back(Input::Shutdown);
+        }
+        for standing in &mut self.standings[number] {
+            if *standing == Standing::Running {
+                *standing = Standing::Stopping;
+            }
+        }
+        self.ledger.report.shutdowns += 1;
+        self.log(|| format!("s{number} is to stop"));
+    }
+
+    fn forget_ended_systems(&mut self) {
+        let mut at = 0;
+        while let Some(system) = self.systems.get(at) {
+            if system.seats.iter().all(Option::is_none) {
+                let system = self.systems.remove(at);
+                self.log(|| format!("s{} has ended", system.number));
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    // Callers.
+
+    /// Sends a command; gives whether it was sent.
+    fn send(&mut self) -> bool {
+        let at = self.random.random_range(0..self.systems.len());
+        let entity = self.random.random_range(0..self.ids.len());
+        let action = self.draw_action();
+        let told = self.random.random_ratio(1, 12);
+        self.send_to(at, entity, action, told);
+        true
+    }
+
+    fn send_to(&mut self, at: usize, entity: usize, action: Action, told: bool) -> usize {
+        let target = self.target(at, entity);
+        let number = self.systems[at].number;
+        let id = self.ledger.next_command();
+        let command = Command { id, action };
+        let index = usize::try_from(id - 1).expect("a small number");
+        let now = self.clock.elapsed();
+        let persistence_id = &self.ids[entity];
+        let line = format!("c{id} {action:?} to {persistence_id} of s{number}");
+        self.trace.add(now, line);
+        let asking = if told {
+            target.tell(command);
+            None
+        } else {
+            Some(target.ask(command))
+        };
+        self.ledger.sent(command, entity, number, now, asking);
+        index
+    }
+
+    fn target(&mut self, at: usize, entity: usize) -> Target {
+        let keep = self.random.random_bool(0.3);
+        let system = &mut self.systems[at];
+        let target = system.kept[entity].take().unwrap_or_else(|| {
+            let id = &self.ids[entity];
+            if id.entity_type() == "Plain" {
+                Target::Plain(system.registry.entity(id.entity_id()))
+            } else {
+                Target::Snapped(system.registry.entity(id.entity_id()))
+            }
+        });
+        if keep {
+            system.kept[entity] = Some(target.clone());
+        }
+        target
+    }
+
+    fn draw_action(&mut self) -> Action {
+        let panics = self.profile.panics * 10;
+        let panics = self.chance(panics);
+        let random = &mut self.random;
+        let count = random.random_range(1..=3);
+        let delay = Duration::from_micros(random.random_range(0..20_000));
+        if panics {
+            return match random.random_range(0..9) {
+                0 => Action::PanicInHandle,
+                1 => Action::PanicInApply(count),
+                2 => Action::PanicInReply(count),
+                3 => Action::PanicInThenRun(count),
+                4 => Action::PanicInContinuation,
+                5 => Action::Unencodable(count),
+                6 => Action::EncodePanics(count),
+                7 => Action::Large(count),
+                _ => Action::TooMany(EVENTS_PER_WRITE as u64 + 1),
+            };
+        }
+        match random.random_range(0..100) {
+            0..20 => Action::Read,
+            20..55 => Action::Append(count),
+            55..59 => Action::AppendSilently(count),
+            59..64 => Action::AppendThenRun(count),
+            64..67 => Action::AppendStop(count),
+            67..71 => Action::AppendSlowly(count),
+            71..73 => Action::ReadThenRun,
+            73..75 => Action::ReadStop,
+            75..78 => Action::Lock,
+            78..82 => Action::Unlock,
+            82..84 => Action::Later(count),
+            84..86 => Action::LaterInterleaved(count),
+            86..87 => Action::LaterBlocking(count),
+            87..88 => Action::LaterTwice(count),
+            88..96 => Action::UnhandledSometimes(random.next_u64()),
+            96..98 => Action::StartTimer(delay),
+            98 => Action::StartRepeatedTimer(delay),
+            _ => Action::CancelTimers,
+        }
+    }
+
+    // Workers.
+
+    fn turn_any(&mut self) {
+        let at = self.random.random_range(0..self.systems.len());
+        let worker = self.random.random_range(0..self.systems[at].seats.len());
+        self.turn(at, worker);
+    }
+
+    fn turn(&mut self, at: usize, worker: usize) {
+        let commands = pick(&mut self.random, &[0, 1, 2, 8, 1000]);
+        let commands = if self.calm { 1000 } else { commands };
+        let system = &mut self.systems[at];
+        let Some(seat) = &mut system.seats[worker] else {
+            return;
+        };
+        for _ in 0..commands {
+            match seat.channel.try_recv() {
+                Ok(input) => seat.inbox.push_back(input),
+                Err(_) => break,
+            }
+        }
+        let returned = seat
+            .inbox
+            .iter()
+            .filter(|input| matches!(input, Input::LaterDone(_)))
+            .count();
+        let inputs = seat.inbox.len();
+        let out = seat.worker.turn(seat.inbox.drain(..));
+        seat.laters = seat.laters + out.laters.len() - returned;
+        seat.wake_at = out.wake_at;
+        seat.busy = out.busy;
+        let done = seat.worker.is_done();
+        let number = system.number;
+        if inputs > 0 || !is_empty(&out) {
+            self.log(|| format!("s{number}w{worker} turns: {inputs} in, out: {}", list(&out)));
+        }
+        let system = &mut self.systems[at];
+        let effects = &mut system.effects;
+        for batch in out.writes {
+            #[cfg(feature = "defects")]
+            let batch = super::sent(batch, self.options.defect);
+            effects.push((worker, Effect::Write(batch)));
+        }
+        effects.extend(
+            out.reads
+                .into_iter()
+                .map(|read| (worker, Effect::Read(read))),
+        );
+        for (key, snapshot) in out.snapshots {
+            effects.push((worker, Effect::Save(key, snapshot)));
+        }
+        for later in out.laters {
+            effects.push((worker, Effect::Later(later)));
+        }
+        if done {
+            system.seats[worker] = None;
+            system.effects.retain(|(of, _)| *of != worker);
+            self.standings[number][worker] = Standing::Stopped;
+            self.log(|| format!("s{number}w{worker} is done"));
+            self.forget_ended_systems();
+        }
+    }
+
+    // The world outside of the workers.
+
+    fn progress_any(&mut self) {
+        let at = self.random.random_range(0..self.systems.len());
+        let effects = self.systems[at].effects.len();
+        if effects > 0 {
+            let effect = self.random.random_range(0..effects);
+            self.progress(at, effect);
+        }
+    }
+
+    /// Something outside of a worker gets one step further.
+    fn progress(&mut self, at: usize, effect: usize) {
+        let (worker, effect) = self.systems[at].effects.remove(effect);
+        let goes_wrong = !self.calm && self.chance(self.profile.faults * 10);
+        let next = match effect {
+            Effect::Write(batch) => {
+                let answers = self.write(&batch, goes_wrong);
+                Ok(Effect::Answered(batch, answers))
+            }
+            Effect::Answered(batch, answers) => Ok(Effect::Settled(batch.settle(answers))),
+            Effect::Settled(settled) => Err(Input::Written(Box::new(settled))),
+            Effect::Read(request) => Ok(Effect::ReadDone(self.read(request, goes_wrong))),
+            Effect::ReadDone(done) => Err(Input::Read(Box::new(done))),
+            Effect::Save(key, snapshot) => {
+                let result = self.save(&snapshot, goes_wrong);
+                Ok(Effect::Saved(key, result))
+            }
+            Effect::Saved(key, result) => Err(Input::SnapshotSaved(key, Box::new(result))),
+            Effect::Later(request) => Ok(Effect::LaterDone(self.run_later(request, goes_wrong))),
+            Effect::LaterDone(done) => Err(Input::LaterDone(Box::new(done))),
+        };
+        let system = &mut self.systems[at];
+        match next {
+            Ok(effect) => system.effects.push((worker, effect)),
+            Err(input) => {
+                let line = format!("s{}w{worker} gets {}", system.number, name(&input));
+                if let Some(seat) = &mut system.seats[worker] {
+                    seat.inbox.push_back(input);
+                }
+                self.log(|| line);
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &WriteBatch, goes_wrong: bool) -> Vec<Result<Written, Error>> {
+        let fate = if goes_wrong {
+            pick(
+                &mut self.random,
+                &[
+                    WriteFate::Rejected,
+                    WriteFate::Overtaken,
+                    WriteFate::Unavailable,
+                    WriteFate::Unavailable,
+                    WriteFate::RequestLost,
+                    WriteFate::AnswerLost,
+                    WriteFate::Late,
+                    WriteFate::Mixed,
+                    WriteFate::Truncated,
+                ],
+            )
+        } else {
+            WriteFate::Answered
+        };
+        match fate {
+            WriteFate::Answered => {}
+            WriteFate::Rejected => self.trouble(batch, |troubles| troubles.rejected = true),
+            WriteFate::Overtaken => self.contend(batch),
+            WriteFate::Late => {
+                self.contend(batch);
+                self.trouble(batch, |troubles| troubles.unavailable = true);
+            }
+            _ => self.trouble(batch, |troubles| troubles.unavailable = true),
+        }
+        let answers = self.storage.send(batch.writes(), fate, &mut self.random);
+        self.log(|| {
+            let writes: Vec<String> = batch
+                .writes()
+                .iter()
+                .map(|write| {
+                    format!(
+                        "{} {}..{}",
+                        write.persistence_id(),
+                        write.first(),
+                        write.last()
+                    )
+                })
+                .collect();
+            let answers: Vec<&str> = answers.iter().map(summary).collect();
+            format!(
+                "written ({fate:?}): {} -> {}",
+                writes.join(", "),
+                answers.join(" ")
+            )
+        });
+        self.ledger.report.batches += 1;
+        answers
+    }
+
+    fn trouble(&mut self, batch: &WriteBatch, change: impl Fn(&mut super::ledger::Troubles)) {
+        for write in batch.writes() {
+            let entity = self.ledger.index_of(write.persistence_id());
+            change(&mut self.ledger.troubles[entity]);
+        }
+    }
+
+    fn contend(&mut self, batch: &WriteBatch) {
+        self.trouble(batch, |troubles| troubles.contended = true);
+    }
+
+    fn read(&mut self, request: ReadRequest, goes_wrong: bool) -> ReadDone {
+        self.ledger.report.reads += 1;
+        let fault = goes_wrong.then(|| {
+            let fault = pick(&mut self.random, &[0, 0, 1, 2]);
+            let fault = match fault {
+                0 => ReadFault::Unavailable,
+                1 => ReadFault::Corrupt,
+                _ => ReadFault::Undecodable,
+            };
+            (fault, self.random.random_bool(0.5))
+        });
+        if let Some((fault, is_snapshot)) = &fault {
+            let entity = self.ledger.index_of(request.persistence_id());
+            let is_harmless = matches!(
+                (fault, is_snapshot),
+                (ReadFault::Unavailable, _) | (ReadFault::Undecodable, true)
+            );
+            self.ledger.troubles[entity].unreadable |= !is_harmless;
+        }
+        let id = request.persistence_id().clone();
+        let shown = fault
+            .as_ref()
+            .map(|(fault, snapshot)| (format!("{fault:?}"), *snapshot));
+        let done = self.storage.read(request, fault);
+        self.log(|| format!("read of {id} (fault: {shown:?})"));
+        done
+    }
+
+    fn save(&mut self, snapshot: &Snapshot, goes_wrong: bool) -> Result<(), Error> {
+        self.ledger.report.snapshots += 1;
+        let is_stored = !goes_wrong || self.random.random_bool(0.5);
+        let result = if is_stored {
+            self.storage.save(snapshot)
+        } else {
+            Ok(())
+        };
+        self.log(|| {
+            let id = &snapshot.persistence_id;
+            format!(
+                "snapshot of {id} at {}, lost: {goes_wrong}",
+                snapshot.seq_nr
+            )
+        });
+        if goes_wrong {
+            Err(Error::outcome_unknown("the connection was lost", None))
+        } else {
+            result
+        }
+    }
+
+    fn run_later(&mut self, request: LaterRequest, goes_wrong: bool) -> LaterDone {
+        self.ledger.report.futures += 1;
+        let failure = goes_wrong.then(|| {
+            let panicked = self.random.random_bool(0.5);
+            if panicked {
+                LaterFailure::Panicked
+            } else {
+                LaterFailure::TimedOut
+            }
+        });
+        let runs = failure.is_none() || self.random.random_bool(0.5);
+        let output = runs.then(|| match request.work {
+            Work::Future(future) => run_at_once(future),
+            Work::Blocking(work) => work(),
+        });
+        let output = match failure {
+            Some(failure) => Err(failure),
+            None => Ok(output.expect("it ran")),
+        };
+        self.log(|| format!("future {} ran: {runs}, {failure:?}", request.token));
+        LaterDone {
+            key: request.key,
+            token: request.token,
+            output,
+        }
+    }
+
+    fn write_foreign(&mut self) {
+        let entity = self.random.random_range(0..self.ids.len());
+        self.ledger.troubles[entity].contended = true;
+        self.ledger.report.foreign += 1;
+        let id = self.ids[entity].clone();
+        self.storage.write_foreign_next(&id);
+        self.log(|| format!("a foreign program writes to {id}"));
+    }
+
+    fn arrive_late(&mut self) {
+        let ids = self.storage.arrive_late(&mut self.random);
+        if !ids.is_empty() {
+            self.ledger.report.late += 1;
+            self.log(|| format!("a late batch arrives: {}", join(&ids)));
+        }
+    }
+
+    fn let_time_pass(&mut self) {
+        let micros = match self.random.random_range(0..10) {
+            0..5 => self.random.random_range(0..1_000),
+            5..9 => self.random.random_range(0..20_000),
+            _ => self.random.random_range(0..200_000),
+        };
+        self.clock.advance(Duration::from_micros(micros));
+    }
+
+    fn step_wall_clock_back(&mut self) {
+        let back = Duration::from_micros(self.random.random_range(0..50_000));
+        let now: Timestamp = self.clock.now();
+        self.clock.set(now - back);
+        self.log(|| format!("the wall clock steps back by {back:?}"));
+    }
+
+    // The end.
+
+    /// Everything goes well from now on, until every caller has an answer and every system has
+    /// stopped.
+    fn come_to_rest(&mut self) -> Checked {
+        self.calm = true;
+        self.log(|| "calm".to_owned());
+        while self.storage.late() > 0 {
+            self.arrive_late();
+        }
+        // Sometimes at once, so that systems stop in the middle of everything.
+        if self.random.random_bool(0.7) {
+            self.answer_everybody()?;
+        }
+        while !self.systems.is_empty() {
+            for at in 0..self.systems.len() {
+                self.shut_down(at);
+            }
+            self.drive_until("a system that is told to stop stops", |world| {
+                world.systems.is_empty()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Unlocks what is locked until nobody waits any more.
+    fn answer_everybody(&mut self) -> Checked {
+        const ROUNDS: usize = 20;
+        for _ in 0..ROUNDS {
+            if self.ledger.open().is_empty() {
+                return Ok(());
+            }
+            self.drive_for(Duration::from_secs(5))?;
+            let waiting: Vec<(usize, usize)> = self
+                .ledger
+                .open()
+                .iter()
+                .map(|&index| self.ledger.command(index))
+                .map(|sent| (sent.system, sent.entity))
+                .collect();
+            for (system, entity) in waiting {
+                let at = self
+                    .systems
+                    .iter()
+                    .position(|running| running.number == system);
+                if let Some(at) = at {
+                    self.send_to(at, entity, Action::Unlock, false);
+                    self.drive_for(Duration::from_secs(1))?;
+                }
+            }
+        }
+        if self.ledger.open().is_empty() {
+            return Ok(());
+        }
+        let waiting: Vec<u64> = self
+            .ledger
+            .open()
+            .iter()
+            .map(|&index| self.ledger.command(index).command.id)
+            .collect();
+        Err(Violation {
+            rule: "every caller is answered in the end",
+            detail: format!("commands {waiting:?} are not"),
+        })
+    }
+
+    /// Lets everything go on until there is nothing to do before `time` has passed.
+    fn drive_for(&mut self, time: Duration) -> Checked {
+        let end = self.clock.elapsed() + time;
+        self.drive_until("the world comes to rest", |world| {
+            !world.has_work() && world.next_wake().is_none_or(|at| at > end)
+        })
+    }
+
+    fn has_work(&self) -> bool {
+        let now = self.clock.elapsed();
+        self.systems.iter().any(|system| {
+            !system.effects.is_empty()
+                || system.seats.iter().flatten().any(|seat| seat.has_work(now))
+        })
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        let seats = self.systems.iter().flat_map(|system| system.seats.iter());
+        seats.flatten().filter_map(|seat| seat.wake_at).min()
+    }
+
+    fn drive_until(&mut self, rule: &'static str, done: impl Fn(&Self) -> bool) -> Checked {
+        const STEPS: usize = 50_000;
+        for _ in 0..STEPS {
+            if done(self) {
+                return Ok(());
+            }
+            self.steps += 1;
+            let now = self.clock.elapsed();
+            let mut choices = Vec::new();
+            for (at, system) in self.systems.iter().enumerate() {
+                for (worker, seat) in system.seats.iter().enumerate() {
+                    if seat.as_ref().is_some_and(|seat| seat.has_work(now)) {
+                        choices.push((at, Choice::Turn(worker)));
+                    }
+                }
+                for effect in 0..system.effects.len() {
+                    choices.push((at, Choice::Progress(effect)));
+                }
+            }
+            if choices.is_empty() {
+                match self.next_wake() {
+                    Some(at) => self.clock.advance(at.saturating_sub(now)),
+                    None => break,
+                }
+            } else {
+                match choices[self.random.random_range(0..choices.len())] {
+                    (at, Choice::Turn(worker)) => self.turn(at, worker),
+                    (at, Choice::Progress(effect)) => self.progress(at, effect),
+                }
+            }
+            self.check()?;
+        }
+        if done(self) {
+            return Ok(());
+        }
+        Err(Violation {
+            rule,
+            detail: "it does not, however long one waits".to_owned(),
+        })
+    }
+
+    /// A new system brings back what is stored, and can go on from there.
+    fn look_back(&mut self) -> Checked {
+        self.start_system();
+        for entity in 0..self.ids.len() {
+            let stored = self.ledger.stored(entity)?;
+            self.expect_answer(entity, Action::Read)?;
+            let unlocked = if self.ledger.is_locked(entity)? {
+                Action::Unlock
+            } else {
+                Action::AppendSlowly(1)
+            };
+            self.expect_answer(entity, unlocked)?;
+            let after = self.ledger.stored(entity)?;
+            if after.count != stored.count + 1 {
+                return Err(Violation {
+                    rule: "a new system goes on where the old ones ended",
+                    detail: format!("{stored:?}, then {after:?}"),
+                });
+            }
+        }
+        let registry = Arc::clone(&self.systems[0].registry);
+        self.shut_down(0);
+        self.drive_until("a system that is told to stop stops", |world| {
+            world.systems.is_empty()
+        })?;
+        let waiting = registry.waiting();
+        if waiting > 0 {
+            return Err(Violation {
+                rule: "every command gives its place in the queues back",
+                detail: format!("{waiting} places are taken"),
+            });
+        }
+        self.ledger.check_journal()
+    }
+
+    fn expect_answer(&mut self, entity: usize, action: Action) -> Checked {
+        let (stored, index) = (
+            self.ledger.stored(entity)?,
+            self.send_to(0, entity, action, false),
+        );
+        self.drive_until("every caller is answered in the end", |world| {
+            !matches!(world.ledger.command(index).fate, Fate::Open(_))
+        })?;
+        if !self.ledger.is_answered(index) {
+            return Err(Violation {
+                rule: "a new system brings every entity back",
+                detail: format!("{} with {stored:?}", self.ids[entity]),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    Turn(usize),
+    Progress(usize),
+}
+
+impl Seat {
+    fn has_work(&self, now: Duration) -> bool {
+        self.busy
+            || !self.inbox.is_empty()
+            || !self.channel.is_empty()
+            || self.wake_at.is_some_and(|at| at <= now)
+    }
+}
+
+fn configure<const KIND: u8>(
+    entity: Entity<Chain<KIND>>,
+    profile: &Profile,
+) -> Entity<Chain<KIND>> {
+    entity
+        .mailbox(profile.mailbox)
+        .stash(profile.stash)
+        .pipeline(profile.pipeline)
+        .passivate_after(profile.passivate_after)
+        .restart_backoff(profile.restart.0, profile.restart.1)
+}
+
+/// The worker of an entity, as a registry with so many workers decides.
+fn worker_of(id: &PersistenceId, workers: usize) -> usize {
+    usize::from(id.slice().value()) * workers / usize::from(NUMBER_OF_SLICES)
+}
+
+fn is_empty(out: &Outbox) -> bool {
+    out.writes.is_empty()
+        && out.reads.is_empty()
+        && out.snapshots.is_empty()
+        && out.laters.is_empty()
+}
+
+fn list(out: &Outbox) -> String {
+    let Outbox {
+        writes,
+        reads,
+        snapshots,
+        laters,
+        ..
+    } = out;
+    format!(
+        "{} batches, {} reads, {} snapshots, {} futures",
+        writes.len(),
+        reads.len(),
+        snapshots.len(),
+        laters.len()
+    )
+}
+
+fn name(input: &Input) -> String {
+    match input {
+        Input::Read(_) => "a page of history".to_owned(),
+        Input::SnapshotSaved(_, result) => format!("a snapshot saved: {}", result.is_ok()),
+        other => format!("{other:?}"),
+    }
+}
+
+fn summary(answer: &Result<Written, Error>) -> &'static str {
+    match answer {
+        Ok(_) => "stored",
+        Err(Error::Conflict { .. }) => "conflict",
+        Err(Error::Rejected { .. }) => "rejected",
+        Err(error) if error.is_outcome_unknown() => "unknown",
+        Err(_) => "unavailable",
+    }
+}
+
+fn join(ids: &[PersistenceId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    ids.join(", ")
+}

@@ -1,0 +1,39 @@
+# Lists the recipes.
+default:
+    @just --list
+
+# All tests, with a private PostgreSQL.
+test *ARGS:
+    scripts/test {{ARGS}}
+
+# What decides about a change.
+ci:
+    .ci/run
+
+# perennial beside the bare driver and bare actix.
+bench *ARGS:
+    scripts/bench {{ARGS}}
+
+# The main job on the embedded store.
+flights *ARGS:
+    cargo run --release -p flights -- {{ARGS}}
+
+# The engine under a seeded order, with many seeds.
+simulate SEEDS="10000":
+    PERENNIAL_SIMULATION_SEEDS={{SEEDS}} cargo test --release -p perennial-testkit --all-features --test simulation -- --nocapture
+
+# One seed again, with its trace.
+simulate-one SEED:
+    PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test simulation -- --nocapture
+
+# Property tests with many more cases.
+proptest CASES="100000":
+    PROPTEST_CASES={{CASES}} cargo test --release --workspace
+
+# Kills the flights example again and again, on both stores.
+kill ROUNDS="20":
+    PERENNIAL_TEST_KILLS={{ROUNDS}} scripts/test -p perennial-it flights
+
+# The documentation, in the browser.
+doc:
+    cargo doc --workspace --all-features --no-deps --open
