@@ -447,7 +447,8 @@ impl World {
                 self.log(|| format!("  its batch of {} is {what}", batch.writes().len()));
             }
             Effect::Save(_, snapshot) => {
-                if self.random.random_bool(0.5) {
+                let saved = self.random.random_bool(0.5);
+                if saved {
                     // Nobody hears whether it was.
                     let _ = self.storage.save(&snapshot);
                 }
