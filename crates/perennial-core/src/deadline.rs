@@ -41,7 +41,8 @@ pub struct Deadlines {
     thread: Mutex<Option<Thread>>,
 }
 
-/// Deadlines whose thread runs. When it is dropped, what has not expired never will.
+/// Deadlines whose thread runs. When it is dropped, whoever still waits is told so at once: nobody
+/// is left who could answer.
 pub(crate) struct Running(Arc<Deadlines>);
 
 impl Running {
@@ -52,7 +53,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.stopped.store(true, Ordering::Release);
+        self.0.stopped.store(true, Ordering::SeqCst);
         self.0.wake();
     }
 }
@@ -112,6 +113,19 @@ impl Deadlines {
         if self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel) {
             self.wake();
         }
+        if self.stopped.load(Ordering::SeqCst) {
+            self.expire_fresh();
+        }
+    }
+
+    fn expire_fresh(&self) {
+        for shard in &self.fresh {
+            let entries =
+                std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            for entry in entries {
+                entry.ask.expire();
+            }
+        }
     }
 
     fn wake(&self) {
@@ -164,6 +178,10 @@ impl Deadlines {
                 std::thread::park();
             }
         }
+        for Reverse(entry) in waiting {
+            entry.ask.expire();
+        }
+        self.expire_fresh();
     }
 }
 
@@ -258,5 +276,20 @@ mod tests {
             assert!(deadlines.asleep.load(Ordering::Acquire));
         }
         assert!(receiver.try_recv().is_err(), "what was over did not expire");
+    }
+
+    #[test]
+    fn whoever_still_waits_at_the_end_waits_no_longer() {
+        let hour = Duration::from_secs(3600);
+        let running = Deadlines::start("test").expect("a thread");
+        let deadlines = Arc::clone(running.deadlines());
+        let (sender, receiver) = mpsc::channel();
+        deadlines.add(hour, ask(&sender));
+        drop(running);
+        let waited = receiver.recv_timeout(Duration::from_secs(30));
+        assert!(waited.is_ok_and(|waited| waited < hour));
+        // Nor does one who comes late.
+        deadlines.add(hour, ask(&sender));
+        assert!(receiver.recv_timeout(Duration::from_secs(30)).is_ok());
     }
 }

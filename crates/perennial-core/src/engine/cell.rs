@@ -309,9 +309,8 @@ impl<E: EventSourced> Cell<E> {
                 let end = core.now.saturating_add(core.settings.turn_budget);
                 while left > 0 && core.now < end && self.is_ready() && self.can_handle(entity) {
                     left -= 1;
-                    places += self.handle_next(entity, core);
+                    self.handle_next(entity, core, &mut places);
                 }
-                // Counted together: other threads count at the other end.
                 self.address.leave_queue(places);
             }
             _ => {}
@@ -322,14 +321,19 @@ impl<E: EventSourced> Cell<E> {
         matches!(self.phase, Phase::Ready)
     }
 
-    /// Handles the command at the front. Gives how many places in the bounded queues it held.
-    fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core) -> usize {
+    /// Handles the command at the front. Adds its place in the bounded queues to `places`, which
+    /// are given back together, as other threads count at the other end; but not after the last
+    /// reply is out, whose caller may come back at once.
+    fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core, places: &mut usize) {
         let Some(mut command) = self.queue.pop_front() else {
-            return 0;
+            return;
         };
-        let places = usize::from(command.take_place());
+        *places += usize::from(command.take_place());
+        if self.queue.is_empty() {
+            self.address.leave_queue(std::mem::take(places));
+        }
         if !command.claim() {
-            return places;
+            return;
         }
         self.last_active = core.now;
         let name = command.command_name();
@@ -344,7 +348,6 @@ impl<E: EventSourced> Cell<E> {
                 "a handler took long; all entities of its worker waited"
             );
         }
-        places
     }
 
     fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
@@ -616,12 +619,19 @@ impl<E: EventSourced> Cell<E> {
         let Some(at) = self.laters.iter().position(|open| open.token == done.token) else {
             return;
         };
-        let mut command = self.laters.swap_remove(at).command;
+        let OpenLater {
+            mut command,
+            interleaved,
+            ..
+        } = self.laters.swap_remove(at);
         self.last_active = core.now;
         match done.output {
             Ok(output) => {
                 command.arrive(output);
-                self.queue.push_front(command);
+                // A continuation at the front may be one that all other commands wait for.
+                let first = self.queue.front();
+                let waits = interleaved && first.is_some_and(|first| first.has_arrived());
+                self.queue.insert(usize::from(waits), command);
             }
             Err(failure) => command.fail(AskError::Unknown {
                 reason: match failure {

@@ -181,6 +181,10 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     }
 
     fn fail(mut self: Box<Self>, error: AskError) {
+        // The caller may come back at once, and then finds its place free.
+        if self.take_place() {
+            self.address.leave_queue(1);
+        }
         // Whoever is told that a command was not handled may send it again, and its future would
         // run twice.
         let error = if self.future_ran && error.is_not_handled() {

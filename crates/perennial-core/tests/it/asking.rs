@@ -182,6 +182,27 @@ async fn the_inbox_takes_exactly_as_many_commands_as_its_bound() {
 }
 
 #[tokio::test]
+async fn a_caller_who_waits_for_each_answer_always_finds_a_place() {
+    let bed = Bed::new();
+    let bad = perennial_persistence::SerializedPayload::new(33, "", &b"x"[..]);
+    bed.write_payloads("damaged", 1, vec![bad]).await;
+    let system = bed.start_with(ledger().mailbox(1), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let damaged = system.entity::<Ledger>("damaged");
+    for number in 0..300 {
+        let noted = entity.ask(Note(number)).await;
+        assert_eq!(noted.map(|notes| notes.len() as u64), Ok(number + 1));
+        let read = entity.ask(Read).await;
+        assert_eq!(read.map(|notes| notes.len() as u64), Ok(number + 1));
+        let failed = damaged.ask(Read).await;
+        assert!(
+            matches!(failed, Err(AskError::RecoveryFailed(_))),
+            "{failed:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn places_of_expired_commands_are_given_back() {
     let bed = Bed::new();
     let system = bed.start_with(ledger().mailbox(2), &[]).await;
