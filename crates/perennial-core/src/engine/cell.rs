@@ -1043,9 +1043,13 @@ impl<E: EventSourced> Cell<E> {
         let PageRead { snapshot, page } = match read.result {
             Ok(read) => read,
             Err(error) if error.is_retryable() => {
-                if recovering.failures == 0 {
+                // An outage meets every entity that recovers; one of them tells of it.
+                if !std::mem::replace(&mut core.reads_fail, true) {
                     tracing::warn!(persistence_id = %id, error = %chain(&error),
                         "the store is not available for recovery, it will be asked again");
+                } else if recovering.failures == 0 {
+                    tracing::debug!(persistence_id = %id, error = %chain(&error),
+                        "the store is still not available for recovery");
                 }
                 let (min, max) = core.settings.retry;
                 let delay = core.backoff(recovering.failures, min, max);
@@ -1064,6 +1068,7 @@ impl<E: EventSourced> Cell<E> {
             }
         };
         recovering.failures = 0;
+        core.reads_fail = false;
         if let Some((snapshot, codec)) = snapshot.zip(entity.state_codec.as_ref()) {
             let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&snapshot.payload)));
             let reason = match decoded {

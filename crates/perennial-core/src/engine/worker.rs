@@ -121,6 +121,8 @@ pub(crate) struct Core {
     /// Whether cells are forgotten as soon as they have nothing to do.
     pub(crate) draining: bool,
     pub(crate) open_laters: usize,
+    /// Whether the store failed to read when it was last asked.
+    pub(crate) reads_fail: bool,
     #[cfg(feature = "defects")]
     pub(crate) defects: Defects,
     rng: SmallRng,
@@ -184,6 +186,7 @@ impl Worker {
                 out: Outbox::default(),
                 draining: false,
                 open_laters: 0,
+                reads_fail: false,
                 #[cfg(feature = "defects")]
                 defects: Defects::default(),
                 rng: SmallRng::from_seed(seed),
