@@ -271,8 +271,12 @@ impl Config {
         self
     }
 
-    /// Refuses what makes no sense. The URL is checked where it is read.
-    pub(crate) fn check(&self) -> Result<(), OpenError> {
+    /// Checks what can be checked without opening the store, which does it as well. The URL
+    /// is looked at when the store is opened.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`] for the first setting that makes no sense.
+    pub fn check(&self) -> Result<(), OpenError> {
         let refuse = |key, reason: &str| {
             Err(OpenError::Config {
                 key,

@@ -26,7 +26,7 @@ pub(crate) struct Connector {
     /// The URL without its password, for messages.
     pub(crate) target: String,
     tls: Tls,
-    runtime: Handle,
+    pub(crate) runtime: Handle,
     lock_timeout: String,
     statement_timeout: String,
     schema: String,

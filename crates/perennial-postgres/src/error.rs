@@ -240,6 +240,10 @@ pub(crate) fn why_unreachable(error: &tokio_postgres::Error) -> String {
                         `url`"
                     .to_owned();
             }
+            // The driver has no other name for it.
+            if inner.to_string() == "password missing" {
+                return "the server asks for a password; write it into `url`".to_owned();
+            }
             cause = inner.source();
         }
         return "no connection came about; check host, port and sslmode of `url`, and the network"

@@ -96,7 +96,7 @@ impl Postgres {
             events: config.max_statement_events,
             bytes: config.max_statement_bytes,
         };
-        let executor = Arc::new(Executor::new(&config, connector)?);
+        let executor = Executor::new(&config, connector)?;
         Ok(Self {
             journal: Arc::new(PostgresJournal::new(Arc::clone(&executor), bounds)),
             snapshot_store: Arc::new(PostgresSnapshotStore::new(Arc::clone(&executor))),

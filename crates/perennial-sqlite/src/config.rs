@@ -157,8 +157,11 @@ impl Config {
         self
     }
 
-    /// Refuses what makes no sense.
-    pub(crate) fn check(&self) -> Result<(), OpenError> {
+    /// Checks what can be checked without opening the store, which does it as well.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`] for the first setting that makes no sense.
+    pub fn check(&self) -> Result<(), OpenError> {
         let refuse = |key, reason: &str| {
             Err(OpenError::Config {
                 key,

@@ -189,6 +189,22 @@ impl PrivateServer {
         self.folder.join("data")
     }
 
+    /// Writes files into the cluster's folder, appends lines to `postgresql.conf`, and restarts the
+    /// server.
+    ///
+    /// # Panics
+    /// If the server does not start with them.
+    pub fn configure(&self, files: &[(&str, &str)], settings: &[&str]) {
+        let data = self.data_folder();
+        let conf = data.join("postgresql.conf");
+        let written = files
+            .iter()
+            .try_for_each(|(name, content)| self.owner.write(&data.join(name), content))
+            .and_then(|()| append(self.owner, &conf, settings));
+        written.unwrap_or_else(|reason| panic!("{reason}"));
+        self.restart_immediate();
+    }
+
     /// A new, empty database on this server.
     ///
     /// # Panics
@@ -252,11 +268,7 @@ impl PrivateServer {
             .map(String::as_str)
             .chain(settings.iter().copied())
             .collect();
-        let conf = data.join("postgresql.conf");
-        let before =
-            fs::read_to_string(&conf).map_err(|error| format!("{}: {error}", conf.display()))?;
-        self.owner
-            .write(&conf, &format!("{before}\n{}\n", lines.join("\n")))
+        append(self.owner, &data.join("postgresql.conf"), &lines)
     }
 
     fn start_on_free_port(&self) -> Result<u16, String> {
@@ -372,6 +384,12 @@ impl Owner {
             "no folder for a throw-away cluster below the temporary folder or /tmp {refused}"
         ))
     }
+}
+
+fn append(owner: Owner, file: &Path, lines: &[&str]) -> Result<(), String> {
+    let before =
+        fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    owner.write(file, &format!("{before}\n{}\n", lines.join("\n")))
 }
 
 fn id(arguments: &[&str]) -> Result<u32, String> {

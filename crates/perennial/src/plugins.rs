@@ -1,6 +1,10 @@
 //! The stores that are linked in, by their names in the configuration.
 
 use perennial_core::StorePlugin;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use perennial_core::config::{ConfigError, ConfigSource};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use perennial_persistence::OpenError;
 
 /// Every store that this build knows.
 pub fn plugins() -> Vec<Box<dyn StorePlugin>> {
@@ -12,6 +16,22 @@ pub fn plugins() -> Vec<Box<dyn StorePlugin>> {
         #[cfg(feature = "testkit")]
         Box::new(memory::MemoryPlugin),
     ]
+}
+
+/// A store's complaint about one of its settings, with the place where that is set.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn checked(
+    source: &ConfigSource,
+    section: &str,
+    checked: Result<(), OpenError>,
+) -> Result<(), ConfigError> {
+    match checked {
+        Err(OpenError::Config { key, reason }) => {
+            Err(source.invalid(&format!("{section}.{key}"), &reason))
+        }
+        // Anything else would only show when the store is opened.
+        _ => Ok(()),
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -33,6 +53,7 @@ mod sqlite {
 
         fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError> {
             let config: Config = source.section("persistence.sqlite")?;
+            super::checked(source, "persistence.sqlite", config.check())?;
             Ok(Box::new(|| {
                 Box::pin(async {
                     let store: Arc<dyn Store> = Arc::new(Sqlite::open(config).await?);
@@ -62,6 +83,7 @@ mod postgres {
 
         fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError> {
             let config: Config = source.section("persistence.postgres")?;
+            super::checked(source, "persistence.postgres", config.check())?;
             Ok(Box::new(|| {
                 Box::pin(async {
                     let store: Arc<dyn Store> = Arc::new(Postgres::open(config).await?);

@@ -2,7 +2,8 @@
 //!
 //! The parts, in the order in which a row meets them: [`input`] reads lines, [`row`] makes flights
 //! of them, [`dispatch`] sends these to their aircraft, [`aircraft`] decides and remembers,
-//! [`report`] tells, and [`fold`] knows what it must all come to. [`run`] is the whole of it.
+//! [`report`] tells, and [`fold`] knows what it must all come to. [`run`] is the whole of it, and
+//! [`engine`] puts the actor system of perennial under it, on a [`database`].
 
 pub mod input;
 pub mod row;
@@ -19,3 +20,8 @@ pub mod progress;
 pub mod report;
 
 pub mod run;
+
+pub mod database;
+pub mod engine;
+
+pub mod cli;

@@ -50,8 +50,8 @@ pub enum GaveUp {
         failure: AskFailure,
     },
     /// The failure is none that passes.
-    #[error("a question cannot be answered")]
-    Fatal(#[source] AskFailure),
+    #[error(transparent)]
+    Fatal(AskFailure),
     /// [`Patience::stop`] was called.
     #[error("the run was stopped")]
     Stopped,

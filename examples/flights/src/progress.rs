@@ -1,7 +1,7 @@
 //! How far a run is: a bar on a terminal, a line now and then elsewhere.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,14 +37,25 @@ impl Console {
 
     /// Says something on a line of its own.
     pub fn say(&self, text: impl Display) {
-        let say = || {
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.print(|lines| {
             let _ = writeln!(lines, "{text}");
+        });
+    }
+
+    fn print(&self, print: impl FnOnce(&mut dyn Write)) {
+        let print = || {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            print(&mut *lines);
         };
         match &self.bars {
-            Some(bars) => bars.suspend(say),
-            None => say(),
+            Some(bars) => bars.suspend(print),
+            None => print(),
         }
+    }
+
+    /// For logs: what is written in one call is said at once.
+    pub fn writer(&self) -> impl Write + use<> {
+        ConsoleWriter(self.clone())
     }
 
     /// The progress of a phase that ends with the input.
@@ -67,6 +78,21 @@ impl Console {
 impl std::fmt::Debug for Console {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Console").finish_non_exhaustive()
+    }
+}
+
+struct ConsoleWriter(Console);
+
+impl Write for ConsoleWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.print(|lines| {
+            let _ = lines.write_all(bytes);
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

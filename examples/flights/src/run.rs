@@ -54,6 +54,9 @@ pub trait Base {
     /// A started actor system.
     type Fleet: Fleet;
 
+    /// Where the store is, for people.
+    fn place(&self) -> String;
+
     /// Makes the store ready, and says whether aircraft are in it.
     fn prepare(&self, begin: Begin) -> impl Future<Output = Result<Start, AskFailure>>;
 
@@ -171,6 +174,14 @@ pub async fn run<B: Base>(
     let Some(start) = run.unless_stopped(prepare).await.transpose()? else {
         return Ok(run.stopped(&Counts::default()));
     };
+    let place = base.place();
+    match start {
+        Start::Fresh => console.say(format_args!("Recording {} in {place}.", input.name())),
+        Start::Continued => console.say(format_args!(
+            "Recording {} in {place}, on what is there already.",
+            input.name()
+        )),
+    }
     let Some(recorded) = run.record(input, start, rejects).await? else {
         return Ok(Exit::Stopped);
     };
@@ -248,6 +259,10 @@ impl<B: Base> Run<'_, B> {
         let elapsed = begun.elapsed();
         let Ledger { progress, rejects } = ledger;
         drop(progress);
+        if matches!(dispatched.end, End::Complete) {
+            self.console
+                .say("All rows are answered; stopping the actor system.");
+        }
         self.shutdown(fleet).await;
         // However it ended: the rows in it are refused for good.
         let finished = rejects.map_or(Ok(()), Rejects::finish);
@@ -301,14 +316,18 @@ impl<B: Base> Run<'_, B> {
         recorded: &Recorded,
         start: Start,
     ) -> Result<Recovered, Error> {
-        let begun = Instant::now();
         let list = async || fleet.tail_numbers().await;
         let tails = self.ask("list the stored aircraft", list).await?;
+        self.console.say(format_args!(
+            "Bringing {} aircraft back in a new actor system.",
+            HumanCount(u64::try_from(tails.len()).unwrap_or(u64::MAX))
+        ));
         let mut check = Check::new(&recorded.fold, start, recorded.overflowed.clone());
         check.counts(&recorded.counts);
         let mut aircraft = BTreeMap::new();
         let total = u64::try_from(tails.len()).unwrap_or(u64::MAX);
         let mut progress = self.console.of_count("recovering", "aircraft", total);
+        let begun = Instant::now();
         let mut logbooks = stream::iter(tails)
             .map(|tail| async move {
                 let doing = format!("ask aircraft {tail:?} for its totals");
@@ -326,10 +345,11 @@ impl<B: Base> Run<'_, B> {
                 aircraft.insert(tail, logbook.totals);
             }
         }
+        let elapsed = begun.elapsed();
         Ok(Recovered {
             aircraft,
             differences: check.finish(),
-            elapsed: begun.elapsed(),
+            elapsed,
         })
     }
 

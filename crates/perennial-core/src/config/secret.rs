@@ -28,9 +28,27 @@ pub(super) fn is_secret_key(key: &str) -> bool {
 
 /// The text with every password in it replaced.
 pub(super) fn mask(text: &str) -> String {
+    mask_ranges(text, url_password(text).into_iter().collect())
+}
+
+/// A sentence with every password in it replaced.
+///
+/// A URL ends at white space here, so that the rest of the sentence stays readable whatever
+/// characters it mentions. Secrets with white space in them have to be replaced before.
+pub(super) fn mask_sentence(text: &str) -> String {
+    let mut start = 0;
+    let mut ranges = Vec::new();
+    for word in text.split_inclusive(char::is_whitespace) {
+        ranges.extend(url_password(word).map(|range| start + range.start..start + range.end));
+        start += word.len();
+    }
+    mask_ranges(text, ranges)
+}
+
+fn mask_ranges(text: &str, url_passwords: Vec<Range<usize>>) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut done = 0;
-    for range in secret_ranges(text) {
+    for range in in_order(text, url_passwords) {
         if range.start >= done {
             masked.push_str(&text[done..range.start]);
             masked.push_str(MASK);
@@ -43,15 +61,15 @@ pub(super) fn mask(text: &str) -> String {
 
 /// The passwords in a text.
 pub(super) fn secrets_in(text: &str) -> Vec<String> {
-    secret_ranges(text)
+    in_order(text, url_password(text).into_iter().collect())
         .into_iter()
         .map(|range| text[range].to_owned())
         .collect()
 }
 
 /// Where the passwords are, in order. Rather too much than too little.
-fn secret_ranges(text: &str) -> Vec<Range<usize>> {
-    let mut ranges: Vec<_> = url_password(text)
+fn in_order(text: &str, url_passwords: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<_> = url_passwords
         .into_iter()
         .chain(assigned_secrets(text))
         .filter(|range| !range.is_empty())
@@ -158,6 +176,22 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(mask(text), masked, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_about_a_url_stays_readable() {
+        for (text, masked) in [
+            (
+                "is `postgres://b:one@two@db`; write postgres://user:password@host, with %40 for @",
+                "is `postgres://b:***@db`; write postgres://user:***@host, with %40 for @",
+            ),
+            (
+                "at host=db password='hunter 2' user=b",
+                "at host=db password='***' user=b",
+            ),
+        ] {
+            assert_eq!(mask_sentence(text), masked);
         }
     }
 

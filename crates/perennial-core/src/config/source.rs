@@ -295,7 +295,7 @@ impl ConfigSource {
     pub fn invalid(&self, key: &str, reason: &str) -> ConfigError {
         match Path::parse(key) {
             Ok(path) => self.invalid_at(&path, None, reason),
-            Err(_) => ConfigError::unreadable(format!("{key:?}"), secret::mask(reason)),
+            Err(_) => ConfigError::unreadable(format!("{key:?}"), secret::mask_sentence(reason)),
         }
     }
 
@@ -306,16 +306,19 @@ impl ConfigSource {
         in_effect: Option<(&str, Origin)>,
         reason: &str,
     ) -> ConfigError {
-        let reason = secret::mask(reason);
         if let Some(value) = self.root.find(path) {
             let reason = value
                 .secrets(path)
                 .iter()
-                .fold(reason, |reason, text| reason.replace(text, secret::MASK));
+                .fold(reason.to_owned(), |reason, text| {
+                    reason.replace(text, secret::MASK)
+                });
+            let reason = secret::mask_sentence(&reason);
             let shown = value.shown(path);
             let origin = value.origin.clone();
             return ConfigError::invalid(path.to_string(), shown.as_deref(), origin, reason);
         }
+        let reason = secret::mask_sentence(reason);
         let (shown, origin) = match in_effect {
             Some((shown, origin)) => (Some(shown), origin),
             None => (None, self.unset()),

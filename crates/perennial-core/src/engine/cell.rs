@@ -619,12 +619,19 @@ impl<E: EventSourced> Cell<E> {
         let Some(at) = self.laters.iter().position(|open| open.token == done.token) else {
             return;
         };
-        let mut command = self.laters.swap_remove(at).command;
+        let OpenLater {
+            mut command,
+            interleaved,
+            ..
+        } = self.laters.swap_remove(at);
         self.last_active = core.now;
         match done.output {
             Ok(output) => {
                 command.arrive(output);
-                self.queue.push_front(command);
+                // A continuation at the front may be one that all other commands wait for.
+                let first = self.queue.front();
+                let waits = interleaved && first.is_some_and(|first| first.has_arrived());
+                self.queue.insert(usize::from(waits), command);
             }
             Err(failure) => command.fail(AskError::Unknown {
                 reason: match failure {

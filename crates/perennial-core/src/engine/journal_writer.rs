@@ -234,13 +234,20 @@ impl Lane {
             items: Vec::new(),
             writes: Vec::new(),
         };
+        // Cells of which a write has failed for good.
+        let mut failed: Vec<CellKey> = Vec::new();
         for ((mut item, write), result) in batch.items.into_iter().zip(batch.writes).zip(results) {
             match result {
                 Ok(written) => done.push((item, Settled::Stored(written))),
-                Err(error) if !error.is_retryable() => done.push((item, Settled::Refused(error))),
+                Err(error) if !error.is_retryable() => {
+                    failed.push(item.key);
+                    done.push((item, Settled::Refused(error)));
+                }
                 Err(error) => {
                     item.maybe_stored |= error.is_outcome_unknown();
-                    if give_up {
+                    // A later write must not survive an earlier one's failure, even if the journal
+                    // has more hope for it.
+                    if give_up || failed.contains(&item.key) {
                         let maybe_stored = item.maybe_stored;
                         done.push((
                             item,

@@ -36,6 +36,8 @@ pub(crate) enum Note {
     Handled { command: u64 },
     /// The future of a `later` ran.
     Future { command: u64 },
+    /// A continuation that the other commands had to wait for met another state than its handler.
+    Overtaken { command: u64 },
     /// A `then_run` ran and saw this state.
     Ran { command: u64, saw: Digest },
     /// A timer has fired that was to fire once.
@@ -337,7 +339,18 @@ impl<const KIND: u8> Handle<Command> for Chain<KIND> {
                 cx.persist(steps).reply(answer)
             }
             Action::Unlock => cx.persist(steps).then_unstash_all().reply(answer),
-            Action::Later(_) => cx.later(async move { work() }, append(steps)),
+            Action::Later(_) => {
+                let then = append(steps);
+                cx.later(
+                    async move { work() },
+                    move |(), state: &Self, cx: &Cx<'_, Self>| {
+                        if state.digest != before {
+                            cx.services().note(Note::Overtaken { command: id });
+                        }
+                        then((), state, cx)
+                    },
+                )
+            }
             Action::LaterInterleaved(_) => {
                 let later = cx.later(async move { work() }, append(steps));
                 later.interleaved().then_run(run)

@@ -76,7 +76,23 @@ pub(crate) struct Troubles {
     pub(crate) unreadable: bool,
 }
 
-/// How it stands with the worker that a command was sent to.
+/// How it stands with the way to an entity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Situation {
+    pub(crate) standing: Standing,
+    /// Whether as many futures run for its worker as may.
+    pub(crate) futures_are_full: bool,
+    /// Which worker of its system.
+    pub(crate) worker: usize,
+    /// How many commands may wait for the worker.
+    pub(crate) inbox: usize,
+    /// How many may wait for the entity.
+    pub(crate) mailbox: usize,
+    /// How many it may put aside.
+    pub(crate) stash: usize,
+}
+
+/// How it stands with a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Running,
@@ -226,23 +242,25 @@ impl Ledger {
         Ok(())
     }
 
-    /// Looks whether callers were answered, and checks what they were told. `standing` says how
-    /// it stands with the worker of a system and an entity.
+    /// Looks whether callers were answered, and checks what they were told. `situation` says how
+    /// it stands with a system and an entity.
     pub(crate) fn look_at_answers(
         &mut self,
         now: Duration,
-        standing: impl Fn(usize, usize) -> Standing,
+        situation: impl Fn(usize, usize) -> Situation,
         trace: &mut impl FnMut(String),
     ) -> Checked {
         let mut still_open = Vec::with_capacity(self.open.len());
         for index in std::mem::take(&mut self.open) {
             let sent = &mut self.sent[index];
+            let sent_system = sent.system;
             let Fate::Open(asking) = &mut sent.fate else {
                 continue;
             };
-            let standing = standing(sent.system, sent.entity);
+            let way = situation(sent.system, sent.entity);
+            let ended = matches!(way.standing, Standing::Stopped | Standing::Crashed);
             match asking.try_take() {
-                None if matches!(standing, Standing::Stopped | Standing::Crashed) => {
+                None if ended => {
                     return broken(
                         "a worker that ends answers everybody",
                         format!("c{} still waits for s{}", sent.command.id, sent.system),
@@ -257,7 +275,11 @@ impl Ledger {
                             self.report.answered += 1;
                             self.check_answer(index, answer)?;
                         }
-                        Err(error) => self.check_error(index, error, now, standing)?,
+                        Err(error) => {
+                            let same_worker =
+                                |entity| situation(sent_system, entity).worker == way.worker;
+                            self.check_error(index, error, now, way, same_worker)?;
+                        }
                     }
                 }
             }
@@ -288,6 +310,16 @@ impl Ledger {
                     let sent = self.by_id(command);
                     if std::mem::replace(&mut sent.future_ran, true) {
                         return broken("a future runs once", format!("c{command} twice"));
+                    }
+                }
+                Note::Overtaken { command } => {
+                    let entity = self.by_id(command).entity;
+                    let troubles = self.troubles[entity];
+                    if !troubles.contended && !troubles.unavailable {
+                        return broken(
+                            "commands wait for a future that is not interleaved",
+                            format!("c{command} was overtaken"),
+                        );
                     }
                 }
                 Note::TickedOnce { command } => {
@@ -405,8 +437,10 @@ impl Ledger {
         index: usize,
         error: AskError,
         now: Duration,
-        standing: Standing,
+        situation: Situation,
+        same_worker: impl Fn(usize) -> bool,
     ) -> Checked {
+        let standing = situation.standing;
         let sent = &self.sent[index];
         let (command, entity) = (sent.command, sent.entity);
         let action = command.action;
@@ -427,9 +461,21 @@ impl Ledger {
         let waited = now.saturating_sub(sent.at);
         let troubles = self.troubles[entity];
         let excused = match &error {
-            AskError::Busy { .. } => {
+            AskError::Busy { what, .. } => {
                 self.report.busy += 1;
-                true
+                let waiting = self.maybe_waiting(index);
+                match *what {
+                    "the entity's mailbox" => {
+                        waiting.filter(|&of| of == entity).count() >= situation.mailbox
+                    }
+                    "the worker's inbox" => {
+                        waiting.filter(|&of| same_worker(of)).count() >= situation.inbox
+                    }
+                    "the entity's stash" => {
+                        waiting.filter(|&of| of == entity).count() >= situation.stash
+                    }
+                    _ => action.has_future() && situation.futures_are_full,
+                }
             }
             AskError::Stopped => {
                 self.report.stopped += 1;
@@ -441,7 +487,10 @@ impl Ledger {
                     action.has_future()
                 } else if reason.contains("store could not say") {
                     self.report.given_up += 1;
-                    troubles.unavailable && waited >= self.report.outcome_timeout
+                    // With an earlier write that failed for good, a later one is not pursued.
+                    let is_built_on_failed = troubles.contended || troubles.rejected;
+                    let is_late = waited >= self.report.outcome_timeout;
+                    troubles.unavailable && (is_late || is_built_on_failed)
                 } else {
                     standing == Standing::Crashed
                 }
@@ -494,6 +543,23 @@ impl Ledger {
             Fate::Failed(error)
         };
         Ok(())
+    }
+
+    /// The entities of all other commands to the same system that may stand in a queue or stash.
+    fn maybe_waiting(&self, index: usize) -> impl Iterator<Item = usize> {
+        let system = self.sent[index].system;
+        let may_wait = |sent: &Sent| {
+            let is_out = match &sent.fate {
+                Fate::Open(_) | Fate::Unasked => false,
+                // It is noticed only when its turn comes.
+                Fate::Failed(error) => *error != AskError::Expired,
+                Fate::Answered | Fate::Silent => true,
+            };
+            !is_out && !sent.handled
+        };
+        let sent = self.sent.iter().enumerate();
+        sent.filter(move |(other, sent)| *other != index && sent.system == system && may_wait(sent))
+            .map(|(_, sent)| sent.entity)
     }
 
     /// A command without a reply is done once its events are durable.

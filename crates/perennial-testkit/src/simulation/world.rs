@@ -10,7 +10,8 @@ use perennial_core::engine::{
 };
 use perennial_core::{Asking, Entity, EntityRef, Work};
 use perennial_persistence::{
-    Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp, Written,
+    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp,
+    Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use super::entity::{
     Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec,
 };
-use super::ledger::{Checked, Fate, Ledger, Standing, Violation};
+use super::ledger::{Checked, Fate, Ledger, Situation, Standing, Violation};
 use super::storage::{Storage, WriteFate, run_at_once};
 use super::trace::Trace;
 use super::{Options, Report};
@@ -76,8 +77,8 @@ impl Profile {
             workers: random.random_range(1..=3),
             systems: pick(random, &[1, 1, 2]),
             settings,
-            inbox: pick(random, &[4, 8, 1000]),
-            mailbox: pick(random, &[1, 3, 1000]),
+            inbox: pick(random, &[6, 1000, 1000]),
+            mailbox: pick(random, &[2, 8, 1000, 1000, 1000]),
             stash: random.random_range(0..=3),
             pipeline: pick(random, &[1, 2, 3, 8]),
             passivate_after: pick(
@@ -87,7 +88,7 @@ impl Profile {
             snapshot_every: random.random_range(0..=5),
             restart: (milliseconds(5), milliseconds(80)),
             faults: pick(random, &[0, 3, 15, 40]),
-            crashes: pick(random, &[0, 4, 20]),
+            crashes: pick(random, &[0, 2, 10]),
             foreign: pick(random, &[0, 0, 5, 30]),
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
@@ -111,6 +112,13 @@ struct System {
     stopping: bool,
 }
 
+impl System {
+    /// Whether a worker died while the others go on.
+    fn is_maimed(&self) -> bool {
+        !self.stopping && self.seats.iter().any(Option::is_none)
+    }
+}
+
 /// A worker and the way to it.
 struct Seat {
     worker: Worker,
@@ -120,6 +128,8 @@ struct Seat {
     busy: bool,
     /// Futures that run for it, as the worker has to count them.
     laters: usize,
+    /// The most that there were at any time of the last turn.
+    most_laters: usize,
 }
 
 /// Something outside of a worker, at one of the points where it may stop or be overtaken.
@@ -254,8 +264,9 @@ impl World {
         let (crashes, foreign) = (profile.crashes, profile.foreign);
         let impatience = profile.impatience * 10;
         let mut sent = false;
-        if self.chance(crashes) {
-            self.change_systems()?;
+        let is_maimed = self.systems.iter().any(System::is_maimed);
+        if self.chance(crashes) || is_maimed && self.chance(100) {
+            self.change_systems();
         } else if self.chance(foreign) {
             self.write_foreign();
         } else if self.chance(impatience) && !self.ledger.open().is_empty() {
@@ -265,10 +276,10 @@ impl World {
             self.log(|| what);
         } else {
             match self.random.random_range(0..100) {
-                0..25 => sent = self.send(),
-                25..50 => self.turn_any(),
-                50..85 => self.progress_any(),
-                85..97 => self.let_time_pass(),
+                0..15 => sent = self.send(),
+                15..45 => self.turn_any()?,
+                45..88 => self.progress_any(),
+                88..97 => self.let_time_pass(),
                 97..99 => self.arrive_late(),
                 _ => self.step_wall_clock_back(),
             }
@@ -286,14 +297,26 @@ impl World {
             .partition(|note| matches!(note, Note::Ran { .. }));
         self.ledger.take_notes(done)?;
         let now = self.clock.elapsed();
-        let (ids, standings) = (&self.ids, &self.standings);
-        let standing = |system: usize, entity: usize| {
+        let (ids, standings, systems) = (&self.ids, &self.standings, &self.systems);
+        let profile = &self.profile;
+        let situation = |system: usize, entity: usize| {
             let workers = &standings[system];
-            workers[worker_of(&ids[entity], workers.len())]
+            let worker = worker_of(&ids[entity], workers.len());
+            let running = systems.iter().find(|running| running.number == system);
+            let seat = running.and_then(|running| running.seats[worker].as_ref());
+            Situation {
+                standing: workers[worker],
+                futures_are_full: seat
+                    .is_some_and(|seat| seat.most_laters >= profile.settings.laters),
+                worker,
+                inbox: profile.inbox,
+                mailbox: profile.mailbox,
+                stash: profile.stash,
+            }
         };
         let trace = &mut self.trace;
         self.ledger
-            .look_at_answers(now, standing, &mut |line| trace.add(now, line))?;
+            .look_at_answers(now, situation, &mut |line| trace.add(now, line))?;
         self.ledger.take_notes(ran)
     }
 
@@ -341,6 +364,7 @@ impl World {
                     wake_at: None,
                     busy: false,
                     laters: 0,
+                    most_laters: 0,
                 })
             })
             .collect();
@@ -364,15 +388,16 @@ impl World {
         self.log(|| format!("s{number} starts"));
     }
 
-    fn change_systems(&mut self) -> Checked {
-        let at = self.random.random_range(0..self.systems.len());
+    fn change_systems(&mut self) {
+        let maimed = self.systems.iter().position(System::is_maimed);
+        let at = maimed.unwrap_or_else(|| self.random.random_range(0..self.systems.len()));
         match self.random.random_range(0..10) {
+            _ if maimed.is_some() && self.random.random_bool(0.5) => self.crash(at),
             0..3 if self.systems.len() < self.profile.systems => self.start_system(),
             0..6 => self.crash(at),
             6..8 => self.kill_worker(at),
             _ => self.shut_down(at),
         }
-        Ok(())
     }
 
     /// The process is gone, and what was under way with it.
@@ -422,7 +447,8 @@ impl World {
                 self.log(|| format!("  its batch of {} is {what}", batch.writes().len()));
             }
             Effect::Save(_, snapshot) => {
-                if self.random.random_bool(0.5) {
+                let saved = self.random.random_bool(0.5);
+                if saved {
                     // Nobody hears whether it was.
                     let _ = self.storage.save(&snapshot);
                 }
@@ -468,6 +494,9 @@ impl World {
     /// Sends a command; gives whether it was sent.
     fn send(&mut self) -> bool {
         let at = self.random.random_range(0..self.systems.len());
+        if self.systems[at].stopping && self.random.random_bool(0.8) {
+            return false;
+        }
         let entity = self.random.random_range(0..self.ids.len());
         let action = self.draw_action();
         let told = self.random.random_ratio(1, 12);
@@ -548,25 +577,25 @@ impl World {
             87..88 => Action::LaterTwice(count),
             88..96 => Action::UnhandledSometimes(random.next_u64()),
             96..98 => Action::StartTimer(delay),
-            98 => Action::StartRepeatedTimer(delay),
+            98 => Action::StartRepeatedTimer(delay + Duration::from_millis(2)),
             _ => Action::CancelTimers,
         }
     }
 
     // Workers.
 
-    fn turn_any(&mut self) {
+    fn turn_any(&mut self) -> Checked {
         let at = self.random.random_range(0..self.systems.len());
         let worker = self.random.random_range(0..self.systems[at].seats.len());
-        self.turn(at, worker);
+        self.turn(at, worker)
     }
 
-    fn turn(&mut self, at: usize, worker: usize) {
+    fn turn(&mut self, at: usize, worker: usize) -> Checked {
         let commands = pick(&mut self.random, &[0, 1, 2, 8, 1000]);
         let commands = if self.calm { 1000 } else { commands };
         let system = &mut self.systems[at];
         let Some(seat) = &mut system.seats[worker] else {
-            return;
+            return Ok(());
         };
         for _ in 0..commands {
             match seat.channel.try_recv() {
@@ -581,7 +610,8 @@ impl World {
             .count();
         let inputs = seat.inbox.len();
         let out = seat.worker.turn(seat.inbox.drain(..));
-        seat.laters = seat.laters + out.laters.len() - returned;
+        seat.most_laters = seat.laters + out.laters.len();
+        seat.laters = seat.most_laters - returned;
         seat.wake_at = out.wake_at;
         seat.busy = out.busy;
         let done = seat.worker.is_done();
@@ -613,7 +643,63 @@ impl World {
             self.standings[number][worker] = Standing::Stopped;
             self.log(|| format!("s{number}w{worker} is done"));
             self.forget_ended_systems();
+            Ok(())
+        } else {
+            self.check_bounds(at, worker)
         }
+    }
+
+    /// What a worker has under way stays within its bounds.
+    fn check_bounds(&self, at: usize, worker: usize) -> Checked {
+        let system = &self.systems[at];
+        let settings = &self.profile.settings;
+        let of_worker = || {
+            let effects = system.effects.iter();
+            effects
+                .filter(move |(of, _)| *of == worker)
+                .map(|(_, effect)| effect)
+        };
+        let broken = |detail: &str| {
+            Err(Violation {
+                rule: "what is under way stays within its bounds",
+                detail: format!("s{}w{worker}: {detail}", system.number),
+            })
+        };
+        let reads =
+            of_worker().filter(|effect| matches!(effect, Effect::Read(_) | Effect::ReadDone(_)));
+        // Of a recovery that has failed the next page may still be under way.
+        let is_readable = !self.ledger.troubles.iter().any(|entity| entity.unreadable);
+        if is_readable && reads.count() > settings.recoveries {
+            return broken("more entities recover than may");
+        }
+        let laters =
+            of_worker().filter(|effect| matches!(effect, Effect::Later(_) | Effect::LaterDone(_)));
+        if laters.count() > settings.laters {
+            return broken("more futures run than may");
+        }
+        let batches: Vec<&WriteBatch> = of_worker()
+            .filter_map(|effect| match effect {
+                Effect::Write(batch) | Effect::Answered(batch, _) => Some(batch),
+                _ => None,
+            })
+            .collect();
+        if batches.len() > settings.lanes {
+            return broken("more batches are in flight than there are lanes");
+        }
+        for (index, batch) in batches.iter().enumerate() {
+            let events = batch.writes().iter().map(|write| write.events().len());
+            if batch.writes().len() > 1 && events.sum::<usize>() > settings.batch_events {
+                return broken("a batch has more events than it may");
+            }
+            let elsewhere = |write: &AtomicWrite| {
+                let mut others = batches[..index].iter().flat_map(|other| other.writes());
+                others.any(|other| other.persistence_id() == write.persistence_id())
+            };
+            if batch.writes().iter().any(elsewhere) {
+                return broken("an entity is in two batches at once");
+            }
+        }
+        Ok(())
     }
 
     // The world outside of the workers.
@@ -877,14 +963,7 @@ impl World {
                 .map(|sent| (sent.system, sent.entity))
                 .collect();
             for (system, entity) in waiting {
-                let at = self
-                    .systems
-                    .iter()
-                    .position(|running| running.number == system);
-                if let Some(at) = at {
-                    self.send_to(at, entity, Action::Unlock, false);
-                    self.drive_for(Duration::from_secs(1))?;
-                }
+                self.unlock(system, entity)?;
             }
         }
         if self.ledger.open().is_empty() {
@@ -902,11 +981,34 @@ impl World {
         })
     }
 
-    /// Lets everything go on until there is nothing to do before `time` has passed.
+    /// Unlocks an entity through one system. Another one may be faster once, and then once more
+    /// with the event of a timer; time stands still between attempts, so that it comes to an end.
+    fn unlock(&mut self, system: usize, entity: usize) -> Checked {
+        const ATTEMPTS: usize = 5;
+        for _ in 0..ATTEMPTS {
+            let mut running = self.systems.iter();
+            let Some(at) = running.position(|running| running.number == system) else {
+                return Ok(());
+            };
+            let index = self.send_to(at, entity, Action::Unlock, false);
+            self.drive_until("every caller is answered in the end", |world| {
+                !matches!(world.ledger.command(index).fate, Fate::Open(_))
+            })?;
+            if self.ledger.is_answered(index) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everything go on until nobody waits, or there is nothing to do before `time` has
+    /// passed.
     fn drive_for(&mut self, time: Duration) -> Checked {
         let end = self.clock.elapsed() + time;
         self.drive_until("the world comes to rest", |world| {
-            !world.has_work() && world.next_wake().is_none_or(|at| at > end)
+            world.ledger.open().is_empty()
+                || world.clock.elapsed() > end
+                || !world.has_work() && world.next_wake().is_none_or(|at| at > end)
         })
     }
 
@@ -949,7 +1051,7 @@ impl World {
                 }
             } else {
                 match choices[self.random.random_range(0..choices.len())] {
-                    (at, Choice::Turn(worker)) => self.turn(at, worker),
+                    (at, Choice::Turn(worker)) => self.turn(at, worker)?,
                     (at, Choice::Progress(effect)) => self.progress(at, effect),
                 }
             }

@@ -50,6 +50,10 @@ impl Memory {
 impl<'a> Base for &'a Memory {
     type Fleet = MemoryFleet<'a>;
 
+    fn place(&self) -> String {
+        "memory".to_owned()
+    }
+
     async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
         self.reach()?;
         let mut aircraft = self.aircraft.borrow_mut();

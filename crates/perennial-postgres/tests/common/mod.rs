@@ -1,0 +1,85 @@
+//! What the tests of this crate share.
+
+#![allow(dead_code, reason = "no test program uses all of it")]
+
+use perennial_persistence::{
+    AtomicWrite, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous, ReplayPage,
+    SequenceNr, SerializedPayload, WriterId, Written,
+};
+use perennial_postgres::{Config, Postgres};
+use perennial_testkit::postgres::TestPostgres;
+
+pub(crate) fn config(database: &TestPostgres) -> Config {
+    Config::default().with_url(database.url())
+}
+
+pub(crate) async fn open(database: &TestPostgres) -> Postgres {
+    Postgres::open(config(database))
+        .await
+        .expect("a usable database")
+}
+
+pub(crate) fn id(name: &str) -> PersistenceId {
+    PersistenceId::new("Cart", name).expect("a valid id")
+}
+
+pub(crate) fn seq(number: u64) -> SequenceNr {
+    SequenceNr::new(number).expect("in range")
+}
+
+pub(crate) fn writer(number: u128) -> WriterId {
+    WriterId::from_random_bits(number)
+}
+
+pub(crate) fn event(payload: &str) -> NewEvent {
+    NewEvent::new(SerializedPayload::new(
+        77,
+        "Event",
+        payload.as_bytes().to_vec(),
+    ))
+}
+
+/// A write whose writer does not look at the event before.
+pub(crate) fn write(id: &PersistenceId, first: u64, payloads: &[&str]) -> AtomicWrite {
+    let events = payloads.iter().map(|payload| event(payload)).collect();
+    let mut write =
+        AtomicWrite::new(id.clone(), writer(1), seq(first), events).expect("a valid write");
+    write.previous = Previous::None;
+    write
+}
+
+pub(crate) async fn write_one(
+    journal: &dyn Journal,
+    write: &AtomicWrite,
+) -> Result<Written, Error> {
+    let mut answers = journal.write_events(std::slice::from_ref(write)).await;
+    assert_eq!(answers.len(), 1);
+    answers.remove(0)
+}
+
+pub(crate) async fn replay(journal: &dyn Journal, id: &PersistenceId) -> Result<ReplayPage, Error> {
+    let limit = PageLimit {
+        rows: 100_000,
+        bytes: 1 << 30,
+    };
+    journal
+        .replay_events(id, SequenceNr::ZERO, SequenceNr::MAX, limit)
+        .await
+}
+
+pub(crate) async fn payloads(journal: &dyn Journal, id: &PersistenceId) -> Vec<String> {
+    let page = replay(journal, id).await.expect("a readable journal");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    page.events
+        .iter()
+        .map(|event| text(&event.payload.bytes))
+        .collect()
+}
+
+/// The number that a query answers.
+pub(crate) fn count(database: &TestPostgres, sql: &str) -> u64 {
+    database.query(sql)[0][0]
+        .as_deref()
+        .and_then(|text| text.parse().ok())
+        .expect("a number")
+}

@@ -1,0 +1,37 @@
+//! The flights example while its server goes down in every phase.
+
+use perennial_it::Flights;
+use perennial_testkit::postgres::PrivateServer;
+
+use crate::FLIGHTS;
+
+#[test]
+fn a_server_that_is_down_for_a_while_in_any_phase_only_delays_the_run() {
+    let rows = 4000;
+    let undisturbed = Flights::new(FLIGHTS)
+        .with_rows(rows)
+        .with(&["--report", "report.json"]);
+    let ended = undisturbed.run(&[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+
+    let server = PrivateServer::start();
+    let flights = Flights::new(FLIGHTS)
+        .with_rows(rows)
+        .with(&["--report", "report.json"])
+        .on_postgres(server.url());
+    server.stop();
+    let mut run = flights.start(&["--in-flight", "32"]);
+    assert!(run.wait_for("does not answer"), "{}", run.said());
+    server.start_again();
+    for phase in ["Recording ", "All rows are answered", "Bringing "] {
+        assert!(run.wait_for(phase), "no {phase:?} in:\n{}", run.said());
+        server.stop();
+        server.start_again();
+    }
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let (found, expected) = (flights.report(), undisturbed.report());
+    assert_eq!(found["aircraft"], expected["aircraft"]);
+    assert_eq!(found["accepted"], expected["accepted"]);
+    assert_eq!(found["refused"], expected["refused"]);
+}

@@ -1,0 +1,13 @@
+//! Behaviour across crates, on real files, servers and processes.
+
+mod bad_input;
+mod configuration_errors;
+mod flights_command_line;
+mod flights_crash_recovery;
+mod flights_outages;
+mod postgres_outages;
+mod starts;
+mod two_systems_one_database;
+
+/// The flights example.
+const FLIGHTS: &str = env!("CARGO_BIN_EXE_it-flights");
