@@ -182,6 +182,8 @@ pub(crate) struct World {
     options: Options,
     ids: Vec<PersistenceId>,
     systems: Vec<System>,
+    /// The registries of systems that have just ended.
+    ended: Vec<Arc<Registry>>,
     /// How it stands with the workers of every system that there ever was.
     standings: Vec<Vec<Standing>>,
     ledger: Ledger,
@@ -220,6 +222,7 @@ impl World {
             options: options.clone(),
             ids,
             systems: Vec::new(),
+            ended: Vec::new(),
             standings: Vec::new(),
             ledger,
             calm: false,
@@ -317,7 +320,17 @@ impl World {
         let trace = &mut self.trace;
         self.ledger
             .look_at_answers(now, situation, &mut |line| trace.add(now, line))?;
-        self.ledger.take_notes(ran)
+        self.ledger.take_notes(ran)?;
+        for registry in self.ended.drain(..) {
+            let waiting = registry.waiting();
+            if waiting > 0 {
+                return Err(Violation {
+                    rule: "every command gives its place in the queues back",
+                    detail: format!("{waiting} places are taken in a system that has ended"),
+                });
+            }
+        }
+        Ok(())
     }
 
     // Systems.
@@ -406,6 +419,8 @@ impl World {
         let number = system.number;
         self.log(|| format!("s{number} crashes"));
         self.ledger.report.crashes += 1;
+        self.ended.push(system.registry);
+        drop(system.seats);
         for standing in &mut self.standings[number] {
             if *standing != Standing::Stopped {
                 *standing = Standing::Crashed;
@@ -483,6 +498,7 @@ impl World {
             if system.seats.iter().all(Option::is_none) {
                 let system = self.systems.remove(at);
                 self.log(|| format!("s{} has ended", system.number));
+                self.ended.push(system.registry);
             } else {
                 at += 1;
             }
@@ -1088,18 +1104,11 @@ impl World {
                 });
             }
         }
-        let registry = Arc::clone(&self.systems[0].registry);
         self.shut_down(0);
         self.drive_until("a system that is told to stop stops", |world| {
             world.systems.is_empty()
         })?;
-        let waiting = registry.waiting();
-        if waiting > 0 {
-            return Err(Violation {
-                rule: "every command gives its place in the queues back",
-                detail: format!("{waiting} places are taken"),
-            });
-        }
+        self.check()?;
         self.ledger.check_journal()
     }
 
