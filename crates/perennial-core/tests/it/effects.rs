@@ -281,6 +281,24 @@ async fn commands_behind_a_stop_are_handled_once_by_the_next_incarnation() {
 }
 
 #[tokio::test]
+async fn commands_that_are_stashed_when_an_entity_stops_are_handled_by_the_next_incarnation() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let record = Record::default();
+    let stashed = [
+        send(&entity, mark_later("first", &record)),
+        send(&entity, mark_later("second", &record)),
+    ];
+    let stop = run(|_, cx| cx.persist(noted([1])).then_stop().reply(|_| ()));
+    assert_eq!(entity.ask(stop).await, Ok(()));
+    for stashed in stashed {
+        assert!(stashed.answer().await.is_ok());
+    }
+    assert_eq!(record.lines(), ["first", "second"]);
+}
+
+#[tokio::test]
 async fn then_run_runs_after_the_commit_and_the_reply_in_order() {
     let bed = Bed::new();
     let system = bed.start(&[]).await;

@@ -401,6 +401,17 @@ pub(crate) async fn settle(system: &ActorSystem) {
     }
 }
 
+/// As [`settle`], and lets recoveries end that the worker has begun by then: one that begins after
+/// them has ended.
+pub(crate) async fn settle_recoveries(system: &ActorSystem) {
+    static FRESH: AtomicUsize = AtomicUsize::new(0);
+    settle(system).await;
+    let fresh = format!("fresh{}", FRESH.fetch_add(1, Ordering::Relaxed));
+    let answer = send(&system.entity::<Ledger>(fresh), Read).answer().await;
+    answer.expect("an entity without a history recovers");
+    settle(system).await;
+}
+
 /// Lines in the order in which they came.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {

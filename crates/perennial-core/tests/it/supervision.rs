@@ -8,7 +8,7 @@ use perennial_testkit::ManualClock;
 
 use crate::fixture::{
     Bed, Entry, Ledger, Note, Panic, Read, encode, id, ledger, log, log_of, noted, persist_failure,
-    run, send, settle,
+    run, send, settle, settle_recoveries,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -89,10 +89,10 @@ async fn the_wait_before_a_restart_grows_and_is_bounded() {
         panicked(entity.ask(Panic).await);
         let waiting = send(&entity, Read);
         clock.advance(SECOND * most / 2 - Duration::from_millis(1));
-        settle(&system).await;
+        settle_recoveries(&system).await;
         assert!(waiting.is_open(), "it waits for at least {}", most / 2);
         clock.advance(SECOND * most / 2 + Duration::from_millis(1));
-        settle(&system).await;
+        settle_recoveries(&system).await;
         assert_eq!(waiting.answer().await, Ok(vec![]));
     }
     // Once it has run for as long as the longest wait, a failure is the first again.
@@ -100,7 +100,7 @@ async fn the_wait_before_a_restart_grows_and_is_bounded() {
     panicked(entity.ask(Panic).await);
     let waiting = send(&entity, Read);
     clock.advance(SECOND * 8);
-    settle(&system).await;
+    settle_recoveries(&system).await;
     assert_eq!(waiting.answer().await, Ok(vec![]));
 }
 
