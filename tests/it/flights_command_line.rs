@@ -43,6 +43,9 @@ fn a_month_is_recorded_in_the_working_directory_and_shown() {
         assert!(ended.out.contains(part), "{part}: {}", ended.out);
     }
     assert!(flights.path("flights.sqlite").exists());
+    for beside in ["flights.sqlite-wal", "flights.sqlite-shm"] {
+        assert!(!flights.path(beside).exists(), "{beside} is left");
+    }
     let report = flights.report();
     assert_eq!(
         report["refused"],

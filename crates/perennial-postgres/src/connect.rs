@@ -179,7 +179,7 @@ impl Tls {
         Err(OpenError::Config {
             key: "url",
             reason: "asks for TLS (sslmode), which this program was built without; enable the \
-                     feature `tls` of perennial-postgres, or write sslmode=disable"
+                     feature `postgres-tls` of perennial (`tls` of perennial-postgres), or write sslmode=disable"
                 .to_owned(),
         })
     }

@@ -177,15 +177,15 @@ async fn terminated_connections_lose_nothing() {
     let database = TestPostgres::new();
     let store = open(&database).await;
     let load = Load::start(&store.journal());
-    for _ in 0..20 {
+    let started = Instant::now();
+    let mut terminated = 0;
+    // A round may find only connections that are just being opened, which nobody misses.
+    while terminated < 60 || load.unavailable.load(Ordering::Relaxed) == 0 {
+        assert!(started.elapsed() < DEADLINE, "nobody noticed");
         load.progress(50).await;
-        assert!(database.terminate_connections() > 0);
+        terminated += database.terminate_connections();
     }
     load.progress(50).await;
-    assert!(
-        load.unavailable.load(Ordering::Relaxed) > 0,
-        "nobody noticed"
-    );
     load.finish(&database).await;
 }
 

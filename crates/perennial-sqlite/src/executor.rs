@@ -31,8 +31,10 @@ pub(crate) struct Executor {
     path: PathBuf,
     writer: mpsc::Sender<Request<Box<dyn WriteJob>>>,
     readers: mpsc::Sender<Request<ReadJob>>,
-    /// Each thread holds a sender, so this one learns when the last has ended.
-    ended: watch::Receiver<()>,
+    /// Each reading thread holds a sender, so this one learns when the last has ended.
+    readers_ended: watch::Receiver<()>,
+    /// The same for the writing thread.
+    writer_ended: watch::Receiver<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -50,14 +52,15 @@ impl Executor {
 
         let (writer, write_requests) = mpsc::channel(config.waiting_calls);
         let (readers, read_requests) = mpsc::channel(config.waiting_calls);
-        let (alive, ended) = watch::channel(());
+        let (reader_alive, readers_ended) = watch::channel(());
+        let (writer_alive, writer_ended) = watch::channel(());
         let (opened, answer) = oneshot::channel();
         let mut threads = Vec::with_capacity(1 + config.readers);
 
         let write_thread = {
-            let (path, config, alive) = (path.clone(), config.clone(), alive.clone());
+            let (path, config) = (path.clone(), config.clone());
             move || {
-                let _alive = alive;
+                let _alive = writer_alive;
                 match Opened::open(&path, &config) {
                     Err(error) => drop(opened.send(Err(error))),
                     Ok(Opened {
@@ -83,10 +86,12 @@ impl Executor {
 
         let read_requests = Arc::new(Mutex::new(read_requests));
         for (index, connection) in connections.into_iter().enumerate() {
-            let (requests, alive) = (Arc::clone(&read_requests), alive.clone());
+            let (requests, alive) = (Arc::clone(&read_requests), reader_alive.clone());
             let slow_call = config.slow_call;
             let read_thread = move || {
                 let _alive = alive;
+                // Closed before the other side learns that this thread has ended.
+                let connection = connection;
                 run_reader(&connection, &requests, slow_call);
             };
             let name = format!("sqlite-reader-{index}");
@@ -96,7 +101,8 @@ impl Executor {
             path,
             writer,
             readers,
-            ended,
+            readers_ended,
+            writer_ended,
             threads: Mutex::new(threads),
         };
         Ok((executor, warnings))
@@ -166,10 +172,14 @@ impl Executor {
 
     /// Refuses new work, waits for what was accepted, and joins the threads.
     pub(crate) async fn close(&self) {
-        // An error means that the other side is closed already.
+        // An error means that the other side is closed already. The writer's connection is closed
+        // last: of two that are closed at once neither is the last one for SQLite, and the files
+        // beside the database would stay.
         let _ = self.readers.send(Request::Close).await;
+        let mut ended = self.readers_ended.clone();
+        while ended.changed().await.is_ok() {}
         let _ = self.writer.send(Request::Close).await;
-        let mut ended = self.ended.clone();
+        let mut ended = self.writer_ended.clone();
         while ended.changed().await.is_ok() {}
         let threads = {
             let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);

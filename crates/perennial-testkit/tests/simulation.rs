@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use perennial_testkit::simulation::{self, Failure, Options, Report};
 
 /// How many seeds are tried unless the environment says otherwise.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

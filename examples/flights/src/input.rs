@@ -71,6 +71,7 @@ impl Input {
     ) -> Result<Self, Error> {
         let position = Position {
             read: Arc::default(),
+            rows: Arc::default(),
             total: bytes,
         };
         let counted = Counted {
@@ -151,6 +152,7 @@ impl Iterator for Input {
         match self.lines.next() {
             Ok(Some(line)) => {
                 self.rows += 1;
+                self.position.rows.store(self.rows, Ordering::Relaxed);
                 Some(Ok(Row::new(line)))
             }
             Ok(None) => {
@@ -212,6 +214,7 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Position {
     read: Arc<AtomicU64>,
+    rows: Arc<AtomicU64>,
     total: Option<u64>,
 }
 
@@ -219,6 +222,14 @@ impl Position {
     /// Bytes read so far.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the first `rows` rows take, as far as that can be told: reading is ahead of what
+    /// is done with the rows.
+    pub fn read_for(&self, rows: u64) -> u64 {
+        let read_rows = self.rows.load(Ordering::Relaxed).max(1);
+        let bytes = u128::from(self.read()) * u128::from(rows.min(read_rows));
+        u64::try_from(bytes / u128::from(read_rows)).expect("not above the bytes read")
     }
 
     /// Bytes there are, unless it is a pipe.
@@ -553,5 +564,7 @@ mod tests {
         assert_eq!(position.total(), Some(657_135));
         assert_eq!(input.by_ref().count(), 27_004);
         assert_eq!(position.read(), 657_135);
+        assert_eq!(position.read_for(27_004 / 2), 657_135 / 2);
+        assert_eq!(position.read_for(u64::MAX), 657_135);
     }
 }

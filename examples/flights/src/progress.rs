@@ -174,7 +174,7 @@ impl Progress {
         match &mut self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(match &self.done {
-                    Done::Bytes(position) => position.read(),
+                    Done::Bytes(position) => position.read_for(self.count),
                     Done::Count { .. } => self.count,
                 });
                 bar.set_message(format!("{count} {unit}"));
@@ -206,7 +206,7 @@ impl Drop for Progress {
 impl Done {
     fn percent(&self, count: u64) -> Option<u64> {
         let (done, total) = match self {
-            Self::Bytes(position) => (position.read(), position.total()?),
+            Self::Bytes(position) => (position.read_for(count), position.total()?),
             Self::Count { total } => (count, *total),
         };
         let percent = u128::from(done) * 100 / u128::from(total.max(1));

@@ -55,7 +55,8 @@ pub(crate) struct Cell<E: EventSourced> {
     /// The incarnation whose snapshot is being saved.
     saving: Option<u64>,
     scheduled: bool,
-    listed_as_idle: bool,
+    /// The incarnation under which it stands among the idle ones.
+    listed_as_idle: Option<u64>,
 }
 
 enum Phase {
@@ -180,7 +181,7 @@ impl<E: EventSourced> Cell<E> {
             failures: 0,
             saving: None,
             scheduled: false,
-            listed_as_idle: false,
+            listed_as_idle: None,
         }
     }
 
@@ -254,16 +255,20 @@ impl<E: EventSourced> Cell<E> {
 
     /// Notes that the cell stands among the idle ones; `false` if it did already.
     pub(crate) fn list_as_idle(&mut self) -> bool {
-        !std::mem::replace(&mut self.listed_as_idle, true)
+        let is_new = self.listed_as_idle.is_none();
+        if is_new {
+            self.listed_as_idle = Some(self.key.incarnation);
+        }
+        is_new
     }
 
     /// The entry `key` among the idle ones is gone. Gives whether it was this cell's.
     pub(crate) fn unlist(&mut self, key: CellKey) -> bool {
-        // A cell that was removed has left its entry behind, and another may have its place now;
-        // incarnations only grow, and a restarted cell keeps its entry.
-        let own = key.incarnation <= self.key.incarnation && self.listed_as_idle;
+        // A cell that was removed has left its entry behind, and another may have its place now; a
+        // restarted cell keeps the entry of an earlier incarnation.
+        let own = self.listed_as_idle == Some(key.incarnation);
         if own {
-            self.listed_as_idle = false;
+            self.listed_as_idle = None;
         }
         own
     }
@@ -1043,9 +1048,13 @@ impl<E: EventSourced> Cell<E> {
         let PageRead { snapshot, page } = match read.result {
             Ok(read) => read,
             Err(error) if error.is_retryable() => {
-                if recovering.failures == 0 {
+                // An outage meets every entity that recovers; one of them tells of it.
+                if !std::mem::replace(&mut core.reads_fail, true) {
                     tracing::warn!(persistence_id = %id, error = %chain(&error),
                         "the store is not available for recovery, it will be asked again");
+                } else if recovering.failures == 0 {
+                    tracing::debug!(persistence_id = %id, error = %chain(&error),
+                        "the store is still not available for recovery");
                 }
                 let (min, max) = core.settings.retry;
                 let delay = core.backoff(recovering.failures, min, max);
@@ -1064,6 +1073,7 @@ impl<E: EventSourced> Cell<E> {
             }
         };
         recovering.failures = 0;
+        core.reads_fail = false;
         if let Some((snapshot, codec)) = snapshot.zip(entity.state_codec.as_ref()) {
             let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&snapshot.payload)));
             let reason = match decoded {

@@ -42,6 +42,9 @@ pub(crate) trait AnyHost: Send {
     fn drain(&mut self, core: &mut Core);
     /// Whether no cell is left.
     fn is_empty(&self) -> bool;
+    /// How many entries stand among the idle ones.
+    #[cfg(test)]
+    fn idle_entries(&self) -> usize;
 }
 
 /// The cells of one entity type.
@@ -241,5 +244,10 @@ impl<E: EventSourced> AnyHost for Host<E> {
 
     fn is_empty(&self) -> bool {
         self.cells.is_empty()
+    }
+
+    #[cfg(test)]
+    fn idle_entries(&self) -> usize {
+        self.idle.len()
     }
 }

@@ -121,6 +121,8 @@ pub(crate) struct Core {
     /// Whether cells are forgotten as soon as they have nothing to do.
     pub(crate) draining: bool,
     pub(crate) open_laters: usize,
+    /// Whether the store failed to read when it was last asked.
+    pub(crate) reads_fail: bool,
     #[cfg(feature = "defects")]
     pub(crate) defects: Defects,
     rng: SmallRng,
@@ -184,6 +186,7 @@ impl Worker {
                 out: Outbox::default(),
                 draining: false,
                 open_laters: 0,
+                reads_fail: false,
                 #[cfg(feature = "defects")]
                 defects: Defects::default(),
                 rng: SmallRng::from_seed(seed),
@@ -456,5 +459,104 @@ impl Core {
             what,
             retry_after: self.settings.retry.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perennial_persistence::ReplayPage;
+    use perennial_testkit::ManualClock;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::engine::{Assembled, Assembly, Frame, PageRead, ReadDone};
+    use crate::event_sourced::{Cx, Effect, Entity, EventSourced, Handle};
+
+    #[derive(Default)]
+    struct Lamp;
+
+    impl EventSourced for Lamp {
+        const TYPE: &'static str = "Lamp";
+        type Event = ();
+        type Services = ();
+
+        fn apply(&mut self, (): &()) {}
+    }
+
+    struct Look;
+
+    impl Handle<Look> for Lamp {
+        type Reply = ();
+
+        fn handle(&self, _: Look, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+            cx.reply(())
+        }
+    }
+
+    struct PutOut;
+
+    impl Handle<PutOut> for Lamp {
+        type Reply = ();
+
+        fn handle(&self, _: PutOut, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+            cx.stop().reply(|_| ())
+        }
+    }
+
+    /// Turns until nothing comes out any more; every history is empty.
+    fn turn(worker: &mut Worker, inbox: &mut UnboundedReceiver<Input>) {
+        let mut inputs: Vec<Input> = Vec::new();
+        loop {
+            while let Ok(input) = inbox.try_recv() {
+                inputs.push(input);
+            }
+            let out = worker.turn(inputs.drain(..));
+            for request in out.reads {
+                let page = ReplayPage {
+                    events: Vec::new(),
+                    highest: perennial_persistence::SequenceNr::ZERO,
+                    highest_timestamp: None,
+                    more: false,
+                };
+                let result = Ok(PageRead {
+                    snapshot: None,
+                    page,
+                });
+                inputs.push(Input::Read(Box::new(ReadDone { request, result })));
+            }
+            if inputs.is_empty() && !out.busy {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_entity_that_stops_again_and_again_leaves_no_trail_among_the_idle_ones() {
+        const IDLE: Duration = Duration::from_secs(10);
+        let clock = ManualClock::new();
+        let frame = Frame {
+            workers: 1,
+            settings: Settings::default(),
+            inbox: 10,
+            ask_timeout: Duration::from_secs(1),
+            deadlines: None,
+            clock: Arc::new(clock.clone()),
+        };
+        let lamp = Entity::<Lamp>::new(()).passivate_after(Some(IDLE));
+        let assembled = Assembly::new().entity(lamp).build(frame, || [0; 32]);
+        let Assembled { registry, workers } = assembled;
+        let [(mut worker, mut inbox)] = <[_; 1]>::try_from(workers).expect("one worker");
+        let lamp = registry.entity::<Lamp>("a");
+        for _ in 0..100 {
+            lamp.tell(Look).expect("there is room");
+            turn(&mut worker, &mut inbox);
+            clock.advance(Duration::from_secs(1));
+            turn(&mut worker, &mut inbox);
+            lamp.tell(PutOut).expect("there is room");
+            turn(&mut worker, &mut inbox);
+        }
+        // One for each time that it was there in the last ten seconds.
+        let entries = worker.hosts[0].idle_entries();
+        assert!(entries <= 11, "{entries} entries");
     }
 }

@@ -667,9 +667,10 @@ impl World {
         };
         let reads =
             of_worker().filter(|effect| matches!(effect, Effect::Read(_) | Effect::ReadDone(_)));
-        // Of a recovery that has failed the next page may still be under way.
-        let is_readable = !self.ledger.troubles.iter().any(|entity| entity.unreadable);
-        if is_readable && reads.count() > settings.recoveries {
+        // Of a recovery that has failed or was ended by a shutdown, a page may still be under way.
+        let are_told_apart =
+            !system.stopping && !self.ledger.troubles.iter().any(|entity| entity.unreadable);
+        if are_told_apart && reads.count() > settings.recoveries {
             return broken("more entities recover than may");
         }
         let laters =
