@@ -68,7 +68,8 @@ impl ActorSystem {
         self.inner.registry.entity(entity_id.as_ref())
     }
 
-    /// What all workers together have and have done.
+    /// What all workers together have and have done. Counted by the workers, so what a caller has
+    /// just been told may be missing for a moment.
     pub fn stats(&self) -> SystemStats {
         let mut sum = SystemStats::default();
         for stats in &self.inner.stats {

@@ -39,7 +39,11 @@ impl<E: EventSourced, R> Effect<E, R> {
         self
     }
 
-    /// Stops the entity after everything else. The next command starts it again.
+    /// Stops the entity after everything else. The next command starts it again; commands that wait
+    /// or are stashed are handled by that next incarnation. The caller of an interleaved future that
+    /// is still open gets [`AskError::Unknown`].
+    ///
+    /// [`AskError::Unknown`]: crate::AskError::Unknown
     pub fn then_stop(mut self) -> Self {
         self.body.stop = true;
         self
@@ -127,6 +131,13 @@ impl<E: EventSourced> fmt::Debug for Then<E> {
 
 impl<E: EventSourced> Cx<'_, E> {
     /// Stores one or more events as one atomic write, or none.
+    ///
+    /// They are applied at once. When there are more than `max-events-per-write`, or one cannot be
+    /// encoded or is larger than `max-event-bytes`, the caller gets [`AskError::PersistFailed`] and
+    /// nothing of the effect happens. When one cannot be applied, none is stored and the entity
+    /// restarts.
+    ///
+    /// [`AskError::PersistFailed`]: crate::AskError::PersistFailed
     pub fn persist(&self, events: impl IntoIterator<Item = E::Event>) -> Then<E> {
         Then {
             body: Body {
@@ -178,8 +189,8 @@ impl<E: EventSourced> Cx<'_, E> {
         self.none().then_unstash_all()
     }
 
-    /// Says that the command means nothing in this state. The caller gets
-    /// [`AskError::Unhandled`].
+    /// Says that the command means nothing in this state. The caller gets [`AskError::Unhandled`]
+    /// once everything that this state was built on is durable.
     ///
     /// [`AskError::Unhandled`]: crate::AskError::Unhandled
     pub fn unhandled<R>(&self) -> Effect<E, R> {
@@ -189,7 +200,7 @@ impl<E: EventSourced> Cx<'_, E> {
         }
     }
 
-    /// Stops the entity, once what is under way is durable. The next command starts it again.
+    /// Stops the entity, once what is under way is durable, as [`Effect::then_stop`].
     pub fn stop(&self) -> Then<E> {
         self.none().then_stop()
     }

@@ -14,6 +14,7 @@ mod outcome;
 mod passivation;
 mod recovery;
 mod runtimes;
+mod semantics;
 mod shutdown;
 mod supervision;
 mod tentative;
