@@ -78,6 +78,7 @@ impl ActorSystem {
             sum.replayed_events += stats.replayed.load(Ordering::Relaxed);
             sum.stored_events += stats.stored.load(Ordering::Relaxed);
             sum.saved_snapshots += stats.snapshots.load(Ordering::Relaxed);
+            sum.slow_handlers += stats.slow_handlers.load(Ordering::Relaxed);
         }
         sum
     }
@@ -138,6 +139,8 @@ pub struct SystemStats {
     pub stored_events: u64,
     /// Snapshots that were saved.
     pub saved_snapshots: u64,
+    /// Commands that took longer than `system.slow-handler`; each is named in the log.
+    pub slow_handlers: u64,
 }
 
 struct Inner {

@@ -9,9 +9,9 @@ use perennial_persistence::{Error, Previous};
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Whereabouts};
+use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::worker::{CellTimer, Core};
 use crate::engine::{Address, CellKey, LaterDone, ReadDone};
 use crate::event_sourced::{EntityDef, EventSourced};
 
