@@ -19,7 +19,10 @@ fn every_guarantee_names_tests_that_exist() {
         if shown_by.trim() == "shown by" {
             continue;
         }
-        for name in shown_by.split(',').map(|name| name.trim().trim_matches('`')) {
+        for name in shown_by
+            .split(',')
+            .map(|name| name.trim().trim_matches('`'))
+        {
             match name.split_once("::") {
                 None => assert_eq!(name, "simulation", "{line}"),
                 Some(("contract", suite)) => {
