@@ -137,13 +137,21 @@ const NOT_STORED: Next = Next::Restart {
 
 impl<E: EventSourced> Cell<E> {
     /// A cell that will recover.
-    pub(crate) fn new(key: CellKey, address: Arc<Address>, core: &mut Core) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The panic of the state's `Default`.
+    pub(crate) fn new(
+        key: CellKey,
+        address: Arc<Address>,
+        core: &mut Core,
+    ) -> Result<Self, Arc<str>> {
+        let state = catch_unwind(E::default).map_err(|panic| panic_message(&*panic))?;
+        Ok(Self {
             key,
             address,
             writer: core.new_writer(),
             phase: Phase::Down,
-            state: E::default(),
+            state,
             seq_nr: SequenceNr::ZERO,
             previous: Previous::Unknown,
             queue: VecDeque::new(),
@@ -158,7 +166,7 @@ impl<E: EventSourced> Cell<E> {
             saving: None,
             scheduled: false,
             listed_as_idle: None,
-        }
+        })
     }
 
     pub(crate) fn key(&self) -> CellKey {
@@ -962,7 +970,21 @@ impl<E: EventSourced> Cell<E> {
     /// Nothing is in flight any more: becomes what it was to become.
     fn begin_again(&mut self, core: &mut Core, next: Next) {
         self.unstash_all();
-        self.forget_state(core);
+        if let Err(reason) = self.forget_state(core) {
+            let failure = RecoveryFailed {
+                persistence_id: self.address.persistence_id().clone(),
+                seq_nr: None,
+                reason,
+            };
+            tracing::error!(
+                persistence_id = %failure.persistence_id,
+                error = %failure.reason,
+                "the entity panicked while it was being restarted"
+            );
+            self.refuse_all(&AskError::RecoveryFailed(failure));
+            self.phase = Phase::Stopped;
+            return;
+        }
         match next {
             Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
             Next::Restart { .. } if core.draining && self.queue.is_empty() => {
@@ -981,13 +1003,18 @@ impl<E: EventSourced> Cell<E> {
 
     /// Becomes another incarnation, whose state is not known yet. What is still under way for the
     /// old one does not reach this one.
-    fn forget_state(&mut self, core: &mut Core) {
+    ///
+    /// # Errors
+    /// The panic of the old state's destructor or the new one's `Default`; the cell is to be
+    /// forgotten then.
+    fn forget_state(&mut self, core: &mut Core) -> Result<(), Arc<str>> {
         self.key.incarnation = core.next_incarnation();
         self.scheduled = false;
         self.writer = core.new_writer();
-        self.state = E::default();
         self.seq_nr = SequenceNr::ZERO;
         self.previous = Previous::Unknown;
+        catch_unwind(AssertUnwindSafe(|| self.state = E::default()))
+            .map_err(|panic| panic_message(&*panic))
     }
 
     fn refuse_all(&mut self, error: &AskError) {
@@ -1172,7 +1199,10 @@ impl<E: EventSourced> Cell<E> {
         );
         core.return_permit();
         self.refuse_all(&AskError::RecoveryFailed(failure.clone()));
-        self.forget_state(core);
+        if self.forget_state(core).is_err() {
+            self.phase = Phase::Stopped;
+            return;
+        }
         self.phase = Phase::Backoff(Some(Box::new(failure)));
         core.start_cell_timer(after, self.key, CellTimer::Backoff);
     }

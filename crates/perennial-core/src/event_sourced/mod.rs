@@ -24,7 +24,7 @@ pub use timers::Timers;
 pub(crate) use timers::{MakeCommand, TimerOp};
 
 /// An entity whose state is the sum of its events. `Self` is the state; the default value is the
-/// state before the first event, and must not panic.
+/// state before the first event.
 ///
 /// ```
 /// use perennial_core::{Cx, Effect, EventSourced, Handle};

@@ -16,6 +16,7 @@ mod recovery;
 mod runtimes;
 mod semantics;
 mod shutdown;
+mod starting;
 mod supervision;
 mod tentative;
 mod timers;
