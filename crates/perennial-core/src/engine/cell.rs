@@ -355,6 +355,9 @@ impl<E: EventSourced> Cell<E> {
                 self.after(entity, core, body);
             }
             Ok(Handled::Stash(body)) => {
+                if self.stash.len() >= entity.config.stash {
+                    self.stash.retain(|stashed| !stashed.is_abandoned());
+                }
                 if core.draining {
                     command.fail(AskError::Stopped);
                 } else if self.stash.len() < entity.config.stash {

@@ -48,6 +48,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Claims the command for handling; `false` if its caller has given up.
     fn claim(&self) -> bool;
 
+    /// Whether it need not be handled any more, as its caller has given up.
+    fn is_abandoned(&self) -> bool;
+
     /// Runs the handler, or the continuation of a `later` that has come back.
     fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E>;
 
@@ -212,6 +215,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
             Stage::Command(_) => self.reply.claim(),
             _ => true,
         }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_abandoned()
     }
 
     fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E> {

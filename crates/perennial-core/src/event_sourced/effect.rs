@@ -171,7 +171,8 @@ impl<E: EventSourced> Cx<'_, E> {
     }
 
     /// Puts the command aside until [`Cx::unstash_all`]. Its caller goes on waiting, and its
-    /// deadline goes on as well. When the stash is full the caller gets [`AskError::Busy`].
+    /// deadline goes on as well. When the stash is full of commands that are still waited for, the
+    /// caller gets [`AskError::Busy`].
     ///
     /// [`AskError::Busy`]: crate::AskError::Busy
     pub fn stash<C: Send + 'static>(&self, command: C) -> Effect<E, E::Reply>

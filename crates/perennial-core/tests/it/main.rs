@@ -5,6 +5,7 @@ mod fixture;
 
 mod asking;
 mod bare;
+mod chaos;
 mod effects;
 mod fairness;
 mod first_path;
