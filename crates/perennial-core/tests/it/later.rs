@@ -7,7 +7,7 @@ use perennial_testkit::{Gate, ManualClock, WriteFault};
 use tokio::sync::oneshot;
 
 use crate::fixture::{
-    Bed, Latch, Ledger, Note, Panic, Read, Record, hold_writes, ledger, mark, noted,
+    Bed, Latch, Ledger, Note, Panic, Read, Record, hold_writes, in_time, ledger, mark, noted,
     persist_failure, run, send, settle, until,
 };
 
@@ -296,16 +296,17 @@ async fn a_restart_makes_open_futures_unknown() {
 
 /// Waits until the worker has the output of the only future that may be open: another one may be.
 async fn until_arrived(system: &perennial_core::ActorSystem) {
-    loop {
-        let probe = run(|_, cx| cx.later(async {}, |(), _, cx| cx.reply(())));
-        match send(&system.entity::<Ledger>("probe"), probe)
-            .answer()
-            .await
-        {
-            Err(AskError::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
-            answer => return answer.expect("the future runs"),
+    let entity = system.entity::<Ledger>("probe");
+    in_time("the future's output", async {
+        loop {
+            let probe = run(|_, cx| cx.later(async {}, |(), _, cx| cx.reply(())));
+            match entity.ask(probe).await {
+                Err(AskError::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                answer => return answer.expect("the future runs"),
+            }
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

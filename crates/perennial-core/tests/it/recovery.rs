@@ -10,8 +10,8 @@ use perennial_persistence::{
 use perennial_testkit::{ChangeFault, Gate, ManualClock, ReadFault};
 
 use crate::fixture::{
-    Bed, Entry, Ledger, Note, Read, Services, encode, hold_writes, id, ledger, log, log_of, noted,
-    run, send, settle, until,
+    Bed, Entry, Ledger, Note, Read, Services, encode, hold_writes, id, in_time, ledger, log,
+    log_of, noted, run, send, settle, until,
 };
 
 fn recovery_failure<R: std::fmt::Debug>(answer: Result<R, AskError>) -> RecoveryFailed {
@@ -250,15 +250,17 @@ async fn a_snapshot_that_cannot_be_decoded_is_fatal_when_its_events_are_gone() {
 
 /// Asks until the entity's backoff is over and it recovers.
 async fn until_recovered(entity: &perennial_core::EntityRef<Ledger>) {
-    loop {
-        match send(entity, Read).answer().await {
-            Err(AskError::RecoveryFailed(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
-            answer => {
-                answer.expect("it recovers");
-                return;
+    in_time("the recovery", async {
+        loop {
+            match entity.ask(Read).await {
+                Err(AskError::RecoveryFailed(_)) => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                answer => return answer.expect("it recovers"),
             }
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
