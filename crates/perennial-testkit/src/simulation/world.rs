@@ -1027,8 +1027,9 @@ impl World {
     }
 
     fn drive_until(&mut self, rule: &'static str, done: impl Fn(&Self) -> bool) -> Checked {
-        const STEPS: usize = 50_000;
-        for _ in 0..STEPS {
+        // In all; a run of a hundred commands needs a few thousand.
+        let most = 20_000 + 400 * self.options.commands;
+        while self.steps < most {
             if done(self) {
                 return Ok(());
             }
