@@ -48,6 +48,8 @@
 //!   or as a seeded function decides. A [`Gate`] holds a call until the test has seen enough, so
 //!   that no test needs to sleep.
 //! - [`ManualClock`]: time that goes on when a test says so.
+//! - `simulation`, with the feature of that name: the engine under a seeded order of everything.
+//! - `postgres`, with the feature of that name: throw-away PostgreSQL databases and servers.
 //!
 //! It is a dev-dependency. Nothing in it is meant for production: the store in memory loses
 //! everything with the process and copies what it reads. Nor does it replace tests against the
