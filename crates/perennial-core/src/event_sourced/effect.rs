@@ -356,7 +356,12 @@ impl fmt::Debug for Work {
 
 /// A stashed command, which becomes a queued one again together with its caller.
 pub(crate) trait Restore<E: EventSourced, R>: Send {
-    fn restore(self: Box<Self>, address: Arc<Address>, reply: ReplyTo<R>) -> Box<dyn Queued<E>>;
+    fn restore(
+        self: Box<Self>,
+        address: Arc<Address>,
+        reply: ReplyTo<R>,
+        future_ran: bool,
+    ) -> Box<dyn Queued<E>>;
 }
 
 struct Stashed<C>(C);
@@ -366,7 +371,8 @@ impl<E: Handle<C>, C: Send + 'static> Restore<E, E::Reply> for Stashed<C> {
         self: Box<Self>,
         address: Arc<Address>,
         reply: ReplyTo<E::Reply>,
+        future_ran: bool,
     ) -> Box<dyn Queued<E>> {
-        Box::new(Envelope::put_aside(address, self.0, reply))
+        Box::new(Envelope::put_aside(address, self.0, reply, future_ran))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_core::{AskError, PersistFailure};
+use perennial_core::{AskError, Cx, Effect, Handle, PersistFailure};
 use perennial_testkit::{Gate, ManualClock, WriteFault};
 use tokio::sync::oneshot;
 
@@ -450,4 +450,48 @@ async fn options_of_a_future_mean_nothing_to_other_effects() {
     let entity = system.entity::<Ledger>("a");
     let ask = run(|_, cx| cx.reply(1).interleaved().timeout(Duration::ZERO));
     assert_eq!(entity.ask(ask).await, Ok(1));
+}
+
+/// Whose continuation puts the command aside again.
+#[derive(Debug, Clone)]
+struct RunAndStash;
+
+impl Handle<RunAndStash> for Ledger {
+    type Reply = &'static str;
+
+    fn handle(&self, command: RunAndStash, cx: &Cx<'_, Self>) -> Effect<Self, &'static str> {
+        if !self.notes.is_empty() {
+            return cx.reply("handled again");
+        }
+        cx.later(async {}, move |(), _, cx| cx.stash(command))
+    }
+}
+
+#[tokio::test]
+async fn a_command_stashed_after_its_future_is_never_called_unhandled() {
+    let bed = Bed::new();
+    let system = bed.start_with(ledger().stash(1), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    // It ran out of time in the stash, but its future has run.
+    let ask = entity.ask(RunAndStash).timeout(Duration::from_millis(50));
+    let answer = ask.await;
+    assert!(is_unknown(&answer), "{answer:?}");
+    let stashed = send(&entity, RunAndStash);
+    settle(&system).await;
+    // The stash is full.
+    let answer = entity.ask(RunAndStash).await;
+    assert!(is_unknown(&answer), "{answer:?}");
+
+    entity.ask(Note(1)).await.expect("stored");
+    let unstash = run(|_, cx| cx.unstash_all().reply(|_| ()));
+    assert_eq!(entity.ask(unstash).await, Ok(()));
+    assert_eq!(stashed.answer().await, Ok("handled again"));
+
+    // Nor at the end of the system.
+    let other = system.entity::<Ledger>("other");
+    let stashed = send(&other, RunAndStash);
+    settle(&system).await;
+    assert_eq!(system.shutdown().await, Ok(()));
+    let answer = stashed.answer().await;
+    assert!(is_unknown(&answer), "{answer:?}");
 }
