@@ -197,7 +197,7 @@ impl Core {
     }
 
     pub(crate) fn gather(&mut self, lane: usize, write: Gathered) {
-        self.lanes[lane].gather(write);
+        self.lanes[lane].gather(write, self.now);
     }
 
     pub(crate) fn lane_of(&self, slice: Slice) -> usize {

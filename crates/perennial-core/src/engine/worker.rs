@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use perennial_persistence::Clock;
 
@@ -58,9 +59,10 @@ impl Worker {
                 break;
             }
         }
-        flush(hosts, core);
         core.out.busy = core.has_runnable();
-        core.out.wake_at = core.timers.keys().next().map(|timer| timer.at);
+        let flush_at = flush(hosts, core);
+        let timer_at = core.timers.keys().next().map(|timer| timer.at);
+        core.out.wake_at = [timer_at, flush_at].into_iter().flatten().min();
         std::mem::take(&mut core.out)
     }
 
@@ -146,14 +148,21 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
     }
 }
 
-/// Sends what has gathered in lanes that are idle.
-fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
+/// Sends what has gathered in lanes that are idle, unless it is little and more is on its way
+/// while the journal or the worker is busy. Gives when to look again then.
+fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
+    let mut again_at: Option<Duration> = None;
     let limits = BatchLimits {
         events: core.settings.batch_events,
         bytes: core.settings.batch_bytes,
     };
     for lane in 0..core.lanes.len() {
         while core.lanes[lane].is_due() {
+            let busy = core.out.busy || core.lanes.iter().any(Lane::is_in_flight);
+            if busy && let Some(until) = core.lanes[lane].worth_waiting_until(core.now) {
+                again_at = Some(again_at.map_or(until, |at| at.min(until)));
+                break;
+            }
             let mut batch = BatchBuilder::default();
             while let Some(mut gathered) = core.lanes[lane].next_gathered(&batch, limits) {
                 match hosts[gathered.key.host].previous(core, gathered.key) {
@@ -171,6 +180,7 @@ fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
             }
         }
     }
+    again_at
 }
 
 #[cfg(test)]
