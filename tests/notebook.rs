@@ -72,6 +72,7 @@ pub struct Load {
     books: u64,
     next: AtomicU64,
     noted: AtomicU64,
+    troubled: AtomicU64,
     stopped: AtomicBool,
     outcomes: Mutex<HashMap<u64, (u64, Outcome)>>,
 }
@@ -83,6 +84,7 @@ impl Load {
             books,
             next: AtomicU64::new(0),
             noted: AtomicU64::new(0),
+            troubled: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             outcomes: Mutex::default(),
         }
@@ -91,6 +93,11 @@ impl Load {
     /// How many notes have been acknowledged.
     pub fn noted(&self) -> u64 {
         self.noted.load(Ordering::SeqCst)
+    }
+
+    /// How many notes have failed, or may have.
+    pub fn troubled(&self) -> u64 {
+        self.troubled.load(Ordering::SeqCst)
     }
 
     /// Ends all callers after their present note.
@@ -127,6 +134,9 @@ impl Load {
                 Err(AskError::Busy { .. } | AskError::Expired) => Outcome::Failed,
                 Err(error) => panic!("note {note}: {error}"),
             };
+            if !matches!(outcome, Outcome::Noted(_)) {
+                self.troubled.fetch_add(1, Ordering::SeqCst);
+            }
             let mut outcomes = self.outcomes.lock().expect("no caller panics");
             outcomes.insert(note, (book, outcome));
         }

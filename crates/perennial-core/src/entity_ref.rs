@@ -67,7 +67,7 @@ impl<E: EventSourced> EntityRef<E> {
     ///
     /// # Cancel safety
     /// Dropping the future is safe: a command that is not being handled yet will not be; one that
-    /// is takes its effect.
+    /// is takes its effect. Dropping the [`Ask`] itself sends nothing.
     pub fn ask<C: Send + 'static>(&self, command: C) -> Ask<E, C>
     where
         E: Handle<C>,
@@ -80,7 +80,8 @@ impl<E: EventSourced> EntityRef<E> {
         }
     }
 
-    /// Sends a command without waiting for a reply.
+    /// Sends a command without waiting for a reply. It has no deadline, and nobody is told what
+    /// becomes of it.
     ///
     /// # Errors
     /// [`AskError`] if it could not be sent: a full queue, a stopped system, an invalid id.

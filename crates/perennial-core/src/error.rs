@@ -8,11 +8,15 @@ use perennial_persistence::{InvalidId, PersistenceId, SequenceNr};
 /// Why an ask has no reply.
 ///
 /// [`AskError::is_not_handled`] and [`AskError::is_outcome_unknown`] tell what may have happened
-/// to the command; everything else means that it was handled and changed nothing.
+/// to the command. Everything else means that it was handled and changed nothing, except
+/// [`AskError::NoReply`], where it did what it was to do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// A queue is full. The command was never handled: it is safe to send it again.
+    /// A bound is reached. The command had no effect: it is safe to send it again.
+    ///
+    /// The bounds are `mailbox` and `inbox`, at which the command was never queued, and `stash` and
+    /// `later-limit`, at which its handler could not do what it wanted.
     #[error("{what} is full; try again in {retry_after:?}")]
     Busy {
         /// Which bound was reached.
@@ -20,24 +24,30 @@ pub enum AskError {
         /// A time after which it makes sense to try again.
         retry_after: Duration,
     },
-    /// The time ran out while the command was waiting. It certainly was and will not be handled.
+    /// The time ran out while the command was waiting, in a queue or stashed. It certainly was not
+    /// handled and will not be.
     #[error("the time ran out before the command was handled")]
     Expired,
     /// The command was handled, but its outcome did not become known in time or got lost. It may
-    /// have taken effect.
+    /// have taken effect, or may still do.
+    ///
+    /// The time of the caller ran out first; the store could not say for the whole
+    /// `outcome-timeout` whether the events are stored; the future of the command panicked, took
+    /// too long or lost its entity to a restart or stop; or the system ended first.
     #[error("the outcome of the command is unknown: {reason}")]
     Unknown {
         /// What happened.
         reason: &'static str,
     },
-    /// The system is stopping or has stopped. The command was not handled.
+    /// The system is stopping or has stopped, or the worker of the entity has panicked. The command
+    /// was not handled.
     #[error("the actor system has stopped")]
     Stopped,
     /// The events could not be stored. Nothing of the command took effect.
     #[error(transparent)]
     PersistFailed(#[from] PersistFailed),
     /// The entity could not be brought back, so it cannot handle anything. The command was not
-    /// handled.
+    /// handled. The entity is tried again after a wait, by the next command that comes then.
     #[error(transparent)]
     RecoveryFailed(#[from] RecoveryFailed),
     /// The entity has no use for the command in its present state.
@@ -46,7 +56,7 @@ pub enum AskError {
     /// The handler finished without a reply, on purpose.
     #[error("the handler does not reply to this command")]
     NoReply,
-    /// The entity's code panicked. Nothing of the command took effect.
+    /// The entity's code panicked. Nothing of the command was stored.
     #[error("{persistence_id} panicked in {place}: {message}")]
     Panicked {
         /// Whose code it was.
@@ -106,13 +116,17 @@ pub struct PersistFailed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PersistFailure {
-    /// Another writer has written in the meantime. The entity recovers and sees it.
+    /// Another writer has written in the meantime. The entity recovers and sees it; the command may
+    /// be sent again.
     Conflict,
-    /// The events cannot be stored, now or later.
+    /// The events cannot be stored, now or later: the store refuses them, they cannot be encoded,
+    /// or are more or larger than allowed.
     Rejected,
-    /// The store could not be reached for too long; nothing was stored.
+    /// The store could not be reached for the whole `outcome-timeout`; nothing was stored. The
+    /// command may be sent again.
     Unavailable,
-    /// An earlier command's events, which this command's state was built on, were not stored.
+    /// An earlier command's events, which this command's state was built on, were not stored. The
+    /// command itself was not judged; it may be sent again.
     Earlier,
 }
 

@@ -51,6 +51,10 @@ impl<R> Slot<R> {
             .is_ok()
     }
 
+    fn is_abandoned(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), EXPIRED | ANSWERED)
+    }
+
     fn answer(&self) -> MutexGuard<'_, Answer<R>> {
         // Nothing can panic while the lock is held but a waker's own code, and the answer is
         // complete before that runs.
@@ -60,7 +64,7 @@ impl<R> Slot<R> {
 
 impl<R: Send> Expires for Slot<R> {
     fn is_over(&self) -> bool {
-        matches!(self.state.load(Ordering::Acquire), EXPIRED | ANSWERED)
+        self.is_abandoned()
     }
 
     fn expire(&self) {
@@ -117,6 +121,11 @@ impl<R> ReplyTo<R> {
                 .compare_exchange(WAITING, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok()
         })
+    }
+
+    /// Whether its caller has given up, so that it will not be handled.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.is_abandoned())
     }
 
     /// Takes the claim back: the command was put aside and had no effect.

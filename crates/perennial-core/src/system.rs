@@ -68,7 +68,8 @@ impl ActorSystem {
         self.inner.registry.entity(entity_id.as_ref())
     }
 
-    /// What all workers together have and have done.
+    /// What all workers together have and have done. Counted by the workers, so what a caller has
+    /// just been told may be missing for a moment.
     pub fn stats(&self) -> SystemStats {
         let mut sum = SystemStats::default();
         for stats in &self.inner.stats {
@@ -77,6 +78,7 @@ impl ActorSystem {
             sum.replayed_events += stats.replayed.load(Ordering::Relaxed);
             sum.stored_events += stats.stored.load(Ordering::Relaxed);
             sum.saved_snapshots += stats.snapshots.load(Ordering::Relaxed);
+            sum.slow_handlers += stats.slow_handlers.load(Ordering::Relaxed);
         }
         sum
     }
@@ -137,6 +139,8 @@ pub struct SystemStats {
     pub stored_events: u64,
     /// Snapshots that were saved.
     pub saved_snapshots: u64,
+    /// Commands that took longer than `system.slow-handler`; each is named in the log.
+    pub slow_handlers: u64,
 }
 
 struct Inner {

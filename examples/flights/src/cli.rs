@@ -34,7 +34,7 @@ pub async fn main() -> ExitCode {
 
     let url = std::env::var("DATABASE_URL").ok();
     let url = url.as_deref().filter(|url| !url.trim().is_empty());
-    let engine = match Engine::configured(args.config.as_deref(), std::env::vars_os(), url) {
+    let engine = match Engine::configured(&args, std::env::vars_os(), url) {
         Ok(engine) => engine,
         Err(error) => return failed(&console, &error),
     };

@@ -23,6 +23,9 @@ use self::sqlite::Sqlite;
 /// The file without a configuration.
 const SQLITE_FILE: &str = "flights.sqlite";
 
+/// The stores in which the example can list its aircraft.
+const STORES: [&str; 2] = ["sqlite", "postgres"];
+
 /// Where the aircraft are stored.
 #[derive(Debug)]
 pub enum Database {
@@ -43,16 +46,15 @@ impl Database {
         source: ConfigSource,
         database_url: Option<&str>,
     ) -> Result<(ConfigSource, Self), ConfigError> {
-        let plugins = plugins();
-        let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
         let check = |name: &str, source: &ConfigSource| {
+            let plugins = plugins();
             let chosen = plugins.iter().find(|plugin| plugin.name() == name);
             chosen.map_or(Ok(()), |plugin| plugin.configure(source).map(drop))
         };
         let persistence = PersistenceConfig::read(&source)?;
-        persistence.check_plugin(&source, &names)?;
-        // Their settings may stand in the file for another day.
-        for other in names.iter().filter(|name| **name != persistence.plugin) {
+        persistence.check_plugin(&source, &STORES)?;
+        // The other one's settings may stand in the file for another day.
+        for other in STORES.iter().filter(|name| **name != persistence.plugin) {
             source.ignore_section(&format!("persistence.{other}"))?;
         }
         if persistence.plugin == "postgres" {

@@ -3,7 +3,6 @@
 //! This is all that the example needs of perennial.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use perennial::{ConfigError, ConfigSource, PersistFailure, StartError};
 use crate::aircraft::{
     self, Aircraft, FlightRecorded, Logbook, ReadLogbook, Record, Refusal, Totals,
 };
+use crate::args::Args;
 use crate::database::Database;
 use crate::dispatch::Answer;
 use crate::fold::Start;
@@ -26,9 +26,9 @@ use crate::run::{Base, Begin, Fleet, explain};
 /// busy ones from a snapshot and the events after it.
 const SNAPSHOT_EVERY: u64 = 20;
 
-/// How long a single ask may take. Much shorter than anybody's patience, so that there is time to
-/// ask again.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest and the longest time that a single ask may take. Within these it is a quarter of
+/// the patience, so that there is time to ask again.
+const ASK_TIMEOUT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 impl EventSourced for Aircraft {
     const TYPE: &'static str = aircraft::ENTITY_TYPE;
@@ -66,10 +66,11 @@ impl Handle<ReadLogbook> for Aircraft {
 pub struct Engine {
     source: ConfigSource,
     database: Database,
+    ask_timeout: Duration,
 }
 
 impl Engine {
-    /// Reads the configuration: `config` if there is one, then the environment's variables.
+    /// Reads the configuration: that of `args` if there is one, then the environment's variables.
     /// `database_url` is for PostgreSQL, unless the configuration names a server itself.
     ///
     /// The whole configuration is checked here, before a database is touched.
@@ -77,11 +78,11 @@ impl Engine {
     /// # Errors
     /// A setting that is unknown, missing or makes no sense, by key, file and line.
     pub fn configured(
-        config: Option<&Path>,
+        args: &Args,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         database_url: Option<&str>,
     ) -> Result<Self, ConfigError> {
-        let source = match config {
+        let source = match &args.config {
             Some(file) => ConfigSource::from_file(file)?,
             None => ConfigSource::empty(),
         };
@@ -90,7 +91,12 @@ impl Engine {
         SystemConfig::read(&source)?;
         EntityConfig::read(&source, Aircraft::TYPE, EntityConfig::default())?;
         source.finish(&[Aircraft::TYPE])?;
-        Ok(Self { source, database })
+        let (shortest, longest) = ASK_TIMEOUT;
+        Ok(Self {
+            source,
+            database,
+            ask_timeout: (args.patience / 4).clamp(shortest, longest),
+        })
     }
 }
 
@@ -113,7 +119,7 @@ impl<'a> Base for &'a Engine {
         match started {
             Ok(system) => Ok(Flying {
                 system,
-                database: &self.database,
+                engine: self,
             }),
             Err(StartError::Store { error, .. })
                 if matches!(error, OpenError::Unreachable { .. }) =>
@@ -129,24 +135,30 @@ impl<'a> Base for &'a Engine {
 #[derive(Debug)]
 pub struct Flying<'a> {
     system: ActorSystem,
-    database: &'a Database,
+    engine: &'a Engine,
 }
 
 impl Fleet for Flying<'_> {
     async fn record(&self, flight: Arc<Flight>) -> Answer {
         let aircraft = self.system.entity::<Aircraft>(&flight.tailnum);
-        let answer = aircraft.ask(Record(flight)).timeout(ASK_TIMEOUT).await;
+        let answer = aircraft
+            .ask(Record(flight))
+            .timeout(self.engine.ask_timeout)
+            .await;
         answer.map_err(failure)
     }
 
     async fn logbook(&self, tail: &str) -> Result<Logbook, AskFailure> {
         let aircraft = self.system.entity::<Aircraft>(tail);
-        let answer = aircraft.ask(ReadLogbook).timeout(ASK_TIMEOUT).await;
+        let answer = aircraft
+            .ask(ReadLogbook)
+            .timeout(self.engine.ask_timeout)
+            .await;
         answer.map_err(failure)
     }
 
     async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
-        self.database.tail_numbers().await
+        self.engine.database.tail_numbers().await
     }
 
     async fn shutdown(self) -> Result<(), AskFailure> {

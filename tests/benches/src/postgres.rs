@@ -52,7 +52,8 @@ pub(crate) async fn start_system(url: &str) -> Result<ActorSystem> {
         .set("persistence.plugin", "postgres")?
         .set("persistence.postgres.url", url)?
         .set("system.workers", 1)?
-        .set("system.ask-timeout", "60s")?;
+        .set("system.ask-timeout", "60s")?
+        .with_environment(std::env::vars_os())?;
     Ok(ActorSystem::from_source(source)
         .entity(Entity::<Counter>::new(()))
         .start()

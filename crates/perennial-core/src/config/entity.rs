@@ -23,15 +23,17 @@ use super::value::{self, DAY, MILLISECOND, Violation, in_order, within};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntityConfig {
-    /// How long an entity stays in memory without a command. 2 min by default, from 1 ms to 30
-    /// days; `None`, in a file "never", keeps it for as long as the system runs. A passivated
-    /// entity recovers at its next command.
+    /// How long an entity stays in memory at least without a command; it leaves before twice that
+    /// time. 2 min by default, from 1 ms to 30 days; `None`, in a file "never", keeps it for as
+    /// long as the system runs. One with something open stays: a write, a stashed command, a
+    /// future, a snapshot being saved. A passivated entity recovers at its next command.
     pub passivate_after: Option<Duration>,
-    /// After how many events a snapshot is taken. 0, the default, takes none, as replaying a short
-    /// history is cheap; at most 1,000,000,000.
+    /// A snapshot is taken when the number of events passes a multiple of this, and after a
+    /// recovery that replayed as many. 0, the default, takes none, as replaying a short history is
+    /// cheap; at most 1,000,000,000. One that is due while another is being saved is passed over.
     pub snapshot_every: u64,
     /// How many commands may wait at one entity. 4,096 by default; from 1 to 1,048,576. Beyond it
-    /// commands are refused as busy.
+    /// commands are refused as busy, and repeated timers pass over their times.
     pub mailbox: usize,
     /// How many commands one entity may put aside. 1,024 by default; from 0 to 1,048,576. A
     /// command that would be stashed beyond it is refused as busy.
@@ -40,11 +42,13 @@ pub struct EntityConfig {
     /// entity fills whole batches; from 1 to 65,536. 1 turns it off: each command then waits for
     /// the write of the one before. Further commands wait in the mailbox.
     pub pipeline: usize,
-    /// The wait before an entity that failed starts again. 200 ms by default; from 1 ms to a day,
-    /// and not above `restart_max`. Each further failure in a row doubles it.
+    /// The wait before an entity that panicked or could not recover starts again. 200 ms by
+    /// default; from 1 ms to a day, and not above `restart_max`. Each further failure in a row
+    /// doubles it, and chance takes up to a half off. Commands wait meanwhile; those of an entity
+    /// that could not recover are refused.
     pub restart_min: Duration,
     /// The longest wait before an entity that keeps failing starts again. 30 s by default; from
-    /// 1 ms to a day.
+    /// 1 ms to a day. One that has run for as long begins anew with `restart_min`.
     pub restart_max: Duration,
 }
 

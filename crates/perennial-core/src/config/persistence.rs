@@ -49,15 +49,17 @@ pub struct PersistenceConfig {
     /// How many threads drive the store's connections. 1 by default, as they mostly wait; from 1
     /// to 256.
     pub threads: usize,
-    /// How many entities may be recovering at once in the system. 256 by default, enough to keep
-    /// the connections busy; from 1 to 65,536. The others wait for a permit, those with waiting
+    /// How many entities may be recovering at once in the system; each worker has an even share of
+    /// them, rounded up. 256 by default, enough to keep the connections busy; from 1 to 65,536. The
+    /// others wait for a permit, those with waiting
     /// callers first.
     pub recoveries: usize,
     /// How many events are read at once while an entity recovers. 500 by default; from 1 to
     /// 100,000. Longer histories come in several such pages.
     pub replay_rows: usize,
-    /// How many bytes of events are held at once while an entity recovers. 1 MiB by default; from
-    /// 1 KiB to 256 MiB. A page ends before it would exceed this, but has one event at least.
+    /// How many bytes of events are read at once while an entity recovers. 1 MiB by default; from
+    /// 1 KiB to 256 MiB. The event that reaches this is the last of its page, so a page can be
+    /// larger by one event; the next page is read while one is applied.
     #[serde(deserialize_with = "value::byte_size")]
     pub replay_bytes: usize,
     /// How many events one batch of writes may hold. 5,000 by default, where a bigger statement
@@ -71,13 +73,14 @@ pub struct PersistenceConfig {
     /// How many batches of one worker may be in flight. 2 by default, so that one gathers while
     /// another commits; from 1 to 64. Each takes a connection while it commits.
     pub writers: usize,
-    /// How long a write whose outcome is open is tried again, such as after a lost connection.
-    /// 30 s by default; from 1 ms to a day. Then its callers are told that the outcome is unknown,
-    /// and the entity recovers.
+    /// How long a write is tried again that the store could not take or whose outcome is open, such
+    /// as after a lost connection. 30 s by default; from 1 ms to a day. Then its callers are told
+    /// that it failed if it certainly was not stored, and that the outcome is unknown otherwise;
+    /// the entity recovers.
     #[serde(deserialize_with = "value::duration")]
     pub outcome_timeout: Duration,
     /// The wait before the first new attempt of a failed call. 50 ms by default; from 1 ms to an
-    /// hour, and not above `retry-max`. Each further wait is twice as long, with some chance in it.
+    /// hour, and not above `retry-max`. Each further wait is twice as long, and chance takes up to a half off.
     #[serde(deserialize_with = "value::duration")]
     pub retry_min: Duration,
     /// The longest wait between two attempts. 2 s by default, so that a server that is back is

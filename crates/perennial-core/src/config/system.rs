@@ -21,12 +21,12 @@ pub struct SystemConfig {
     /// core; at most 1,024, the number of slices, as a worker without slices would be idle.
     pub workers: usize,
     /// How long `ask` waits unless the call says otherwise. 5 s by default, which is longer than
-    /// any healthy write; from 1 ms to a day. A command not yet begun then expires unhandled; of
-    /// one begun the caller is told that its outcome is unknown.
+    /// any healthy write; from 1 ms to a day. It may be some 15 ms more. A command not yet begun
+    /// then expires unhandled; of one begun the caller is told that its outcome is unknown.
     #[serde(deserialize_with = "value::duration")]
     pub ask_timeout: Duration,
-    /// How many commands may wait at one worker. 65,536 by default, some ten milliseconds' work
-    /// of a worker; from 1 to 16,777,216. Beyond it commands are refused as busy before they are
+    /// How many commands may wait at one worker, those in its entities' mailboxes included. 65,536
+    /// by default, some ten milliseconds' work; from 1 to 16,777,216. Beyond it commands are refused as busy before they are
     /// queued, so they can be sent again safely.
     pub inbox: usize,
     /// How many commands one entity handles before others of its worker run. 64 by default: enough
@@ -39,18 +39,20 @@ pub struct SystemConfig {
     #[serde(deserialize_with = "value::duration")]
     pub turn_budget: Duration,
     /// From when on a handler is named in a warning, as it holds up all entities of its worker.
-    /// 50 ms by default; from 1 µs to an hour. Nothing but the warning and a metric happens.
+    /// 50 ms by default; from 1 µs to an hour. Nothing but the warning happens.
     #[serde(deserialize_with = "value::duration")]
     pub slow_handler: Duration,
-    /// How many futures of `later` may be open at once in the system. 1,024 by default; from 1 to
-    /// 1,048,576. A command that would open one more is refused as busy.
+    /// How many futures of `later` may be open at once in the system; each worker has an even share
+    /// of them, rounded up. 1,024 by default; from 1 to 1,048,576. A command that would open one
+    /// more is refused as busy.
     pub later_limit: usize,
-    /// How long a future of `later` may take. 60 s by default; from 1 ms to a day. It is then
-    /// dropped, and the caller is told that the outcome is unknown.
+    /// How long a future of `later` may take unless it says so itself. 60 s by default; from 1 ms
+    /// to a day. It is then dropped, and the caller is told that the outcome is unknown; work on a
+    /// blocking thread goes on to its end.
     #[serde(deserialize_with = "value::duration")]
     pub later_timeout: Duration,
-    /// How long an orderly shutdown waits for commands and writes under way. 30 s by default; from
-    /// 1 ms to a day. What is not done by then is abandoned, and its callers are told so; nothing
+    /// How long an orderly shutdown waits for commands and writes under way, and then for the store
+    /// to close. 30 s by default; from 1 ms to a day. What is not done by then is abandoned, and its callers are told so; nothing
     /// acknowledged is lost.
     #[serde(deserialize_with = "value::duration")]
     pub shutdown_timeout: Duration,

@@ -196,7 +196,7 @@ impl Actor for WorkerActor {
 
 impl Drop for WorkerActor {
     fn drop(&mut self) {
-        // User code runs guarded, except for destructors and `Default`; and we may have erred.
+        // User code runs guarded, except for the destructors of commands; and we may have erred.
         if std::thread::panicking() {
             tracing::error!(
                 worker = self.index,
@@ -269,7 +269,10 @@ impl WorkerActor {
         if self.sleep_until == Some(wake_at) {
             return false;
         }
-        let at = Instant::now() + left;
+        let Some(at) = Instant::now().checked_add(left) else {
+            // Beyond all time.
+            return false;
+        };
         let sleep = match &mut self.sleep {
             Some(sleep) => {
                 sleep.as_mut().reset(at);

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 
 use crate::config::EntityConfig;
 use crate::deadline::Deadlines;
+use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
-use crate::engine::worker::{Settings, Stats, Worker};
+use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
 use crate::event_sourced::{Entity, EventSourced};
 

@@ -14,15 +14,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, Error, NewEvent, PersistenceId, Previous, ReplayPage, SequenceNr,
-    SerializedPayload, Snapshot, StoredEvent, Timestamp, WriterId,
+    AtomicWrite, Error, NewEvent, Previous, SequenceNr, SerializedPayload, Snapshot, WriterId,
 };
 
+use crate::engine::core::{CellTimer, Core, TimerKey};
 use crate::engine::envelope::{Handled, Held, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
-use crate::engine::recovery::{PageRead, Part};
-use crate::engine::worker::{CellTimer, Core, TimerKey};
+use crate::engine::recovery::{PageRead, Part, Recovering};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message};
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{Action, Body, Cx, EntityDef, EventSourced, LaterWork, TimerOp};
@@ -70,7 +69,7 @@ enum Phase {
     Draining(Next),
     /// Failed, and waits before it tries again. With a failure to recover, commands are refused
     /// meanwhile; after another failure they wait.
-    Backoff(Option<RecoveryFailed>),
+    Backoff(Option<Box<RecoveryFailed>>),
     /// Not in memory, except for its failures; the next command starts it.
     Down,
     /// Stopped; to be forgotten.
@@ -83,29 +82,6 @@ enum Next {
     Restart { after: Duration, doomed: bool },
     /// Ends, unless commands have come in the meantime.
     Stop,
-}
-
-/// How far recovery has come.
-#[derive(Default)]
-struct Recovering {
-    /// Whether a page is being applied.
-    applying: bool,
-    /// What is left of the page.
-    events: std::vec::IntoIter<StoredEvent>,
-    /// The highest row of the page, and its time.
-    highest: SequenceNr,
-    highest_timestamp: Option<Timestamp>,
-    /// Whether more pages follow; the next one is being read then, or has been.
-    more: bool,
-    /// The page after the present one, if it has come already.
-    next: Option<ReplayPage>,
-    replayed: u64,
-    /// A snapshot that could not be decoded, and why: the events it covers have to be there.
-    skipped: Option<(SequenceNr, Arc<str>)>,
-    /// Failures to read in a row.
-    failures: u32,
-    /// What to ask for again.
-    ask_again: Option<Part>,
 }
 
 struct InFlight<E: EventSourced> {
@@ -161,13 +137,21 @@ const NOT_STORED: Next = Next::Restart {
 
 impl<E: EventSourced> Cell<E> {
     /// A cell that will recover.
-    pub(crate) fn new(key: CellKey, address: Arc<Address>, core: &mut Core) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The panic of the state's `Default`.
+    pub(crate) fn new(
+        key: CellKey,
+        address: Arc<Address>,
+        core: &mut Core,
+    ) -> Result<Self, Arc<str>> {
+        let state = catch_unwind(E::default).map_err(|panic| panic_message(&*panic))?;
+        Ok(Self {
             key,
             address,
             writer: core.new_writer(),
             phase: Phase::Down,
-            state: E::default(),
+            state,
             seq_nr: SequenceNr::ZERO,
             previous: Previous::Unknown,
             queue: VecDeque::new(),
@@ -182,7 +166,7 @@ impl<E: EventSourced> Cell<E> {
             saving: None,
             scheduled: false,
             listed_as_idle: None,
-        }
+        })
     }
 
     pub(crate) fn key(&self) -> CellKey {
@@ -289,7 +273,7 @@ impl<E: EventSourced> Cell<E> {
         self.last_active = core.now;
         match &self.phase {
             Phase::Backoff(Some(failure)) => {
-                command.fail(AskError::RecoveryFailed(failure.clone()));
+                command.fail(AskError::RecoveryFailed((**failure).clone()));
             }
             Phase::Backoff(None) if core.draining => {
                 command.fail(AskError::Stopped);
@@ -346,6 +330,7 @@ impl<E: EventSourced> Cell<E> {
         self.handle(entity, core, command);
         let elapsed = core.look_at_clock().saturating_sub(before);
         if elapsed >= core.settings.slow_handler {
+            core.stats.slow_handlers.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 persistence_id = %self.address.persistence_id(),
                 command = name,
@@ -370,6 +355,9 @@ impl<E: EventSourced> Cell<E> {
                 self.after(entity, core, body);
             }
             Ok(Handled::Stash(body)) => {
+                if self.stash.len() >= entity.config.stash {
+                    self.stash.retain(|stashed| !stashed.is_abandoned());
+                }
                 if core.draining {
                     command.fail(AskError::Stopped);
                 } else if self.stash.len() < entity.config.stash {
@@ -985,7 +973,21 @@ impl<E: EventSourced> Cell<E> {
     /// Nothing is in flight any more: becomes what it was to become.
     fn begin_again(&mut self, core: &mut Core, next: Next) {
         self.unstash_all();
-        self.forget_state(core);
+        if let Err(reason) = self.forget_state(core) {
+            let failure = RecoveryFailed {
+                persistence_id: self.address.persistence_id().clone(),
+                seq_nr: None,
+                reason,
+            };
+            tracing::error!(
+                persistence_id = %failure.persistence_id,
+                error = %failure.reason,
+                "the entity panicked while it was being restarted"
+            );
+            self.refuse_all(&AskError::RecoveryFailed(failure));
+            self.phase = Phase::Stopped;
+            return;
+        }
         match next {
             Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
             Next::Restart { .. } if core.draining && self.queue.is_empty() => {
@@ -1004,13 +1006,18 @@ impl<E: EventSourced> Cell<E> {
 
     /// Becomes another incarnation, whose state is not known yet. What is still under way for the
     /// old one does not reach this one.
-    fn forget_state(&mut self, core: &mut Core) {
+    ///
+    /// # Errors
+    /// The panic of the old state's destructor or the new one's `Default`; the cell is to be
+    /// forgotten then.
+    fn forget_state(&mut self, core: &mut Core) -> Result<(), Arc<str>> {
         self.key.incarnation = core.next_incarnation();
         self.scheduled = false;
         self.writer = core.new_writer();
-        self.state = E::default();
         self.seq_nr = SequenceNr::ZERO;
         self.previous = Previous::Unknown;
+        catch_unwind(AssertUnwindSafe(|| self.state = E::default()))
+            .map_err(|panic| panic_message(&*panic))
     }
 
     fn refuse_all(&mut self, error: &AskError) {
@@ -1195,8 +1202,11 @@ impl<E: EventSourced> Cell<E> {
         );
         core.return_permit();
         self.refuse_all(&AskError::RecoveryFailed(failure.clone()));
-        self.forget_state(core);
-        self.phase = Phase::Backoff(Some(failure));
+        if self.forget_state(core).is_err() {
+            self.phase = Phase::Stopped;
+            return;
+        }
+        self.phase = Phase::Backoff(Some(Box::new(failure)));
         core.start_cell_timer(after, self.key, CellTimer::Backoff);
     }
 
@@ -1252,92 +1262,4 @@ impl<E: EventSourced> Cell<E> {
             }
         }
     }
-}
-
-impl Recovering {
-    /// Whether events can be applied right now.
-    fn has_work(&self) -> bool {
-        self.applying || self.next.is_some()
-    }
-
-    /// A page has come: it is applied at once, or after the present one.
-    fn take_page(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId, page: ReplayPage) {
-        self.next = Some(page);
-        if !self.applying {
-            self.begin_next_page(core, key, id);
-        }
-    }
-
-    /// Begins with the page that has come, and asks for the one after it; `false` if none has.
-    fn begin_next_page(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId) -> bool {
-        let Some(page) = self.next.take() else {
-            return false;
-        };
-        self.applying = true;
-        self.highest = page.highest;
-        self.highest_timestamp = page.highest_timestamp;
-        self.more = page.more;
-        self.events = page.events.into_iter();
-        if self.more {
-            let from = self.highest.next();
-            core.read(key, id, Part::Page { from });
-        }
-        true
-    }
-
-    /// Applies up to `count` events.
-    fn apply<E: EventSourced>(
-        &mut self,
-        count: usize,
-        entity: &EntityDef<E>,
-        state: &mut E,
-        seq_nr: &mut SequenceNr,
-    ) -> Result<(), Arc<str>> {
-        for stored in self.events.by_ref().take(count) {
-            if stored.seq_nr <= *seq_nr {
-                return Err(format!(
-                    "sequence number {} follows {seq_nr}, the order of the journal is broken",
-                    stored.seq_nr
-                )
-                .into());
-            }
-            if let Some((covered, reason)) = &self.skipped
-                && *seq_nr < *covered
-                && stored.seq_nr != seq_nr.next()
-            {
-                return Err(events_gone(*covered, reason));
-            }
-            // From here on it is this event that fails.
-            *seq_nr = SequenceNr::new(stored.seq_nr.value() - 1).unwrap_or(*seq_nr);
-            let event = entity
-                .event_codec
-                .decode(&stored.payload)
-                .map_err(|error| chain(&error))?;
-            state.apply(&event);
-            *seq_nr = stored.seq_nr;
-            self.replayed += 1;
-        }
-        Ok(())
-    }
-
-    /// The page is applied; its highest row may be the marker of deleted events.
-    fn end_page(&mut self, seq_nr: &mut SequenceNr) -> Result<(), (SequenceNr, Arc<str>)> {
-        let reached = (*seq_nr).max(self.highest);
-        if let Some((covered, reason)) = &self.skipped {
-            let gap = reached != *seq_nr && *seq_nr < *covered;
-            let short = !self.more && *seq_nr < *covered;
-            if gap || short {
-                return Err((*covered, events_gone(*covered, reason)));
-            }
-        }
-        *seq_nr = reached;
-        Ok(())
-    }
-}
-
-fn events_gone(covered: SequenceNr, reason: &str) -> Arc<str> {
-    format!(
-        "the snapshot at {covered} cannot be decoded ({reason}), and events that it covers are gone"
-    )
-    .into()
 }

@@ -48,6 +48,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Claims the command for handling; `false` if its caller has given up.
     fn claim(&self) -> bool;
 
+    /// Whether it need not be handled any more, as its caller has given up.
+    fn is_abandoned(&self) -> bool;
+
     /// Runs the handler, or the continuation of a `later` that has come back.
     fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E>;
 
@@ -119,16 +122,24 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
 
     /// A command that the entity sends itself.
     pub(crate) fn from_timer(address: Arc<Address>, command: C) -> Self {
-        Self::put_aside(address, command, ReplyTo::nobody())
+        Self::put_aside(address, command, ReplyTo::nobody(), false)
     }
 
-    /// A command for the stash; its caller may give up again.
-    pub(crate) fn put_aside(address: Arc<Address>, command: C, reply: ReplyTo<E::Reply>) -> Self {
-        reply.unclaim();
+    /// A command for the stash. Its caller may give up again and is then told that it was not
+    /// handled, unless its future has run already.
+    pub(crate) fn put_aside(
+        address: Arc<Address>,
+        command: C,
+        reply: ReplyTo<E::Reply>,
+        future_ran: bool,
+    ) -> Self {
+        if !future_ran {
+            reply.unclaim();
+        }
         Self {
             address,
             admitted: false,
-            future_ran: false,
+            future_ran,
             stage: Stage::Command(command),
             reply,
         }
@@ -209,9 +220,15 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn claim(&self) -> bool {
         match self.stage {
+            // Claimed since its future ran.
+            Stage::Command(_) if self.future_ran => !self.reply.is_abandoned(),
             Stage::Command(_) => self.reply.claim(),
             _ => true,
         }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_abandoned()
     }
 
     fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E> {
@@ -252,7 +269,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
         match self.take_stage() {
             Stage::Stashed(command) => {
                 let reply = std::mem::replace(&mut self.reply, ReplyTo::nobody());
-                command.restore(Arc::clone(&self.address), reply)
+                command.restore(Arc::clone(&self.address), reply, self.future_ran)
             }
             stage => {
                 self.stage = stage;

@@ -9,10 +9,11 @@ use perennial_persistence::{Error, Previous};
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Whereabouts};
+use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::worker::{CellTimer, Core};
 use crate::engine::{Address, CellKey, LaterDone, ReadDone};
+use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 
 /// A host whose entity type is not known.
@@ -108,7 +109,7 @@ impl<E: EventSourced> Host<E> {
     }
 
     /// Adds a cell, which recovers when it gets its first command.
-    fn add(&mut self, core: &mut Core, address: Arc<Address>) -> usize {
+    fn add(&mut self, core: &mut Core, address: Arc<Address>) -> Result<usize, Arc<str>> {
         let entry = self.cells.vacant_entry();
         let index = entry.key();
         let key = CellKey {
@@ -116,10 +117,11 @@ impl<E: EventSourced> Host<E> {
             index,
             incarnation: core.next_incarnation(),
         };
+        let cell = Cell::new(key, Arc::clone(&address), core)?;
         address.set_cell(Some(index));
-        entry.insert(Cell::new(key, address, core));
+        entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
-        index
+        Ok(index)
     }
 
     fn remove(&mut self, core: &mut Core, index: usize) {
@@ -134,7 +136,18 @@ impl<E: EventSourced> AnyHost for Host<E> {
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>) {
         let index = match command.address().cell() {
             Some(index) => index,
-            None => self.add(core, Arc::clone(command.address())),
+            None => match self.add(core, Arc::clone(command.address())) {
+                Ok(index) => index,
+                Err(reason) => {
+                    let persistence_id = command.address().persistence_id().clone();
+                    tracing::error!(%persistence_id, error = %reason, "the entity panicked");
+                    return command.refuse(AskError::RecoveryFailed(RecoveryFailed {
+                        persistence_id,
+                        seq_nr: None,
+                        reason,
+                    }));
+                }
+            },
         };
         let mut landing: Option<Box<dyn Queued<E>>> = None;
         command.land(&mut landing);

@@ -144,6 +144,10 @@ pub(crate) struct Lane {
     index: usize,
     phase: Phase,
     gathered: VecDeque<Gathered>,
+    /// Since when something is gathered.
+    gathering_since: Duration,
+    /// How many writes the latest batch had.
+    latest: usize,
 }
 
 enum Phase {
@@ -167,6 +171,8 @@ impl Lane {
             index,
             phase: Phase::Idle,
             gathered: VecDeque::new(),
+            gathering_since: Duration::ZERO,
+            latest: 0,
         }
     }
 
@@ -175,13 +181,31 @@ impl Lane {
         matches!(self.phase, Phase::Idle) && self.gathered.is_empty()
     }
 
-    pub(crate) fn gather(&mut self, write: Gathered) {
+    pub(crate) fn gather(&mut self, write: Gathered, now: Duration) {
+        if self.gathered.is_empty() {
+            self.gathering_since = now;
+        }
         self.gathered.push_back(write);
+    }
+
+    /// Until when a batch that could go out now had better wait, as more writes are on their way:
+    /// while it is less than half of the latest one, for a few milliseconds at the most. Whoever
+    /// waited for the latest batch writes again a moment after it, and a commit costs as much for
+    /// few writes as for many.
+    pub(crate) fn worth_waiting_until(&self, now: Duration) -> Option<Duration> {
+        const LONGEST: Duration = Duration::from_millis(10);
+        let until = self.gathering_since.saturating_add(LONGEST);
+        (self.gathered.len() * 2 < self.latest && now < until).then_some(until)
     }
 
     /// Whether a batch could go out now.
     pub(crate) fn is_due(&self) -> bool {
         matches!(self.phase, Phase::Idle) && !self.gathered.is_empty()
+    }
+
+    /// Whether a batch is with the journal.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        matches!(self.phase, Phase::InFlight(_))
     }
 
     /// Takes the next gathered write while the batch is below its bounds; a first one always.
@@ -203,6 +227,8 @@ impl Lane {
             number: 0,
             since: now,
         });
+        self.gathering_since = now;
+        self.latest = batch.writes.len();
         WriteBatch {
             lane: self.index,
             items: batch.items,

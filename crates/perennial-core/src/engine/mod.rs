@@ -10,14 +10,17 @@
 //! - `assembly`: putting workers together
 //! - `mailbox`: addresses, bounded queues, the way from a caller to its worker
 //! - `envelope`: a command from its caller to its reply
-//! - `worker`: the turn, timers, recovery permits
+//! - `worker`: the turn
+//! - `core`: what all cells of a worker share: time, timers, run queue, permits, lanes
 //! - `host`: the cells of one entity type
 //! - `cell`: one entity's life
+//! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
 
 pub(crate) mod actix_driver;
 mod assembly;
 mod cell;
+mod core;
 mod envelope;
 mod host;
 mod journal_writer;
@@ -31,6 +34,9 @@ use std::time::Duration;
 
 use perennial_persistence::{Error, Snapshot};
 
+#[cfg(feature = "defects")]
+pub use self::core::Defects;
+pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
 pub use assembly::{Assembled, Assembly, Frame};
 pub use envelope::{Delivery, Held};
@@ -39,9 +45,7 @@ pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::Address;
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
-#[cfg(feature = "defects")]
-pub use worker::Defects;
-pub use worker::{Settings, Stats, Worker};
+pub use worker::Worker;
 
 /// Names one incarnation of one cell of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,10 +1,17 @@
-//! What recovery asks of the stores, and how a driver answers it.
+//! How an entity is brought back: what is asked of the stores, how a driver answers it, and how
+//! the events of a page are applied.
+
+use std::sync::Arc;
 
 use perennial_persistence::{
     Error, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, Store,
+    StoredEvent, Timestamp,
 };
 
 use crate::engine::CellKey;
+use crate::engine::core::Core;
+use crate::error::chain;
+use crate::event_sourced::{EntityDef, EventSourced};
 
 /// A part of an entity's history that a cell wants.
 #[derive(Debug, Clone)]
@@ -82,4 +89,129 @@ impl ReadRequest {
             .await?;
         Ok(PageRead { snapshot, page })
     }
+}
+
+/// How far recovery has come.
+#[derive(Default)]
+pub(super) struct Recovering {
+    /// Whether a page is being applied.
+    pub(super) applying: bool,
+    /// What is left of the page.
+    pub(super) events: std::vec::IntoIter<StoredEvent>,
+    /// The highest row of the page, and its time.
+    pub(super) highest: SequenceNr,
+    pub(super) highest_timestamp: Option<Timestamp>,
+    /// Whether more pages follow; the next one is being read then, or has been.
+    pub(super) more: bool,
+    /// The page after the present one, if it has come already.
+    pub(super) next: Option<ReplayPage>,
+    pub(super) replayed: u64,
+    /// A snapshot that could not be decoded, and why: the events it covers have to be there.
+    pub(super) skipped: Option<(SequenceNr, Arc<str>)>,
+    /// Failures to read in a row.
+    pub(super) failures: u32,
+    /// What to ask for again.
+    pub(super) ask_again: Option<Part>,
+}
+
+impl Recovering {
+    /// Whether events can be applied right now.
+    pub(super) fn has_work(&self) -> bool {
+        self.applying || self.next.is_some()
+    }
+
+    /// A page has come: it is applied at once, or after the present one.
+    pub(super) fn take_page(
+        &mut self,
+        core: &mut Core,
+        key: CellKey,
+        id: &PersistenceId,
+        page: ReplayPage,
+    ) {
+        self.next = Some(page);
+        if !self.applying {
+            self.begin_next_page(core, key, id);
+        }
+    }
+
+    /// Begins with the page that has come, and asks for the one after it; `false` if none has.
+    pub(super) fn begin_next_page(
+        &mut self,
+        core: &mut Core,
+        key: CellKey,
+        id: &PersistenceId,
+    ) -> bool {
+        let Some(page) = self.next.take() else {
+            return false;
+        };
+        self.applying = true;
+        self.highest = page.highest;
+        self.highest_timestamp = page.highest_timestamp;
+        self.more = page.more;
+        self.events = page.events.into_iter();
+        if self.more {
+            let from = self.highest.next();
+            core.read(key, id, Part::Page { from });
+        }
+        true
+    }
+
+    /// Applies up to `count` events.
+    pub(super) fn apply<E: EventSourced>(
+        &mut self,
+        count: usize,
+        entity: &EntityDef<E>,
+        state: &mut E,
+        seq_nr: &mut SequenceNr,
+    ) -> Result<(), Arc<str>> {
+        for stored in self.events.by_ref().take(count) {
+            if stored.seq_nr <= *seq_nr {
+                return Err(format!(
+                    "sequence number {} follows {seq_nr}, the order of the journal is broken",
+                    stored.seq_nr
+                )
+                .into());
+            }
+            if let Some((covered, reason)) = &self.skipped
+                && *seq_nr < *covered
+                && stored.seq_nr != seq_nr.next()
+            {
+                return Err(events_gone(*covered, reason));
+            }
+            // From here on it is this event that fails.
+            *seq_nr = SequenceNr::new(stored.seq_nr.value() - 1).unwrap_or(*seq_nr);
+            let event = entity
+                .event_codec
+                .decode(&stored.payload)
+                .map_err(|error| chain(&error))?;
+            state.apply(&event);
+            *seq_nr = stored.seq_nr;
+            self.replayed += 1;
+        }
+        Ok(())
+    }
+
+    /// The page is applied; its highest row may be the marker of deleted events.
+    pub(super) fn end_page(
+        &mut self,
+        seq_nr: &mut SequenceNr,
+    ) -> Result<(), (SequenceNr, Arc<str>)> {
+        let reached = (*seq_nr).max(self.highest);
+        if let Some((covered, reason)) = &self.skipped {
+            let gap = reached != *seq_nr && *seq_nr < *covered;
+            let short = !self.more && *seq_nr < *covered;
+            if gap || short {
+                return Err((*covered, events_gone(*covered, reason)));
+            }
+        }
+        *seq_nr = reached;
+        Ok(())
+    }
+}
+
+fn events_gone(covered: SequenceNr, reason: &str) -> Arc<str> {
+    format!(
+        "the snapshot at {covered} cannot be decoded ({reason}), and events that it covers are gone"
+    )
+    .into()
 }

@@ -39,7 +39,11 @@ impl<E: EventSourced, R> Effect<E, R> {
         self
     }
 
-    /// Stops the entity after everything else. The next command starts it again.
+    /// Stops the entity after everything else. The next command starts it again; commands that wait
+    /// or are stashed are handled by that next incarnation. The caller of an interleaved future that
+    /// is still open gets [`AskError::Unknown`].
+    ///
+    /// [`AskError::Unknown`]: crate::AskError::Unknown
     pub fn then_stop(mut self) -> Self {
         self.body.stop = true;
         self
@@ -127,6 +131,13 @@ impl<E: EventSourced> fmt::Debug for Then<E> {
 
 impl<E: EventSourced> Cx<'_, E> {
     /// Stores one or more events as one atomic write, or none.
+    ///
+    /// They are applied at once. When there are more than `max-events-per-write`, or one cannot be
+    /// encoded or is larger than `max-event-bytes`, the caller gets [`AskError::PersistFailed`] and
+    /// nothing of the effect happens. When one cannot be applied, none is stored and the entity
+    /// restarts.
+    ///
+    /// [`AskError::PersistFailed`]: crate::AskError::PersistFailed
     pub fn persist(&self, events: impl IntoIterator<Item = E::Event>) -> Then<E> {
         Then {
             body: Body {
@@ -160,7 +171,8 @@ impl<E: EventSourced> Cx<'_, E> {
     }
 
     /// Puts the command aside until [`Cx::unstash_all`]. Its caller goes on waiting, and its
-    /// deadline goes on as well. When the stash is full the caller gets [`AskError::Busy`].
+    /// deadline goes on as well. When the stash is full of commands that are still waited for, the
+    /// caller gets [`AskError::Busy`].
     ///
     /// [`AskError::Busy`]: crate::AskError::Busy
     pub fn stash<C: Send + 'static>(&self, command: C) -> Effect<E, E::Reply>
@@ -178,8 +190,8 @@ impl<E: EventSourced> Cx<'_, E> {
         self.none().then_unstash_all()
     }
 
-    /// Says that the command means nothing in this state. The caller gets
-    /// [`AskError::Unhandled`].
+    /// Says that the command means nothing in this state. The caller gets [`AskError::Unhandled`]
+    /// once everything that this state was built on is durable.
     ///
     /// [`AskError::Unhandled`]: crate::AskError::Unhandled
     pub fn unhandled<R>(&self) -> Effect<E, R> {
@@ -189,7 +201,7 @@ impl<E: EventSourced> Cx<'_, E> {
         }
     }
 
-    /// Stops the entity, once what is under way is durable. The next command starts it again.
+    /// Stops the entity, once what is under way is durable, as [`Effect::then_stop`].
     pub fn stop(&self) -> Then<E> {
         self.none().then_stop()
     }
@@ -344,7 +356,12 @@ impl fmt::Debug for Work {
 
 /// A stashed command, which becomes a queued one again together with its caller.
 pub(crate) trait Restore<E: EventSourced, R>: Send {
-    fn restore(self: Box<Self>, address: Arc<Address>, reply: ReplyTo<R>) -> Box<dyn Queued<E>>;
+    fn restore(
+        self: Box<Self>,
+        address: Arc<Address>,
+        reply: ReplyTo<R>,
+        future_ran: bool,
+    ) -> Box<dyn Queued<E>>;
 }
 
 struct Stashed<C>(C);
@@ -354,7 +371,8 @@ impl<E: Handle<C>, C: Send + 'static> Restore<E, E::Reply> for Stashed<C> {
         self: Box<Self>,
         address: Arc<Address>,
         reply: ReplyTo<E::Reply>,
+        future_ran: bool,
     ) -> Box<dyn Queued<E>> {
-        Box::new(Envelope::put_aside(address, self.0, reply))
+        Box::new(Envelope::put_aside(address, self.0, reply, future_ran))
     }
 }

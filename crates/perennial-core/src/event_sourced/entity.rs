@@ -13,7 +13,9 @@ use crate::event_sourced::EventSourced;
 
 /// An entity type as it is given to the system: its services, codecs and settings.
 ///
-/// Settings made here are defaults; `[entity.<TYPE>]` in the configuration file wins.
+/// Settings made here are defaults; `[entity.<TYPE>]` in the configuration file wins. The ranges and
+/// what happens when a bound is reached stand in [`EntityConfig`]; a value out of its range is an
+/// error when the system starts.
 pub struct Entity<E: EventSourced> {
     services: Arc<E::Services>,
     event_codec: Arc<dyn Codec<E::Event>>,
@@ -60,7 +62,8 @@ impl<E: EventSourced> Entity<E> {
         self
     }
 
-    /// Forgets an entity that had nothing to do for this long; `None` keeps it for ever.
+    /// Forgets an entity that had nothing to do for this long, at the latest after twice that;
+    /// `None` keeps it for ever.
     #[must_use]
     pub fn passivate_after(mut self, idle: Option<Duration>) -> Self {
         self.config.passivate_after = idle;

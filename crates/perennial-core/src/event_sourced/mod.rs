@@ -126,7 +126,12 @@ pub trait Handle<C: Send + 'static>: EventSourced {
     /// What the caller gets.
     type Reply: Send + 'static;
 
-    /// Decides what a command does. Looks at the state, changes nothing, never blocks.
+    /// Decides what a command does. Looks at the state, changes nothing, never blocks: all entities
+    /// of its worker wait for it, and one that takes longer than `slow-handler` is named in the log.
+    ///
+    /// The state may be ahead of the store. What the effect says leaves the entity only once the
+    /// state is durable, and is taken back if a write before it fails, so do nothing here that
+    /// reaches others; use [`Effect::then_run`] or [`Cx::later`].
     ///
     /// A panic restarts the entity from the store; the command has no effect.
     fn handle(&self, command: C, cx: &Cx<'_, Self>) -> Effect<Self, Self::Reply>;

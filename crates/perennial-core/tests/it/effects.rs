@@ -194,6 +194,34 @@ async fn a_stashed_ask_expires_and_is_not_handled() {
 }
 
 #[tokio::test]
+async fn stashed_commands_without_a_caller_make_room_for_others() {
+    let bed = Bed::new();
+    let system = bed.start_with(ledger().stash(2), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let record = Record::default();
+    let kept = send(&entity, mark_later("kept", &record));
+    settle(&system).await;
+    for _ in 0..5 {
+        let ask = entity.ask(mark_later("expires", &record));
+        assert_eq!(
+            ask.timeout(Duration::from_millis(10)).await,
+            Err(AskError::Expired)
+        );
+    }
+    // Those who still wait are not pushed out.
+    let last = send(&entity, mark_later("last", &record));
+    settle(&system).await;
+    let busy = entity.ask(mark_later("one too many", &record)).await;
+    assert!(matches!(busy, Err(AskError::Busy { .. })), "{busy:?}");
+    entity.ask(Note(1)).await.expect("stored");
+    let unstash = run(|_, cx| cx.unstash_all().reply(|_| ()));
+    assert_eq!(entity.ask(unstash).await, Ok(()));
+    assert_eq!(kept.answer().await, Ok("kept"));
+    assert_eq!(last.answer().await, Ok("last"));
+    assert_eq!(record.lines(), ["kept", "last"]);
+}
+
+#[tokio::test]
 async fn the_stash_survives_a_failed_write() {
     let bed = Bed::new();
     let system = bed.start(&[]).await;

@@ -101,6 +101,7 @@ async fn a_slow_handler_is_named_in_the_log() {
     });
     assert_eq!(entity.ask(slow).await, Ok(()));
     until("the warning is there", || !log_of("slow").is_empty()).await;
+    assert!(system.stats().slow_handlers >= 1, "{:?}", system.stats());
     let warnings = log_of("slow");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].level, tracing::Level::WARN);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use perennial_core::{AskError, PersistFailure};
+use perennial_core::{AskError, Cx, Effect, Handle, PersistFailure};
 use perennial_testkit::{Gate, ManualClock, WriteFault};
 use tokio::sync::oneshot;
 
 use crate::fixture::{
-    Bed, Latch, Ledger, Note, Panic, Read, Record, hold_writes, ledger, mark, noted,
+    Bed, Latch, Ledger, Note, Panic, Read, Record, hold_writes, in_time, ledger, mark, noted,
     persist_failure, run, send, settle, until,
 };
 
@@ -296,16 +296,17 @@ async fn a_restart_makes_open_futures_unknown() {
 
 /// Waits until the worker has the output of the only future that may be open: another one may be.
 async fn until_arrived(system: &perennial_core::ActorSystem) {
-    loop {
-        let probe = run(|_, cx| cx.later(async {}, |(), _, cx| cx.reply(())));
-        match send(&system.entity::<Ledger>("probe"), probe)
-            .answer()
-            .await
-        {
-            Err(AskError::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
-            answer => return answer.expect("the future runs"),
+    let entity = system.entity::<Ledger>("probe");
+    in_time("the future's output", async {
+        loop {
+            let probe = run(|_, cx| cx.later(async {}, |(), _, cx| cx.reply(())));
+            match entity.ask(probe).await {
+                Err(AskError::Busy { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                answer => return answer.expect("the future runs"),
+            }
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -449,4 +450,48 @@ async fn options_of_a_future_mean_nothing_to_other_effects() {
     let entity = system.entity::<Ledger>("a");
     let ask = run(|_, cx| cx.reply(1).interleaved().timeout(Duration::ZERO));
     assert_eq!(entity.ask(ask).await, Ok(1));
+}
+
+/// Whose continuation puts the command aside again.
+#[derive(Debug, Clone)]
+struct RunAndStash;
+
+impl Handle<RunAndStash> for Ledger {
+    type Reply = &'static str;
+
+    fn handle(&self, command: RunAndStash, cx: &Cx<'_, Self>) -> Effect<Self, &'static str> {
+        if !self.notes.is_empty() {
+            return cx.reply("handled again");
+        }
+        cx.later(async {}, move |(), _, cx| cx.stash(command))
+    }
+}
+
+#[tokio::test]
+async fn a_command_stashed_after_its_future_is_never_called_unhandled() {
+    let bed = Bed::new();
+    let system = bed.start_with(ledger().stash(1), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    // It ran out of time in the stash, but its future has run.
+    let ask = entity.ask(RunAndStash).timeout(Duration::from_millis(50));
+    let answer = ask.await;
+    assert!(is_unknown(&answer), "{answer:?}");
+    let stashed = send(&entity, RunAndStash);
+    settle(&system).await;
+    // The stash is full.
+    let answer = entity.ask(RunAndStash).await;
+    assert!(is_unknown(&answer), "{answer:?}");
+
+    entity.ask(Note(1)).await.expect("stored");
+    let unstash = run(|_, cx| cx.unstash_all().reply(|_| ()));
+    assert_eq!(entity.ask(unstash).await, Ok(()));
+    assert_eq!(stashed.answer().await, Ok("handled again"));
+
+    // Nor at the end of the system.
+    let other = system.entity::<Ledger>("other");
+    let stashed = send(&other, RunAndStash);
+    settle(&system).await;
+    assert_eq!(system.shutdown().await, Ok(()));
+    let answer = stashed.answer().await;
+    assert!(is_unknown(&answer), "{answer:?}");
 }

@@ -5,6 +5,7 @@ mod fixture;
 
 mod asking;
 mod bare;
+mod chaos;
 mod effects;
 mod fairness;
 mod first_path;
@@ -14,7 +15,9 @@ mod outcome;
 mod passivation;
 mod recovery;
 mod runtimes;
+mod semantics;
 mod shutdown;
+mod starting;
 mod supervision;
 mod tentative;
 mod timers;

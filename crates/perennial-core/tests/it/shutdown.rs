@@ -410,3 +410,26 @@ async fn a_store_whose_end_hangs_does_not_keep_a_shutdown_waiting() {
         Err(timed_out(50))
     );
 }
+
+#[tokio::test]
+async fn commands_of_an_entity_that_recovers_are_handled_too() {
+    let bed = Bed::new();
+    bed.write_foreign("a", 1, noted([1])).await;
+    let system = bed.start(&[]).await;
+    let gate = Gate::new();
+    bed.faults.reads.next(ReadFault::Held(gate.clone()));
+    let entity = system.entity::<Ledger>("a");
+    let ask = send(&entity, Note(2));
+    gate.wait_for_arrivals(1).await;
+    let ending = tokio::spawn({
+        let system = system.clone();
+        async move { system.shutdown().await }
+    });
+    until("new commands are refused", || {
+        entity.tell(Read) == Err(AskError::Stopped)
+    })
+    .await;
+    gate.open();
+    assert_eq!(ask.answer().await, Ok(vec![1, 2]));
+    assert_eq!(in_time("the end", ending).await.expect("no panic"), Ok(()));
+}

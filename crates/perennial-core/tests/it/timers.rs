@@ -262,3 +262,25 @@ async fn a_command_that_cannot_be_cloned_restarts_its_entity_only() {
     t.pass(10).await;
     assert_eq!(t.entity.ask(Note(2)).await, Ok(vec![1, 2]));
 }
+
+#[tokio::test]
+async fn a_timer_beyond_all_time_is_allowed() {
+    let bed = Bed::new();
+    // Nothing else wakes the worker, which could hide this.
+    let system = bed.start_with(ledger().passivate_after(None), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let start = run(|_, cx| {
+        cx.timers().start_single("single", Duration::MAX, Read);
+        cx.timers().start_repeated("repeated", Duration::MAX, Read);
+        cx.reply(())
+    });
+    assert_eq!(entity.ask(start).await, Ok(()));
+    let later = run(|_, cx| {
+        cx.later(async {}, |(), _, cx| cx.reply(()))
+            .timeout(Duration::MAX)
+    });
+    assert_eq!(entity.ask(later).await, Ok(()));
+    settle(&system).await;
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(system.shutdown().await, Ok(()));
+}

@@ -17,8 +17,8 @@ use crate::fold::Start;
 use crate::patience::AskFailure;
 use crate::run::Begin;
 
-/// Deleting millions of rows takes its time.
-const DELETE_WITHIN: Duration = Duration::from_secs(600);
+/// Counting or deleting millions of rows takes its time.
+const PREPARE_WITHIN: Duration = Duration::from_secs(600);
 
 /// A PostgreSQL database that the example may connect to.
 #[derive(Debug, Clone)]
@@ -51,19 +51,45 @@ impl Postgres {
     }
 
     pub(super) async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
-        if begin == Begin::Reset {
-            self.delete_aircraft().await?;
-        }
-        let aircraft = self.persistence_ids().await?.len();
+        let aircraft = self.within(PREPARE_WITHIN, self.prepare_now(begin)).await?;
         match begin {
             _ if aircraft == 0 => Ok(Start::Fresh),
             Begin::Keep => Ok(Start::Continued),
             Begin::Anew | Begin::Reset => Err(AskFailure::Fatal(format!(
                 "{self} holds {} aircraft already; use --keep to continue on them, or --reset to \
                  delete them and start anew",
-                HumanCount(u64::try_from(aircraft).unwrap_or(u64::MAX))
+                HumanCount(u64::try_from(aircraft).unwrap_or(0))
             ))),
         }
+    }
+
+    /// Deletes the aircraft if that is wanted, and counts them.
+    async fn prepare_now(&self, begin: Begin) -> Result<i64, tokio_postgres::Error> {
+        let mut client = self.connected().await?;
+        let transaction = client.transaction().await?;
+        if !has_table(transaction.client(), "event_journal").await? {
+            return Ok(0);
+        }
+        // What a run that was killed has sent may still be under way in the server; the lock waits
+        // for its end.
+        transaction
+            .batch_execute(
+                "SET LOCAL lock_timeout = '10s';
+                 LOCK TABLE event_journal IN SHARE ROW EXCLUSIVE MODE",
+            )
+            .await?;
+        if begin == Begin::Reset {
+            for table in ["event_journal", "snapshot"] {
+                if has_table(transaction.client(), table).await? {
+                    let sql = format!("DELETE FROM {table} WHERE entity_type = $1");
+                    transaction.execute(&sql, &[&ENTITY_TYPE]).await?;
+                }
+            }
+        }
+        let sql = "SELECT count(DISTINCT persistence_id) FROM event_journal WHERE entity_type = $1";
+        let row = transaction.query_one(sql, &[&ENTITY_TYPE]).await?;
+        transaction.commit().await?;
+        row.try_get(0)
     }
 
     pub(super) async fn persistence_ids(&self) -> Result<Vec<String>, AskFailure> {
@@ -77,21 +103,6 @@ impl Postgres {
             rows.iter().map(|row| row.try_get(0)).collect()
         };
         self.within(self.config.call_timeout, list).await
-    }
-
-    async fn delete_aircraft(&self) -> Result<(), AskFailure> {
-        let delete = async {
-            let mut client = self.connected().await?;
-            let transaction = client.transaction().await?;
-            for table in ["event_journal", "snapshot"] {
-                if has_table(transaction.client(), table).await? {
-                    let sql = format!("DELETE FROM {table} WHERE entity_type = $1");
-                    transaction.execute(&sql, &[&ENTITY_TYPE]).await?;
-                }
-            }
-            transaction.commit().await
-        };
-        self.within(DELETE_WITHIN, delete).await
     }
 
     async fn connected(&self) -> Result<Client, tokio_postgres::Error> {

@@ -1,0 +1,306 @@
+//! What all cells of a worker share: its bounds, time, timers, run queue, permits and lanes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use perennial_persistence::{Clock, PageLimit, PersistenceId, Slice, Timestamp, WriterId};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::engine::journal_writer::{Gathered, Lane, backoff};
+use crate::engine::recovery::Part;
+use crate::engine::{CellKey, Outbox, ReadRequest};
+use crate::error::AskError;
+
+/// What all cells of a worker share.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stats: Arc<Stats>,
+    /// The time of the latest look at the clock.
+    pub(crate) now: Duration,
+    /// The wall clock at the beginning of the turn.
+    pub(crate) wall: Timestamp,
+    pub(crate) out: Outbox,
+    /// Whether cells are forgotten as soon as they have nothing to do.
+    pub(crate) draining: bool,
+    pub(crate) open_laters: usize,
+    /// Whether the store failed to read when it was last asked.
+    pub(crate) reads_fail: bool,
+    #[cfg(feature = "defects")]
+    pub(crate) defects: Defects,
+    rng: SmallRng,
+    run_queue: VecDeque<CellKey>,
+    pub(super) timers: BTreeMap<TimerKey, Timed>,
+    timer_count: u64,
+    incarnations: u64,
+    laters: u64,
+    pub(super) lanes: Vec<Lane>,
+    permits: usize,
+    /// Cells that wait for a permit, those with waiting callers first.
+    wanting: [VecDeque<CellKey>; 2],
+}
+
+/// The bounds of one worker.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Batches that may be in flight at once, each with entities of its own; at least 1.
+    pub lanes: usize,
+    /// The most events in one batch.
+    pub batch_events: usize,
+    /// The most payload bytes in one batch; a larger single write goes alone.
+    pub batch_bytes: usize,
+    /// The most events of one command.
+    pub events_per_write: usize,
+    /// The most payload bytes of one event.
+    pub event_bytes: usize,
+    /// Entities that may be recovering at once.
+    pub recoveries: usize,
+    /// How much is read of an entity's history at once.
+    pub page: PageLimit,
+    /// The shortest and the longest time before the store is tried again.
+    pub retry: (Duration, Duration),
+    /// How long an open outcome of a write is pursued before its callers are told `Unknown`.
+    pub outcome_timeout: Duration,
+    /// Commands of one cell before others run.
+    pub messages_per_run: usize,
+    /// The time of one turn, after which the worker lets its thread do other things.
+    pub turn_budget: Duration,
+    /// A handler that takes longer is named in the log.
+    pub slow_handler: Duration,
+    /// Futures of `later` that may be open at once.
+    pub laters: usize,
+    /// How long a future of `later` may take unless it says otherwise.
+    pub later_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lanes: 2,
+            batch_events: 5000,
+            batch_bytes: 8 << 20,
+            events_per_write: 999,
+            event_bytes: 16 << 20,
+            recoveries: 128,
+            page: PageLimit {
+                rows: 500,
+                bytes: 1 << 20,
+            },
+            retry: (Duration::from_millis(50), Duration::from_secs(2)),
+            outcome_timeout: Duration::from_secs(30),
+            messages_per_run: 64,
+            turn_budget: Duration::from_micros(500),
+            slow_handler: Duration::from_millis(50),
+            laters: 1024,
+            later_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a worker has done and has, for people and for tests that wait for something.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Entities in memory, recovering ones included.
+    pub resident: AtomicUsize,
+    /// Entities that were brought back.
+    pub recovered: AtomicU64,
+    /// Events that were replayed.
+    pub replayed: AtomicU64,
+    /// Events that were stored.
+    pub stored: AtomicU64,
+    /// Snapshots that were saved.
+    pub snapshots: AtomicU64,
+    /// Commands that took longer than `slow-handler`.
+    pub slow_handlers: AtomicU64,
+}
+
+/// Parts of the engine that can be broken on purpose, to see that tests notice.
+#[cfg(feature = "defects")]
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Defects {
+    /// A reply without events is let out although its state is not durable yet.
+    pub show_tentative_state: bool,
+    /// Later writes of an entity go out although an earlier one failed.
+    pub keep_later_writes: bool,
+}
+
+/// A timer that has not fired yet: when it does, and a count, so that timers of one instant fire in
+/// the order in which they were started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TimerKey {
+    pub(super) at: Duration,
+    count: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Timed {
+    Lane(usize),
+    /// The longest idle cells of an entity type.
+    Idle(usize),
+    Cell(CellKey, CellTimer),
+}
+
+/// Why a cell is woken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CellTimer {
+    /// The time after a failure is over.
+    Backoff,
+    /// The store is to be asked again for the entity's history.
+    Read,
+    /// A timer of the entity.
+    User(u64),
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        seed: [u8; 32],
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self {
+            lanes: (0..settings.lanes.max(1)).map(Lane::new).collect(),
+            permits: settings.recoveries.max(1),
+            settings,
+            now: clock.elapsed(),
+            wall: clock.now(),
+            clock,
+            stats,
+            out: Outbox::default(),
+            draining: false,
+            open_laters: 0,
+            reads_fail: false,
+            #[cfg(feature = "defects")]
+            defects: Defects::default(),
+            rng: SmallRng::from_seed(seed),
+            run_queue: VecDeque::new(),
+            timers: BTreeMap::new(),
+            timer_count: 0,
+            incarnations: 0,
+            laters: 0,
+            wanting: [VecDeque::new(), VecDeque::new()],
+        }
+    }
+
+    pub(crate) fn look_at_clock(&mut self) -> Duration {
+        self.now = self.clock.elapsed();
+        self.now
+    }
+
+    pub(crate) fn schedule(&mut self, key: CellKey) {
+        self.run_queue.push_back(key);
+    }
+
+    pub(crate) fn gather(&mut self, lane: usize, write: Gathered) {
+        self.lanes[lane].gather(write, self.now);
+    }
+
+    pub(crate) fn lane_of(&self, slice: Slice) -> usize {
+        usize::from(slice.value()) % self.lanes.len()
+    }
+
+    pub(crate) fn next_incarnation(&mut self) -> u64 {
+        self.incarnations += 1;
+        self.incarnations
+    }
+
+    pub(crate) fn next_later(&mut self) -> u64 {
+        self.laters += 1;
+        self.laters
+    }
+
+    pub(crate) fn new_writer(&mut self) -> WriterId {
+        WriterId::from_random_bits(self.rng.random())
+    }
+
+    pub(crate) fn jitter(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    /// The time before attempt `number + 1`, spread by chance.
+    pub(crate) fn backoff(&mut self, number: u32, min: Duration, max: Duration) -> Duration {
+        let jitter = self.jitter();
+        backoff(number, min, max, jitter)
+    }
+
+    pub(crate) fn start_cell_timer(
+        &mut self,
+        after: Duration,
+        key: CellKey,
+        timer: CellTimer,
+    ) -> TimerKey {
+        let at = self.now.saturating_add(after);
+        self.start_timer(at, Timed::Cell(key, timer))
+    }
+
+    /// Takes a timer back; one that has fired is gone already.
+    pub(crate) fn cancel_timer(&mut self, timer: TimerKey) {
+        self.timers.remove(&timer);
+    }
+
+    pub(crate) fn start_idle_timer(&mut self, at: Duration, host: usize) {
+        self.start_timer(at, Timed::Idle(host));
+    }
+
+    pub(super) fn start_timer(&mut self, at: Duration, what: Timed) -> TimerKey {
+        self.timer_count += 1;
+        let key = TimerKey {
+            at,
+            count: self.timer_count,
+        };
+        self.timers.insert(key, what);
+        key
+    }
+
+    /// The next cell that can run: one that may start to recover, or else one with work.
+    pub(super) fn next_runnable(&mut self) -> Option<CellKey> {
+        let recovers = if self.permits > 0 {
+            self.wanting.iter_mut().find_map(VecDeque::pop_front)
+        } else {
+            None
+        };
+        recovers.or_else(|| self.run_queue.pop_front())
+    }
+
+    pub(super) fn has_runnable(&self) -> bool {
+        !self.run_queue.is_empty()
+            || (self.permits > 0 && self.wanting.iter().any(|keys| !keys.is_empty()))
+    }
+
+    /// Queues a cell for a permit to recover; it is run once there is one.
+    pub(crate) fn want_permit(&mut self, key: CellKey, callers_wait: bool) {
+        self.wanting[usize::from(!callers_wait)].push_back(key);
+    }
+
+    /// Takes a permit, if there is one.
+    pub(crate) fn take_permit(&mut self) -> bool {
+        let granted = self.permits > 0;
+        self.permits -= usize::from(granted);
+        granted
+    }
+
+    pub(crate) fn return_permit(&mut self) {
+        self.permits += 1;
+    }
+
+    pub(crate) fn read(&mut self, key: CellKey, id: &PersistenceId, part: Part) {
+        self.out.reads.push(ReadRequest {
+            key,
+            persistence_id: id.clone(),
+            part,
+            limit: self.settings.page,
+        });
+    }
+
+    pub(crate) fn busy(&self, what: &'static str) -> AskError {
+        AskError::Busy {
+            what,
+            retry_after: self.settings.retry.0,
+        }
+    }
+}
