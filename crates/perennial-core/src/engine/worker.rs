@@ -61,6 +61,8 @@ impl Worker {
         }
         core.out.busy = core.has_runnable();
         let flush_at = flush(hosts, core);
+        // A write that is not sent any more may have let its entity recover.
+        core.out.busy = core.has_runnable();
         let timer_at = core.timers.keys().next().map(|timer| timer.at);
         core.out.wake_at = [timer_at, flush_at].into_iter().flatten().min();
         std::mem::take(&mut core.out)
