@@ -70,8 +70,9 @@ pub struct PersistenceConfig {
     /// Further writes go into the next batch; a single larger write is a batch of its own.
     #[serde(deserialize_with = "value::byte_size")]
     pub batch_bytes: usize,
-    /// How many batches of one worker may be in flight. 2 by default, so that one gathers while
-    /// another commits; from 1 to 64. Each takes a connection while it commits.
+    /// How many batches each worker may have in flight, each on a connection. 4 by default: while
+    /// one batch is answered and the next one gathers, the others keep the database busy; from 1 to
+    /// 64. Further writes gather in the meantime.
     pub writers: usize,
     /// How long a write is tried again that the store could not take or whose outcome is open, such
     /// as after a lost connection. 30 s by default; from 1 ms to a day. Then its callers are told
@@ -107,7 +108,7 @@ impl Default for PersistenceConfig {
             replay_bytes: MIB,
             batch_events: 5000,
             batch_bytes: 8 * MIB,
-            writers: 2,
+            writers: 4,
             outcome_timeout: Duration::from_secs(30),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),

@@ -80,7 +80,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            lanes: 2,
+            lanes: 4,
             batch_events: 5000,
             batch_bytes: 8 << 20,
             events_per_write: 999,

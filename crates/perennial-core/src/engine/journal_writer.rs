@@ -377,7 +377,65 @@ pub(crate) fn backoff(number: u32, min: Duration, max: Duration, jitter: f64) ->
 
 #[cfg(test)]
 mod tests {
+    use perennial_persistence::{NewEvent, PersistenceId, SerializedPayload, WriterId};
+
     use super::*;
+
+    fn write(number: u64) -> Gathered {
+        let id = PersistenceId::new("Lamp", &number.to_string()).expect("a valid id");
+        let event = NewEvent::new(SerializedPayload::new(77, "", &b"x"[..]));
+        let writer = WriterId::from_random_bits(u128::from(number));
+        Gathered {
+            key: CellKey {
+                host: 0,
+                index: 0,
+                incarnation: number,
+            },
+            write: AtomicWrite::new(id, writer, SequenceNr::FIRST, vec![event]).expect("valid"),
+            held: None,
+        }
+    }
+
+    /// Sends what is gathered and has it answered.
+    fn send(lane: &mut Lane, now: Duration) {
+        let limits = BatchLimits {
+            events: 100,
+            bytes: 100,
+        };
+        let mut batch = BatchBuilder::default();
+        while let Some(gathered) = lane.next_gathered(&batch, limits) {
+            batch.push(gathered);
+        }
+        let batch = lane.send(batch, now);
+        let retry = RetrySettings {
+            min: Duration::ZERO,
+            max: Duration::ZERO,
+            outcome_timeout: Duration::ZERO,
+        };
+        lane.answered(batch.settle(Vec::new()), now, retry, 0.0);
+    }
+
+    #[test]
+    fn less_than_half_of_the_latest_batch_waits_for_more_but_a_lone_write_never() {
+        let ms = Duration::from_millis;
+        let mut lane = Lane::new(0);
+        lane.gather(write(1), ms(0));
+        assert_eq!(lane.worth_waiting_until(ms(0)), None, "the first one");
+        send(&mut lane, ms(0));
+        lane.gather(write(2), ms(1));
+        assert_eq!(lane.worth_waiting_until(ms(1)), None, "after a lone one");
+
+        for number in 3..=6 {
+            lane.gather(write(number), ms(2));
+        }
+        send(&mut lane, ms(3));
+        lane.gather(write(7), ms(5));
+        lane.gather(write(8), ms(6));
+        assert_eq!(lane.worth_waiting_until(ms(6)), Some(ms(15)), "2 of 5");
+        assert_eq!(lane.worth_waiting_until(ms(15)), None, "for long enough");
+        lane.gather(write(9), ms(7));
+        assert_eq!(lane.worth_waiting_until(ms(7)), None, "3 of 5");
+    }
 
     #[test]
     fn backoff_doubles_up_to_its_maximum() {
