@@ -493,13 +493,16 @@ impl<E: EventSourced> Cell<E> {
             .checked_div(every)
             .zip(self.seq_nr.value().checked_div(every))
             .is_some_and(|(before, after)| before < after);
+        if !crossed {
+            return None;
+        }
         // One at a time: the next one that is due covers this one.
         let under_way =
             self.saving.is_some() || self.in_flight.iter().any(|write| write.snapshot.is_some());
-        if crossed && !under_way {
-            self.encode_state(entity)
-        } else {
+        if under_way {
             None
+        } else {
+            self.encode_state(entity)
         }
     }
 

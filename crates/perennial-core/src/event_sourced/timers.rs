@@ -12,8 +12,9 @@ use crate::event_sourced::{EventSourced, Handle};
 /// Starts and cancels timers of the entity whose handler runs.
 ///
 /// A timer sends a command to its own entity. Timers live in memory with the incarnation that
-/// started them: they end when it stops, restarts or is passivated, and do not keep it from being
-/// passivated. A timer with the key of a running one replaces it; what that one has already sent
+/// started them: they end when it stops, restarts or is passivated. A timer that waits does not
+/// keep it from being passivated; a command that a timer has sent counts as activity like any
+/// other. A timer with the key of a running one replaces it; what that one has already sent
 /// is still handled.
 #[derive(Clone, Copy)]
 pub struct Timers<'a, E: EventSourced> {
