@@ -319,7 +319,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// leaves a marker at 0). Any other number becomes the marker's, even above the highest.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]; asking again is safe.
+    /// [`Error::Unavailable`]; asking again is safe. [`Error::Rejected`] if the database has a rule
+    /// against it, such as a trigger of another program.
     ///
     /// # Cancel safety
     /// Not cancel safe: dropping the future leaves open whether the events are gone.

@@ -53,6 +53,7 @@ pub(crate) async fn start_system(url: &str) -> Result<ActorSystem> {
         .set("persistence.postgres.url", url)?
         .set("system.workers", 1)?
         .set("system.ask-timeout", "60s")?
+        // So that other settings can be timed: PERENNIAL__PERSISTENCE__WRITERS=2 scripts/bench …
         .with_environment(std::env::vars_os())?;
     Ok(ActorSystem::from_source(source)
         .entity(Entity::<Counter>::new(()))

@@ -14,7 +14,7 @@ use super::value::{self, DAY, HOUR, MILLISECOND, Violation, within};
 #[serde(default, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SystemConfig {
-    /// What the system is called in logs and metrics. 1 to 64 ASCII letters, digits, `-` and `_`;
+    /// What the system is called in logs and in the names of its threads. 1 to 64 ASCII letters, digits, `-` and `_`;
     /// "perennial" by default.
     pub name: String,
     /// How many workers run entities, each on a thread of its own. 0, the default, means one per

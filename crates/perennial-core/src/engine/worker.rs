@@ -59,9 +59,8 @@ impl Worker {
                 break;
             }
         }
-        core.out.busy = core.has_runnable();
         let flush_at = flush(hosts, core);
-        // A write that is not sent any more may have let its entity recover.
+        // Only now: a write that is not sent any more may have let its entity recover.
         core.out.busy = core.has_runnable();
         let timer_at = core.timers.keys().next().map(|timer| timer.at);
         core.out.wake_at = [timer_at, flush_at].into_iter().flatten().min();
@@ -153,6 +152,7 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
 /// Sends what has gathered in lanes that are idle, unless it is little and more is on its way
 /// while the journal or the worker is busy. Gives when to look again then.
 fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
+    let runs_on = core.has_runnable();
     let mut again_at: Option<Duration> = None;
     let limits = BatchLimits {
         events: core.settings.batch_events,
@@ -160,7 +160,7 @@ fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
     };
     for lane in 0..core.lanes.len() {
         while core.lanes[lane].is_due() {
-            let busy = core.out.busy || core.lanes.iter().any(Lane::is_in_flight);
+            let busy = runs_on || core.lanes.iter().any(Lane::is_in_flight);
             if busy && let Some(until) = core.lanes[lane].worth_waiting_until(core.now) {
                 again_at = Some(again_at.map_or(until, |at| at.min(until)));
                 break;
