@@ -2,8 +2,6 @@
 
 /// Names of spans: `area.verb`.
 pub mod span {
-    /// Bringing an entity back.
-    pub const RECOVER: &str = "persistence.recover";
     /// One handler call.
     pub const HANDLE: &str = "persistence.handle";
     /// Storing a batch.
