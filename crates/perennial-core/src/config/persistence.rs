@@ -70,9 +70,10 @@ pub struct PersistenceConfig {
     /// Further writes go into the next batch; a single larger write is a batch of its own.
     #[serde(deserialize_with = "value::byte_size")]
     pub batch_bytes: usize,
-    /// How many batches each worker may have in flight, each on a connection. 4 by default: while
-    /// one batch is answered and the next one gathers, the others keep the database busy; from 1 to
-    /// 64. Further writes gather in the meantime.
+    /// How many batches each worker may have in flight, each on a connection. 2 by default: while
+    /// one batch is answered and the next one gathers, the other keeps the database busy; from 1 to
+    /// 64. Further writes gather in the meantime. More of them pay off when a commit takes long, as
+    /// over a network, and cost where the processors are busy: the batches become smaller.
     pub writers: usize,
     /// How long a write is tried again that the store could not take or whose outcome is open, such
     /// as after a lost connection. 30 s by default; from 1 ms to a day. Then its callers are told
@@ -108,7 +109,7 @@ impl Default for PersistenceConfig {
             replay_bytes: MIB,
             batch_events: 5000,
             batch_bytes: 8 * MIB,
-            writers: 4,
+            writers: 2,
             outcome_timeout: Duration::from_secs(30),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
