@@ -69,6 +69,21 @@ pub trait Codec<T>: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`CodecError`] if the payload is another codec's, of an unknown type, or damaged.
     fn decode(&self, payload: &SerializedPayload) -> Result<T, CodecError>;
+
+    /// Decodes a payload that stands for any number of values today, and gives each to `each`, in
+    /// order: an event that was split since, or one that means nothing any more. By default there
+    /// is one.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`]. Values that were given before the error are not taken back.
+    fn decode_each(
+        &self,
+        payload: &SerializedPayload,
+        each: &mut dyn FnMut(T),
+    ) -> Result<(), CodecError> {
+        each(self.decode(payload)?);
+        Ok(())
+    }
 }
 
 /// MessagePack with named fields, serializer id [`MESSAGE_PACK_ID`].

@@ -180,11 +180,10 @@ impl Recovering {
             }
             // From here on it is this event that fails.
             *seq_nr = SequenceNr::new(stored.seq_nr.value() - 1).unwrap_or(*seq_nr);
-            let event = entity
+            entity
                 .event_codec
-                .decode(&stored.payload)
+                .decode_each(&stored.payload, &mut |event| state.apply(&event))
                 .map_err(|error| chain(&error))?;
-            state.apply(&event);
             *seq_nr = stored.seq_nr;
             self.replayed += 1;
         }
