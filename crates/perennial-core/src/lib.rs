@@ -150,7 +150,9 @@ mod system;
 
 pub use entity_ref::{Ask, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
-pub use event_sourced::{Cx, Effect, Entity, EventSourced, Handle, Then, Timers, Work};
+pub use event_sourced::{
+    Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+};
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, SystemBuilder, SystemStats,
 };

@@ -378,13 +378,17 @@ impl SystemBuilder {
                 return Err(StartError::DuplicateEntityType { name });
             }
             let config = EntityConfig::read(&self.source, name, entity.config().clone())?;
+            if entity.wants_snapshots() && !entity.has_snapshots() {
+                return Err(StartError::NoStateCodec { name });
+            }
             if config.snapshot_every > 0 && !entity.has_snapshots() {
                 return Err(self
                     .source
                     .invalid(
                         &format!("entity.{name}.snapshot-every"),
                         "has no effect, because this entity type was registered without \
-                         snapshots; register it with `Entity::snapshot_every`, or set 0",
+                         snapshots; register it with `Entity::snapshot_every` or \
+                         `Entity::state_codec`, or set 0",
                     )
                     .into());
             }
@@ -459,6 +463,15 @@ pub enum StartError {
         /// The name.
         name: &'static str,
     },
+    /// Snapshots are wanted of a state that nothing can encode.
+    #[error(
+        "entity type \"{name}\" has `snapshot_when`, but no codec for its state; add \
+         `Entity::state_codec` or `Entity::snapshot_every`"
+    )]
+    NoStateCodec {
+        /// The name.
+        name: &'static str,
+    },
     /// The operating system gave no thread or runtime.
     #[error("a thread of the system could not be started")]
     Thread(#[source] std::io::Error),
@@ -469,6 +482,7 @@ trait AnyEntity: Send {
     fn name(&self) -> &'static str;
     fn config(&self) -> &EntityConfig;
     fn has_snapshots(&self) -> bool;
+    fn wants_snapshots(&self) -> bool;
     fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly;
 }
 
@@ -483,6 +497,10 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
 
     fn has_snapshots(&self) -> bool {
         Entity::has_snapshots(self)
+    }
+
+    fn wants_snapshots(&self) -> bool {
+        Entity::wants_snapshots(self)
     }
 
     fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly {

@@ -111,9 +111,7 @@ impl AtomicWrite {
             if let Some(metadata) = &event.metadata {
                 check_payload(metadata)?;
             }
-            if event.tags.iter().any(|tag| tag.contains('\0')) {
-                return Err(InvalidWrite::Nul { what: "tag" });
-            }
+            check_tags(&event.tags)?;
         }
         Ok(Self {
             persistence_id,
@@ -153,6 +151,19 @@ impl AtomicWrite {
         &self.events
     }
 
+    /// Tags the event at `index`, counted from 0.
+    ///
+    /// # Errors
+    /// [`InvalidWrite::Nul`] for a tag with U+0000; the event keeps the tags that it had.
+    ///
+    /// # Panics
+    /// If there is no event at `index`.
+    pub fn set_tags(&mut self, index: usize, tags: Vec<String>) -> Result<(), InvalidWrite> {
+        check_tags(&tags)?;
+        self.events[index].tags = tags;
+        Ok(())
+    }
+
     /// The events with their numbers.
     pub fn numbered(&self) -> impl Iterator<Item = (SequenceNr, &NewEvent)> {
         self.events
@@ -160,6 +171,13 @@ impl AtomicWrite {
             .zip(0_u64..)
             .map(|(event, index)| (self.first.plus(index), event))
     }
+}
+
+fn check_tags(tags: &[String]) -> Result<(), InvalidWrite> {
+    if tags.iter().any(|tag| tag.contains('\0')) {
+        return Err(InvalidWrite::Nul { what: "tag" });
+    }
+    Ok(())
 }
 
 fn check_payload(payload: &SerializedPayload) -> Result<(), InvalidWrite> {
@@ -316,7 +334,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// transaction, so that numbering goes on after it.
     ///
     /// [`SequenceNr::MAX`] stands for the highest number there is (0 if there are no rows, which
-    /// leaves a marker at 0). Any other number becomes the marker's, even above the highest.
+    /// leaves a marker at 0). Any other number becomes the marker's, even above the highest. The
+    /// marker is not earlier than the events that it stands for.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; asking again is safe. [`Error::Rejected`] if the database has a rule

@@ -30,8 +30,8 @@ pub use journal::{
     WriterId, Written,
 };
 pub use payload::{
-    Codec, CodecError, MAX_MANIFEST_CHARS, MESSAGE_PACK_ID, MessagePack, NO_PAYLOAD_ID,
-    SerializedPayload,
+    Codec, CodecError, FILTERED_PAYLOAD_ID, MAX_MANIFEST_CHARS, MESSAGE_PACK_ID, MessagePack,
+    NO_PAYLOAD_ID, SerializedPayload,
 };
 pub use sequence::{NegativeSequenceNr, SequenceNr};
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};

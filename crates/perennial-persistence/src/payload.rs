@@ -16,6 +16,10 @@ pub const MESSAGE_PACK_ID: i32 = 0x4D73_6750;
 /// The serializer id that means "no payload"; delete markers carry it. Never a codec's id.
 pub const NO_PAYLOAD_ID: i32 = 0;
 
+/// The serializer id of an event that was filtered out on its way here, such as by replication over
+/// gRPC: its number is taken, and there is nothing to apply.
+pub const FILTERED_PAYLOAD_ID: i32 = 34;
+
 /// The most characters a manifest may have: the columns are `VARCHAR(255)`.
 pub const MAX_MANIFEST_CHARS: usize = 255;
 

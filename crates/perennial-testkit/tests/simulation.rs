@@ -82,7 +82,7 @@ struct Sum(BTreeMap<&'static str, u64>);
 impl Sum {
     fn of(reports: &[Report]) -> Self {
         type Number = (&'static str, fn(&Report) -> u64);
-        let numbers: [Number; 25] = [
+        let numbers: [Number; 26] = [
             ("steps", |report| report.steps),
             ("commands", |report| report.commands),
             ("answered", |report| report.answered),
@@ -91,6 +91,7 @@ impl Sum {
             ("batches", |report| report.batches),
             ("reads", |report| report.reads),
             ("snapshots", |report| report.snapshots),
+            ("deletions", |report| report.deletions),
             ("futures", |report| report.futures),
             ("side effects", |report| report.side_effects),
             ("systems", |report| report.systems),

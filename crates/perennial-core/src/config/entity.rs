@@ -32,6 +32,16 @@ pub struct EntityConfig {
     /// recovery that replayed as many. 0, the default, takes none, as replaying a short history is
     /// cheap; at most 1,000,000,000. One that is due while another is being saved is passed over.
     pub snapshot_every: u64,
+    /// How many intervals of `snapshot_every` events stay behind a snapshot when events are deleted.
+    /// 1 by default; from 0, which leaves none that the snapshot covers, to 1,000,000.
+    pub keep_snapshots: u64,
+    /// Whether the events up to `keep_snapshots` intervals before a snapshot are deleted once it is
+    /// saved. Off by default; projections miss what they had not read by then.
+    pub delete_events: bool,
+    /// How long a recovery waits for an answer of the store. 30 s by default; from 1 ms to a day.
+    /// Then the recovery has failed, its commands are refused, and it begins anew after
+    /// `restart_min` or more. A store that says that it is unavailable is asked again without that.
+    pub recovery_timeout: Duration,
     /// How many commands may wait at one entity. 4,096 by default; from 1 to 1,048,576. Beyond it
     /// commands are refused as busy, and repeated timers pass over their times.
     pub mailbox: usize,
@@ -62,6 +72,13 @@ pub struct EntityOverrides {
     pub passivate_after: Option<Option<Duration>>,
     /// Overrides [`EntityConfig::snapshot_every`].
     pub snapshot_every: Option<u64>,
+    /// Overrides [`EntityConfig::keep_snapshots`].
+    pub keep_snapshots: Option<u64>,
+    /// Overrides [`EntityConfig::delete_events`].
+    pub delete_events: Option<bool>,
+    /// Overrides [`EntityConfig::recovery_timeout`].
+    #[serde(deserialize_with = "value::some_duration")]
+    pub recovery_timeout: Option<Duration>,
     /// Overrides [`EntityConfig::mailbox`].
     pub mailbox: Option<usize>,
     /// Overrides [`EntityConfig::stash`].
@@ -81,6 +98,9 @@ impl Default for EntityConfig {
         Self {
             passivate_after: Some(Duration::from_secs(120)),
             snapshot_every: 0,
+            keep_snapshots: 1,
+            delete_events: false,
+            recovery_timeout: Duration::from_secs(30),
             mailbox: 4096,
             stash: 1024,
             pipeline: 1024,
@@ -130,6 +150,8 @@ impl EntityConfig {
             )?;
         }
         within("snapshot-every", self.snapshot_every, 0..=1_000_000_000)?;
+        within("keep-snapshots", self.keep_snapshots, 0..=1_000_000)?;
+        within("recovery-timeout", self.recovery_timeout, MILLISECOND..=DAY)?;
         within("mailbox", self.mailbox, 1..=1_048_576)?;
         within("stash", self.stash, 0..=1_048_576)?;
         within("pipeline", self.pipeline, 1..=65_536)?;
@@ -144,6 +166,9 @@ impl EntityConfig {
     with_methods! {
         with_passivate_after => passivate_after: Option<Duration>,
         with_snapshot_every => snapshot_every: u64,
+        with_keep_snapshots => keep_snapshots: u64,
+        with_delete_events => delete_events: bool,
+        with_recovery_timeout => recovery_timeout: Duration,
         with_mailbox => mailbox: usize,
         with_stash => stash: usize,
         with_pipeline => pipeline: usize,
@@ -159,6 +184,9 @@ impl EntityOverrides {
         EntityConfig {
             passivate_after: self.passivate_after.unwrap_or(config.passivate_after),
             snapshot_every: self.snapshot_every.unwrap_or(config.snapshot_every),
+            keep_snapshots: self.keep_snapshots.unwrap_or(config.keep_snapshots),
+            delete_events: self.delete_events.unwrap_or(config.delete_events),
+            recovery_timeout: self.recovery_timeout.unwrap_or(config.recovery_timeout),
             mailbox: self.mailbox.unwrap_or(config.mailbox),
             stash: self.stash.unwrap_or(config.stash),
             pipeline: self.pipeline.unwrap_or(config.pipeline),

@@ -22,7 +22,8 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::deadline;
 use crate::engine::{
-    Input, LaterDone, LaterFailure, LaterRequest, Outbox, Registry, Worker, WriteBatch,
+    DeletionDone, Input, LaterDone, LaterFailure, LaterRequest, Outbox, Registry, Worker,
+    WriteBatch,
 };
 use crate::event_sourced::Work;
 use crate::runtime::Background;
@@ -318,6 +319,23 @@ impl WorkerActor {
                 outside
                     .registry
                     .post(index, Input::SnapshotSaved(key, Box::new(result)));
+            });
+        }
+        for deletion in out.deletions {
+            let outside = self.outside.clone();
+            let index = self.index;
+            self.outside.persistence.spawn(async move {
+                let (key, token) = (deletion.key, deletion.token);
+                let journal = outside.store.journal();
+                let run = AssertUnwindSafe(deletion.run(&*journal)).catch_unwind();
+                let done = run.await.unwrap_or_else(|_| DeletionDone {
+                    key,
+                    token,
+                    result: Err(Error::outcome_unknown("the store panicked", None)),
+                });
+                outside
+                    .registry
+                    .post(index, Input::EventsDeleted(Box::new(done)));
             });
         }
         for request in out.laters {

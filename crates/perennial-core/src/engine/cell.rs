@@ -14,17 +14,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, Error, NewEvent, Previous, SequenceNr, SerializedPayload, Snapshot, WriterId,
+    AtomicWrite, Error, NewEvent, Previous, SequenceNr, SerializedPayload, Snapshot,
+    SnapshotCriteria, WriterId,
 };
 
 use crate::engine::core::{CellTimer, Core, TimerKey};
 use crate::engine::envelope::{Handled, Held, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
-use crate::engine::recovery::{PageRead, Part, Recovering};
-use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message};
+use crate::engine::recovery::{Gaps, PageRead, Part, Recovering, Stopped};
+use crate::engine::{
+    CellKey, Deletion, DeletionDone, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message,
+};
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
-use crate::event_sourced::{Action, Body, Cx, EntityDef, EventSourced, LaterWork, TimerOp};
+use crate::event_sourced::{
+    Action, Body, Cx, EntityDef, EventSourced, LaterWork, Recovery, Signal, TimerOp,
+};
 
 /// One entity.
 pub(crate) struct Cell<E: EventSourced> {
@@ -51,8 +56,12 @@ pub(crate) struct Cell<E: EventSourced> {
     ready_since: Duration,
     /// Failures in a row.
     failures: u32,
-    /// The incarnation whose snapshot is being saved.
-    saving: Option<u64>,
+    /// What is being done about a snapshot.
+    upkeep: Upkeep,
+    /// Deletions that are under way, by token, each with the number up to which.
+    deletions: Vec<(u64, SequenceNr)>,
+    /// What is still to be told to the entity; nothing is handled meanwhile.
+    signals: VecDeque<Signal>,
     scheduled: bool,
     /// The incarnation under which it stands among the idle ones.
     listed_as_idle: Option<u64>,
@@ -84,12 +93,35 @@ enum Next {
     Stop,
 }
 
+/// What is being done about a snapshot; one thing at a time.
+#[derive(Clone, Copy)]
+enum Upkeep {
+    None,
+    /// The snapshot of this incarnation is being saved.
+    Saving {
+        incarnation: u64,
+        seq_nr: SequenceNr,
+        /// Up to where events are to be deleted after that.
+        delete_to: SequenceNr,
+    },
+    /// Events are being deleted after it was saved.
+    Deleting {
+        token: u64,
+    },
+}
+
 struct InFlight<E: EventSourced> {
     last: SequenceNr,
     /// Replies without events that saw the state up to this write.
     waiters: Vec<Box<dyn Queued<E>>>,
     /// The state right after this write, if a snapshot is due there.
-    snapshot: Option<SerializedPayload>,
+    snapshot: Option<DueSnapshot>,
+}
+
+struct DueSnapshot {
+    payload: SerializedPayload,
+    /// Whether events are deleted once it is saved.
+    retention: bool,
 }
 
 struct Barrier<E: EventSourced> {
@@ -163,7 +195,9 @@ impl<E: EventSourced> Cell<E> {
             last_active: core.now,
             ready_since: core.now,
             failures: 0,
-            saving: None,
+            upkeep: Upkeep::None,
+            deletions: Vec::new(),
+            signals: VecDeque::new(),
             scheduled: false,
             listed_as_idle: None,
         })
@@ -216,6 +250,7 @@ impl<E: EventSourced> Cell<E> {
     fn can_handle(&self, entity: &EntityDef<E>) -> bool {
         !self.queue.is_empty()
             && self.barrier.is_none()
+            && self.signals.is_empty()
             && self.in_flight.len() < entity.config.pipeline.max(1)
             && self.laters.iter().all(|later| later.interleaved)
     }
@@ -226,7 +261,8 @@ impl<E: EventSourced> Cell<E> {
             && self.in_flight.is_empty()
             && self.barrier.is_none()
             && self.laters.is_empty()
-            && self.saving.is_none()
+            && self.deletions.is_empty()
+            && matches!(self.upkeep, Upkeep::None)
     }
 
     /// Puts the cell into the run queue unless it is there.
@@ -262,6 +298,9 @@ impl<E: EventSourced> Cell<E> {
         const KEPT: usize = 4;
         if self.queue.capacity() > KEPT {
             self.queue.shrink_to(KEPT);
+        }
+        if self.signals.capacity() > 0 {
+            self.signals = VecDeque::new();
         }
         if self.in_flight.capacity() > KEPT {
             self.in_flight.shrink_to(KEPT);
@@ -402,7 +441,7 @@ impl<E: EventSourced> Cell<E> {
             return;
         }
 
-        let write = match self.encode(entity, core, &body) {
+        let mut write = match self.encode(entity, core, &body) {
             Ok(write) => write,
             Err(reason) => {
                 // Nothing was applied yet, so the entity goes on as if the command never came.
@@ -411,15 +450,28 @@ impl<E: EventSourced> Cell<E> {
             }
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            for event in &body.events {
-                self.state.apply(event);
-            }
+            apply(entity, &mut self.state, &body, &mut write)
         }));
-        if let Err(panic) = applied {
-            self.panicked(entity, core, Some(command), "apply", panic_message(&*panic));
-            return;
-        }
         let before = self.seq_nr;
+        let wants_snapshot = match applied {
+            Ok(Ok(wants_snapshot)) => wants_snapshot,
+            Ok(Err(reason)) => {
+                // The state has changed, so it is built anew from what is stored.
+                command.fail(self.not_stored(PersistFailure::Rejected, reason));
+                self.give_up(
+                    core,
+                    Next::Restart {
+                        after: Duration::ZERO,
+                        doomed: false,
+                    },
+                );
+                return;
+            }
+            Err(panic) => {
+                self.panicked(entity, core, Some(command), "apply", panic_message(&*panic));
+                return;
+            }
+        };
         self.seq_nr = write.last();
         if command.needs_state()
             && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
@@ -428,7 +480,7 @@ impl<E: EventSourced> Cell<E> {
             return;
         }
 
-        let snapshot = self.due_snapshot(entity, before);
+        let snapshot = self.due_snapshot(entity, before, wants_snapshot);
         self.in_flight.push_back(InFlight {
             last: self.seq_nr,
             waiters: Vec::new(),
@@ -462,7 +514,7 @@ impl<E: EventSourced> Cell<E> {
             .into());
         }
         let mut events = Vec::with_capacity(body.events.len());
-        for event in &body.events {
+        for (index, event) in body.events.iter().enumerate() {
             let payload = catch_unwind(AssertUnwindSafe(|| entity.event_codec.encode(event)))
                 .map_err(|panic| panic_message(&*panic))?
                 .map_err(|error| chain(&error))?;
@@ -474,7 +526,9 @@ impl<E: EventSourced> Cell<E> {
                 )
                 .into());
             }
-            events.push(NewEvent::new(payload));
+            let mut new = NewEvent::new(payload);
+            new.metadata = body.metadata.get(index).cloned().flatten();
+            events.push(new);
         }
         AtomicWrite::new(
             self.address.persistence_id().clone(),
@@ -485,28 +539,34 @@ impl<E: EventSourced> Cell<E> {
         .map_err(|error| chain(&error))
     }
 
-    /// The state as a snapshot, if the events since `before` make one due.
-    fn due_snapshot(&self, entity: &EntityDef<E>, before: SequenceNr) -> Option<SerializedPayload> {
+    /// The state as a snapshot, if the events since `before` make one due or the entity `wants`
+    /// one.
+    fn due_snapshot(
+        &mut self,
+        entity: &EntityDef<E>,
+        before: SequenceNr,
+        wants: bool,
+    ) -> Option<DueSnapshot> {
         let every = entity.config.snapshot_every;
-        let crossed = before
+        let retention = before
             .value()
             .checked_div(every)
             .zip(self.seq_nr.value().checked_div(every))
             .is_some_and(|(before, after)| before < after);
-        if !crossed {
+        if !(retention || wants) || !entity.recovery.is_whole() {
             return None;
         }
         // One at a time: the next one that is due covers this one.
-        let under_way =
-            self.saving.is_some() || self.in_flight.iter().any(|write| write.snapshot.is_some());
+        let under_way = !matches!(self.upkeep, Upkeep::None)
+            || self.in_flight.iter().any(|write| write.snapshot.is_some());
         if under_way {
-            None
-        } else {
-            self.encode_state(entity)
+            return None;
         }
+        let payload = self.encode_state(entity)?;
+        Some(DueSnapshot { payload, retention })
     }
 
-    fn encode_state(&self, entity: &EntityDef<E>) -> Option<SerializedPayload> {
+    fn encode_state(&mut self, entity: &EntityDef<E>) -> Option<SerializedPayload> {
         let codec = entity.state_codec.as_ref()?;
         let encoded = catch_unwind(AssertUnwindSafe(|| codec.encode(&self.state)));
         let error = match encoded {
@@ -520,6 +580,9 @@ impl<E: EventSourced> Cell<E> {
             %error,
             "the state cannot be encoded, no snapshot is taken"
         );
+        let seq_nr = self.seq_nr;
+        let reason = error.to_string();
+        self.remember(entity, Signal::SnapshotFailed { seq_nr, reason });
         None
     }
 
@@ -574,6 +637,7 @@ impl<E: EventSourced> Cell<E> {
                     }
                 }
                 Action::UnstashAll => self.unstash_all(),
+                Action::DeleteEvents(to) => self.delete_events(entity, core, to),
             }
         }
         if let Some((command, work)) = barrier.later {
@@ -581,6 +645,8 @@ impl<E: EventSourced> Cell<E> {
         }
         if barrier.stop {
             self.give_up(core, Next::Stop);
+        } else {
+            self.tell(entity, core);
         }
     }
 
@@ -715,8 +781,15 @@ impl<E: EventSourced> Cell<E> {
             }
             (CellTimer::Read, Phase::Recovering(recovering)) => {
                 if let Some(part) = recovering.ask_again.take() {
-                    core.read(self.key, self.address.persistence_id(), part);
+                    recovering.ask(core, self.key, self.address.persistence_id(), part);
                 }
+            }
+            (CellTimer::RecoveryTimeout, Phase::Recovering(_)) => {
+                let reason = format!(
+                    "the store gave no answer within {:?} (`recovery-timeout`)",
+                    entity.config.recovery_timeout
+                );
+                self.recovery_failed(entity, core, None, reason.into());
             }
             (CellTimer::User(token), Phase::Ready) => {
                 let Some(at) = self.timers.iter().position(|timer| timer.token == token) else {
@@ -801,8 +874,8 @@ impl<E: EventSourced> Cell<E> {
                     for waiter in write.waiters {
                         waiter.release();
                     }
-                    if let Some(payload) = write.snapshot {
-                        self.save(core, write.last, payload);
+                    if let Some(snapshot) = write.snapshot {
+                        self.save(entity, core, write.last, snapshot);
                     }
                 }
             }
@@ -820,7 +893,15 @@ impl<E: EventSourced> Cell<E> {
                     error = %chain(&error),
                     "events were not stored, the entity recovers"
                 );
-                let failure = self.not_stored(kind, chain(&error));
+                let failure = self.persist_failed(kind, chain(&error));
+                self.remember(
+                    entity,
+                    match kind {
+                        PersistFailure::Rejected => Signal::PersistRejected(failure.clone()),
+                        _ => Signal::PersistFailed(failure.clone()),
+                    },
+                );
+                let failure = AskError::PersistFailed(failure);
                 self.take_back(item.last, item.held, Some(failure));
                 self.give_up(core, NOT_STORED);
             }
@@ -836,6 +917,8 @@ impl<E: EventSourced> Cell<E> {
                         maybe_stored,
                         "the store was not available for too long, the entity recovers"
                     );
+                    let failure = self.persist_failed(PersistFailure::Unavailable, chain(&error));
+                    self.remember(entity, Signal::PersistFailed(failure));
                 }
                 let failure = if maybe_stored {
                     AskError::Unknown {
@@ -851,6 +934,30 @@ impl<E: EventSourced> Cell<E> {
         self.drained(core);
         if self.in_flight.is_empty() && self.is_ready() {
             self.pass_barrier(entity, core);
+            self.tell(entity, core);
+        }
+    }
+
+    /// Keeps a signal for the entity, if its type takes signals.
+    fn remember(&mut self, entity: &EntityDef<E>, signal: Signal) {
+        if entity.on_signal.is_some() {
+            self.signals.push_back(signal);
+        }
+    }
+
+    /// Tells the entity what is to be told, once everything that its state says is stored.
+    fn tell(&mut self, entity: &EntityDef<E>, core: &mut Core) {
+        let Some(on_signal) = &entity.on_signal else {
+            return;
+        };
+        while self.is_ready()
+            && self.in_flight.is_empty()
+            && let Some(signal) = self.signals.pop_front()
+        {
+            let told = self.call(entity, core, |state, cx| on_signal(state, &signal, cx));
+            if let Err(message) = told {
+                self.panicked(entity, core, None, "on_signal", message);
+            }
         }
     }
 
@@ -874,12 +981,16 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
-    fn not_stored(&self, kind: PersistFailure, reason: Arc<str>) -> AskError {
-        AskError::PersistFailed(PersistFailed {
+    fn persist_failed(&self, kind: PersistFailure, reason: Arc<str>) -> PersistFailed {
+        PersistFailed {
             persistence_id: self.address.persistence_id().clone(),
             kind,
             reason,
-        })
+        }
+    }
+
+    fn not_stored(&self, kind: PersistFailure, reason: Arc<str>) -> AskError {
+        AskError::PersistFailed(self.persist_failed(kind, reason))
     }
 
     /// Goes on if nothing is in flight any more.
@@ -1040,13 +1151,34 @@ impl<E: EventSourced> Cell<E> {
             self.want_recovery(core);
             return;
         }
-        self.phase = Phase::Recovering(Box::default());
-        let snapshot = entity.state_codec.is_some();
-        core.read(
-            self.key,
-            self.address.persistence_id(),
-            Part::Start { snapshot },
-        );
+        let gaps = if entity.state_codec.is_some() && entity.recovery.reads_snapshots() {
+            Gaps::Suspected
+        } else {
+            Gaps::Accepted
+        };
+        self.begin_recovery(entity, core, gaps);
+    }
+
+    /// Asks for the beginning of the entity's history.
+    fn begin_recovery(&mut self, entity: &EntityDef<E>, core: &mut Core, gaps: Gaps) {
+        let snapshots = entity.state_codec.is_some();
+        let start = |snapshot| Part::Start {
+            snapshot,
+            from: SequenceNr::ZERO,
+        };
+        let part = match entity.recovery {
+            Recovery::Latest => start(snapshots.then_some(SnapshotCriteria::ANY)),
+            Recovery::FromSnapshot(criteria) => start(snapshots.then_some(criteria)),
+            Recovery::WithoutSnapshot => start(None),
+            Recovery::FromSequenceNr(from) => Part::Start {
+                snapshot: None,
+                from,
+            },
+            Recovery::Disabled => Part::Highest,
+        };
+        let mut recovering = Recovering::new(entity.config.recovery_timeout, gaps);
+        recovering.ask(core, self.key, self.address.persistence_id(), part);
+        self.phase = Phase::Recovering(Box::new(recovering));
     }
 
     /// A part of the entity's history has come.
@@ -1054,6 +1186,7 @@ impl<E: EventSourced> Cell<E> {
         let Phase::Recovering(recovering) = &mut self.phase else {
             return;
         };
+        recovering.wait_no_more(core);
         let id = self.address.persistence_id();
         let PageRead { snapshot, page } = match read.result {
             Ok(read) => read,
@@ -1084,12 +1217,23 @@ impl<E: EventSourced> Cell<E> {
         };
         recovering.failures = 0;
         core.reads_fail = false;
+        if matches!(read.request.part, Part::Start { .. }) {
+            recovering.found = snapshot.as_ref().map(|snapshot| snapshot.seq_nr);
+            if let Gaps::SuspectedUnlessFrom(before) = recovering.gaps {
+                recovering.gaps = if recovering.found == before {
+                    Gaps::Accepted
+                } else {
+                    Gaps::Suspected
+                };
+            }
+        }
         if let Some((snapshot, codec)) = snapshot.zip(entity.state_codec.as_ref()) {
             let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&snapshot.payload)));
             let reason = match decoded {
                 Ok(Ok(state)) => {
                     self.state = state;
                     self.seq_nr = snapshot.seq_nr;
+                    recovering.snapshot = Some(snapshot.seq_nr);
                     recovering.take_page(core, self.key, id, page);
                     return;
                 }
@@ -1104,7 +1248,7 @@ impl<E: EventSourced> Cell<E> {
             );
             recovering.skipped = Some((snapshot.seq_nr, reason));
             let from = SequenceNr::ZERO;
-            core.read(self.key, id, Part::Page { from });
+            recovering.ask(core, self.key, id, Part::Page { from });
             return;
         }
         recovering.take_page(core, self.key, id, page);
@@ -1129,17 +1273,17 @@ impl<E: EventSourced> Cell<E> {
             let applied = catch_unwind(AssertUnwindSafe(|| {
                 recovering.apply(CHUNK, entity, state, seq_nr)
             }))
-            .unwrap_or_else(|panic| Err(panic_message(&*panic)));
-            if let Err(reason) = applied {
+            .unwrap_or_else(|panic| Err(Stopped::Failed(panic_message(&*panic))));
+            if let Err(stopped) = applied {
                 let at = self.seq_nr.next();
-                self.recovery_failed(entity, core, Some(at), reason);
+                self.stop_replay(entity, core, at, stopped);
                 return;
             }
             core.look_at_clock();
             if recovering.events.len() == 0 {
                 recovering.applying = false;
-                if let Err((at, reason)) = recovering.end_page(&mut self.seq_nr) {
-                    self.recovery_failed(entity, core, Some(at), reason);
+                if let Err((at, stopped)) = recovering.end_page(&mut self.seq_nr) {
+                    self.stop_replay(entity, core, at, stopped);
                     return;
                 }
                 if let Some(timestamp) = recovering.highest_timestamp {
@@ -1151,6 +1295,39 @@ impl<E: EventSourced> Cell<E> {
                 }
             }
         }
+    }
+
+    /// The replay cannot go on at the event `at`.
+    fn stop_replay(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        at: SequenceNr,
+        stopped: Stopped,
+    ) {
+        let reason = match stopped {
+            Stopped::Failed(reason) => reason,
+            Stopped::Gap => {
+                let Phase::Recovering(recovering) = &mut self.phase else {
+                    return;
+                };
+                recovering.wait_no_more(core);
+                let found = recovering.found;
+                tracing::debug!(
+                    persistence_id = %self.address.persistence_id(),
+                    seq_nr = at.value(),
+                    "events are missing, looking for a newer snapshot"
+                );
+                match self.forget_state(core) {
+                    Ok(()) => {
+                        let gaps = Gaps::SuspectedUnlessFrom(found);
+                        return self.begin_recovery(entity, core, gaps);
+                    }
+                    Err(reason) => reason,
+                }
+            }
+        };
+        self.recovery_failed(entity, core, Some(at), reason);
     }
 
     fn recovered(&mut self, entity: &EntityDef<E>, core: &mut Core) {
@@ -1176,11 +1353,27 @@ impl<E: EventSourced> Cell<E> {
         let every = entity.config.snapshot_every;
         if every > 0
             && recovering.replayed >= every
-            && self.saving.is_none()
+            && entity.recovery.is_whole()
+            && matches!(self.upkeep, Upkeep::None)
             && let Some(payload) = self.encode_state(entity)
         {
-            self.save(core, self.seq_nr, payload);
+            // No events are deleted for it: that is the retention's part.
+            let retention = false;
+            self.save(
+                entity,
+                core,
+                self.seq_nr,
+                DueSnapshot { payload, retention },
+            );
         }
+        self.remember(
+            entity,
+            Signal::RecoveryCompleted {
+                snapshot: recovering.snapshot,
+                replayed: recovering.replayed,
+            },
+        );
+        self.tell(entity, core);
     }
 
     fn recovery_failed(
@@ -1204,46 +1397,165 @@ impl<E: EventSourced> Cell<E> {
             "recovery failed"
         );
         core.return_permit();
+        if let Phase::Recovering(recovering) = &mut self.phase {
+            recovering.wait_no_more(core);
+        }
         self.refuse_all(&AskError::RecoveryFailed(failure.clone()));
         if self.forget_state(core).is_err() {
             self.phase = Phase::Stopped;
             return;
         }
-        self.phase = Phase::Backoff(Some(Box::new(failure)));
+        self.phase = Phase::Backoff(Some(Box::new(failure.clone())));
         core.start_cell_timer(after, self.key, CellTimer::Backoff);
+        if let Some(on_signal) = &entity.on_signal {
+            let signal = Signal::RecoveryFailed(failure);
+            let told = self.call(entity, core, |state, cx| on_signal(state, &signal, cx));
+            if let Err(message) = told {
+                // It waits for its next start already.
+                tracing::error!(
+                    persistence_id = %self.address.persistence_id(),
+                    place = "on_signal",
+                    error = %message,
+                    "the entity panicked"
+                );
+            }
+        }
     }
 
-    fn save(&mut self, core: &mut Core, seq_nr: SequenceNr, payload: SerializedPayload) {
-        if self.saving.is_some() {
+    fn save(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        seq_nr: SequenceNr,
+        snapshot: DueSnapshot,
+    ) {
+        if !matches!(self.upkeep, Upkeep::None) {
             return;
         }
-        self.saving = Some(self.key.incarnation);
+        let config = &entity.config;
+        let delete_to = if snapshot.retention && config.delete_events {
+            let kept = config.keep_snapshots.saturating_mul(config.snapshot_every);
+            let to = seq_nr.value().saturating_sub(kept);
+            SequenceNr::new(to).unwrap_or(SequenceNr::ZERO)
+        } else {
+            SequenceNr::ZERO
+        };
+        self.upkeep = Upkeep::Saving {
+            incarnation: self.key.incarnation,
+            seq_nr,
+            delete_to,
+        };
         let snapshot = Snapshot {
             persistence_id: self.address.persistence_id().clone(),
             seq_nr,
             write_timestamp: core.wall,
-            payload,
+            payload: snapshot.payload,
             metadata: None,
         };
         core.out.snapshots.push((self.key, snapshot));
     }
 
     /// A snapshot was stored or not.
-    pub(crate) fn snapshot_saved(&mut self, core: &Core, key: CellKey, result: &Result<(), Error>) {
-        if self.saving != Some(key.incarnation) {
+    pub(crate) fn snapshot_saved(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        key: CellKey,
+        result: Result<(), Error>,
+    ) {
+        let Upkeep::Saving {
+            incarnation,
+            seq_nr,
+            delete_to,
+        } = self.upkeep
+        else {
+            return;
+        };
+        if incarnation != key.incarnation {
             return;
         }
-        self.saving = None;
+        self.upkeep = Upkeep::None;
         match result {
             Ok(()) => {
                 core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
+                self.remember(entity, Signal::SnapshotCompleted { seq_nr });
+                if delete_to > SequenceNr::ZERO {
+                    let token = self.start_deletion(core, delete_to);
+                    self.upkeep = Upkeep::Deleting { token };
+                }
             }
-            Err(error) => tracing::warn!(
-                persistence_id = %self.address.persistence_id(),
-                error = %chain(error),
-                "the snapshot was not saved; the next one that is due covers it"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    persistence_id = %self.address.persistence_id(),
+                    error = %chain(&error),
+                    "the snapshot was not saved; the next one that is due covers it"
+                );
+                let reason = chain(&error).to_string();
+                self.remember(entity, Signal::SnapshotFailed { seq_nr, reason });
+            }
         }
+        self.tell(entity, core);
+    }
+
+    /// Deletes events because a command asked for it.
+    fn delete_events(&mut self, entity: &EntityDef<E>, core: &mut Core, to: SequenceNr) {
+        if to > self.seq_nr {
+            let reason = format!(
+                "the last event is {}, so there is none with number {to}",
+                self.seq_nr
+            );
+            tracing::warn!(
+                persistence_id = %self.address.persistence_id(),
+                error = reason,
+                "events were not deleted"
+            );
+            self.remember(entity, Signal::EventsDeletionFailed { to, reason });
+        } else if to > SequenceNr::ZERO {
+            self.start_deletion(core, to);
+        }
+    }
+
+    fn start_deletion(&mut self, core: &mut Core, to: SequenceNr) -> u64 {
+        let token = core.next_later();
+        self.deletions.push((token, to));
+        core.out.deletions.push(Deletion {
+            key: self.key,
+            token,
+            persistence_id: self.address.persistence_id().clone(),
+            to,
+        });
+        token
+    }
+
+    /// Events were deleted or not.
+    pub(crate) fn events_deleted(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        done: DeletionDone,
+    ) {
+        let ours = |&(token, _): &(u64, SequenceNr)| token == done.token;
+        let Some(at) = self.deletions.iter().position(ours) else {
+            return;
+        };
+        let (token, to) = self.deletions.swap_remove(at);
+        if matches!(self.upkeep, Upkeep::Deleting { token: last } if last == token) {
+            self.upkeep = Upkeep::None;
+        }
+        match done.result {
+            Ok(()) => self.remember(entity, Signal::EventsDeleted { to }),
+            Err(error) => {
+                let reason = chain(&error).to_string();
+                tracing::warn!(
+                    persistence_id = %self.address.persistence_id(),
+                    to = to.value(),
+                    error = reason,
+                    "events were not deleted"
+                );
+                self.remember(entity, Signal::EventsDeletionFailed { to, reason });
+            }
+        }
+        self.tell(entity, core);
     }
 
     /// The system stops: what waits for something that will not come any more is refused.
@@ -1253,7 +1565,8 @@ impl<E: EventSourced> Cell<E> {
             Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
             // It would recover for nobody, from a store that may not be there.
             Phase::Waiting | Phase::Recovering(_) if self.queue.is_empty() => {
-                if matches!(self.phase, Phase::Recovering(_)) {
+                if let Phase::Recovering(recovering) = &mut self.phase {
+                    recovering.wait_no_more(core);
                     core.return_permit();
                 }
                 self.phase = Phase::Stopped;
@@ -1265,4 +1578,30 @@ impl<E: EventSourced> Cell<E> {
             }
         }
     }
+}
+
+/// Applies a command's events to the state and tags them. Gives whether the entity wants a
+/// snapshot after them.
+///
+/// # Errors
+/// A tag that cannot be stored.
+fn apply<E: EventSourced>(
+    entity: &EntityDef<E>,
+    state: &mut E,
+    body: &Body<E>,
+    write: &mut AtomicWrite,
+) -> Result<bool, Arc<str>> {
+    let mut wants_snapshot = false;
+    for (index, event) in body.events.iter().enumerate() {
+        let new = &write.events()[index];
+        state.apply_with_metadata(event, new.metadata.as_ref());
+        if let Some(tag) = &entity.tag {
+            let tags = tag(state, event);
+            write.set_tags(index, tags).map_err(|error| chain(&error))?;
+        }
+        if let Some(when) = &entity.snapshot_when {
+            wants_snapshot |= when(state, event, write.first().plus(index as u64));
+        }
+    }
+    Ok(wants_snapshot)
 }

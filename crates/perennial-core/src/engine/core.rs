@@ -152,6 +152,8 @@ pub(crate) enum CellTimer {
     Backoff,
     /// The store is to be asked again for the entity's history.
     Read,
+    /// The store was to have answered with a part of the entity's history by now.
+    RecoveryTimeout,
     /// A timer of the entity.
     User(u64),
 }

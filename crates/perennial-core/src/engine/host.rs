@@ -12,7 +12,7 @@ use crate::engine::cell::{Cell, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::{Address, CellKey, LaterDone, ReadDone};
+use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone};
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 
@@ -35,6 +35,8 @@ pub(crate) trait AnyHost: Send {
     fn later_done(&mut self, core: &mut Core, done: LaterDone);
     /// The end of a snapshot's way.
     fn snapshot_saved(&mut self, core: &mut Core, key: CellKey, result: Result<(), Error>);
+    /// The end of a deletion.
+    fn events_deleted(&mut self, core: &mut Core, done: DeletionDone);
     /// A cell's timer.
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer);
     /// Forgets cells that have been idle for long enough.
@@ -200,8 +202,18 @@ impl<E: EventSourced> AnyHost for Host<E> {
         let Some(cell) = self.cells.get_mut(key.index) else {
             return;
         };
-        cell.snapshot_saved(core, key, &result);
+        cell.snapshot_saved(&self.entity, core, key, result);
         self.place(core, key.index);
+    }
+
+    fn events_deleted(&mut self, core: &mut Core, done: DeletionDone) {
+        // It outlives a restart too; the cell knows its tokens.
+        let index = done.key.index;
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
+        cell.events_deleted(&self.entity, core, done);
+        self.place(core, index);
     }
 
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer) {

@@ -32,7 +32,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Error, Snapshot};
+use perennial_persistence::{Error, Journal, PersistenceId, SequenceNr, Snapshot};
 
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
@@ -70,6 +70,8 @@ pub enum Input {
     LaterDone(Box<LaterDone>),
     /// A snapshot was stored or not.
     SnapshotSaved(CellKey, Box<Result<(), Error>>),
+    /// Events were deleted or not.
+    EventsDeleted(Box<DeletionDone>),
     /// Handle what waits, flush, and forget every entity.
     Shutdown,
 }
@@ -82,6 +84,7 @@ impl std::fmt::Debug for Input {
             Self::Read(read) => read.fmt(f),
             Self::LaterDone(done) => done.fmt(f),
             Self::SnapshotSaved(key, result) => write!(f, "SnapshotSaved({key:?}, {result:?})"),
+            Self::EventsDeleted(done) => done.fmt(f),
             Self::Shutdown => f.write_str("Shutdown"),
         }
     }
@@ -96,12 +99,50 @@ pub struct Outbox {
     pub reads: Vec<ReadRequest>,
     /// Snapshots to save.
     pub snapshots: Vec<(CellKey, Snapshot)>,
+    /// Events to delete.
+    pub deletions: Vec<Deletion>,
     /// Futures to run.
     pub laters: Vec<LaterRequest>,
     /// When the worker wants a turn although nothing came in, as time since the clock's start.
     pub wake_at: Option<Duration>,
     /// Whether cells are left that can run right now.
     pub busy: bool,
+}
+
+/// Events of an entity that are to be deleted.
+#[derive(Debug)]
+pub struct Deletion {
+    /// Whose they are.
+    pub key: CellKey,
+    /// Which of the cell's deletions.
+    pub token: u64,
+    /// Whose they are, by name.
+    pub persistence_id: PersistenceId,
+    /// Up to this number, included.
+    pub to: SequenceNr,
+}
+
+impl Deletion {
+    /// Deletes them.
+    pub async fn run(self, journal: &dyn Journal) -> DeletionDone {
+        let result = journal.delete_events(&self.persistence_id, self.to).await;
+        DeletionDone {
+            key: self.key,
+            token: self.token,
+            result,
+        }
+    }
+}
+
+/// The end of a [`Deletion`].
+#[derive(Debug)]
+pub struct DeletionDone {
+    /// Whose it was.
+    pub key: CellKey,
+    /// Which of the cell's deletions.
+    pub token: u64,
+    /// Whether the events are gone.
+    pub result: Result<(), Error>,
 }
 
 /// A future of a `later` to be run on the task runtime.

@@ -2,14 +2,15 @@
 //! the events of a page are applied.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use perennial_persistence::{
-    Error, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, Store,
-    StoredEvent, Timestamp,
+    Error, FILTERED_PAYLOAD_ID, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot,
+    SnapshotCriteria, Store, StoredEvent, Timestamp,
 };
 
 use crate::engine::CellKey;
-use crate::engine::core::Core;
+use crate::engine::core::{CellTimer, Core, TimerKey};
 use crate::error::chain;
 use crate::event_sourced::{EntityDef, EventSourced};
 
@@ -24,8 +25,14 @@ pub struct ReadRequest {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
-    /// The snapshot, if snapshots are of use to the entity, and the first page of events after it.
-    Start { snapshot: bool },
+    /// The snapshot that fits, if one is wanted, and the first page of events after it, or from
+    /// `from` on.
+    Start {
+        snapshot: Option<SnapshotCriteria>,
+        from: SequenceNr,
+    },
+    /// Only the number of the last event.
+    Highest,
     /// A page of events.
     Page { from: SequenceNr },
 }
@@ -43,6 +50,13 @@ pub struct PageRead {
 pub struct ReadDone {
     pub(crate) request: ReadRequest,
     pub(crate) result: Result<PageRead, Error>,
+}
+
+impl ReadDone {
+    /// Whose history it is.
+    pub fn persistence_id(&self) -> &PersistenceId {
+        self.request.persistence_id()
+    }
 }
 
 impl ReadRequest {
@@ -69,25 +83,75 @@ impl ReadRequest {
     }
 
     async fn try_read(&self, store: &dyn Store) -> Result<PageRead, Error> {
-        let snapshot = match self.part {
-            Part::Start { snapshot: true } => {
-                store
-                    .snapshot_store()
-                    .load(&self.persistence_id, SnapshotCriteria::ANY)
-                    .await?
+        let journal = store.journal();
+        let id = &self.persistence_id;
+        let (snapshot, from) = match self.part {
+            Part::Page { from } => (None, from),
+            Part::Start {
+                snapshot: None,
+                from,
+            } => (None, from),
+            Part::Start {
+                snapshot: Some(criteria),
+                from,
+            } => {
+                let snapshot = store.snapshot_store().load(id, criteria).await?;
+                let from = snapshot.as_ref().map_or(from, |found| found.seq_nr.next());
+                (snapshot, from)
             }
-            Part::Start { snapshot: false } | Part::Page { .. } => None,
+            Part::Highest => {
+                let page = ReplayPage {
+                    events: Vec::new(),
+                    highest: journal.highest_sequence_nr(id, SequenceNr::ZERO).await?,
+                    highest_timestamp: None,
+                    more: false,
+                };
+                return Ok(PageRead {
+                    snapshot: None,
+                    page,
+                });
+            }
         };
-        let from = match (self.part, &snapshot) {
-            (Part::Page { from }, _) => from,
-            (Part::Start { .. }, Some(snapshot)) => snapshot.seq_nr.next(),
-            (Part::Start { .. }, None) => SequenceNr::ZERO,
-        };
-        let page = store
-            .journal()
-            .replay_events(&self.persistence_id, from, SequenceNr::MAX, self.limit)
+        let mut page = journal
+            .replay_events(id, from, SequenceNr::MAX, self.limit)
             .await?;
+        // Numbering goes on after events that were not asked for.
+        let nothing_else_read = matches!(self.part, Part::Start { snapshot: None, .. });
+        if nothing_else_read && from > SequenceNr::FIRST && page.highest == SequenceNr::ZERO {
+            page.highest = journal.highest_sequence_nr(id, SequenceNr::ZERO).await?;
+        }
         Ok(PageRead { snapshot, page })
+    }
+}
+
+/// What is thought of numbers that are missing.
+///
+/// Events may be deleted while they are read, by what an earlier incarnation or another system has
+/// begun; a snapshot that stands for them was saved before. So at the first gap everything is read
+/// anew. If there is no other snapshot then, the gap was there before: other programs leave such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Gaps {
+    /// They are what they are.
+    #[default]
+    Accepted,
+    /// At the first one the recovery begins anew.
+    Suspected,
+    /// As `Suspected`, unless the recovery begins with the same snapshot as the one before.
+    SuspectedUnlessFrom(Option<SequenceNr>),
+}
+
+/// Why the events of a page were not all applied.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// Numbers are missing that may stand in a snapshot by now.
+    Gap,
+    /// An event cannot be decoded or applied, or is where it cannot be.
+    Failed(Arc<str>),
+}
+
+impl From<String> for Stopped {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason.into())
     }
 }
 
@@ -112,9 +176,41 @@ pub(super) struct Recovering {
     pub(super) failures: u32,
     /// What to ask for again.
     pub(super) ask_again: Option<Part>,
+    /// The number of the snapshot that was there, whether it could be decoded or not.
+    pub(super) found: Option<SequenceNr>,
+    /// The number of the snapshot that it began with.
+    pub(super) snapshot: Option<SequenceNr>,
+    /// Whether numbers may be missing: nobody deletes events for a snapshot that is not there yet.
+    pub(super) gaps: Gaps,
+    /// How long the store may take to answer.
+    patience: Duration,
+    /// When it must have answered what it was asked last.
+    timeout: Option<TimerKey>,
 }
 
 impl Recovering {
+    /// A recovery that waits `patience` for each answer of the store.
+    pub(super) fn new(patience: Duration, gaps: Gaps) -> Self {
+        Self {
+            patience,
+            gaps,
+            ..Self::default()
+        }
+    }
+
+    /// Asks the store for a part of the history.
+    pub(super) fn ask(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId, part: Part) {
+        core.read(key, id, part);
+        self.timeout = Some(core.start_cell_timer(self.patience, key, CellTimer::RecoveryTimeout));
+    }
+
+    /// The store has answered, or its answer is not waited for any more.
+    pub(super) fn wait_no_more(&mut self, core: &mut Core) {
+        if let Some(timeout) = self.timeout.take() {
+            core.cancel_timer(timeout);
+        }
+    }
+
     /// Whether events can be applied right now.
     pub(super) fn has_work(&self) -> bool {
         self.applying || self.next.is_some()
@@ -151,7 +247,7 @@ impl Recovering {
         self.events = page.events.into_iter();
         if self.more {
             let from = self.highest.next();
-            core.read(key, id, Part::Page { from });
+            self.ask(core, key, id, Part::Page { from });
         }
         true
     }
@@ -163,7 +259,7 @@ impl Recovering {
         entity: &EntityDef<E>,
         state: &mut E,
         seq_nr: &mut SequenceNr,
-    ) -> Result<(), Arc<str>> {
+    ) -> Result<(), Stopped> {
         for stored in self.events.by_ref().take(count) {
             if stored.seq_nr <= *seq_nr {
                 return Err(format!(
@@ -172,18 +268,29 @@ impl Recovering {
                 )
                 .into());
             }
-            if let Some((covered, reason)) = &self.skipped
-                && *seq_nr < *covered
-                && stored.seq_nr != seq_nr.next()
-            {
-                return Err(events_gone(*covered, reason));
+            if stored.seq_nr != seq_nr.next() {
+                if let Some((covered, reason)) = &self.skipped
+                    && *seq_nr < *covered
+                {
+                    return Err(Stopped::Failed(events_gone(*covered, reason)));
+                }
+                if self.gaps != Gaps::Accepted {
+                    return Err(Stopped::Gap);
+                }
             }
             // From here on it is this event that fails.
             *seq_nr = SequenceNr::new(stored.seq_nr.value() - 1).unwrap_or(*seq_nr);
+            let metadata = stored.metadata.as_ref();
+            if stored.payload.serializer_id == FILTERED_PAYLOAD_ID {
+                *seq_nr = stored.seq_nr;
+                continue;
+            }
             entity
                 .event_codec
-                .decode_each(&stored.payload, &mut |event| state.apply(&event))
-                .map_err(|error| chain(&error))?;
+                .decode_each(&stored.payload, &mut |event| {
+                    state.apply_with_metadata(&event, metadata);
+                })
+                .map_err(|error| Stopped::Failed(chain(&error)))?;
             *seq_nr = stored.seq_nr;
             self.replayed += 1;
         }
@@ -194,14 +301,17 @@ impl Recovering {
     pub(super) fn end_page(
         &mut self,
         seq_nr: &mut SequenceNr,
-    ) -> Result<(), (SequenceNr, Arc<str>)> {
+    ) -> Result<(), (SequenceNr, Stopped)> {
         let reached = (*seq_nr).max(self.highest);
         if let Some((covered, reason)) = &self.skipped {
             let gap = reached != *seq_nr && *seq_nr < *covered;
             let short = !self.more && *seq_nr < *covered;
             if gap || short {
-                return Err((*covered, events_gone(*covered, reason)));
+                return Err((*covered, Stopped::Failed(events_gone(*covered, reason))));
             }
+        }
+        if reached != *seq_nr && self.gaps != Gaps::Accepted {
+            return Err((reached, Stopped::Gap));
         }
         *seq_nr = reached;
         Ok(())

@@ -104,6 +104,7 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
             hosts[done.key.host].later_done(core, *done);
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
+        Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
         Input::Shutdown => {
             core.draining = true;
             for host in hosts {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::BoxFuture;
+use perennial_persistence::{BoxFuture, SequenceNr, SerializedPayload};
 use smallvec::SmallVec;
 
 use crate::engine::{Address, Envelope, Queued};
@@ -36,6 +36,19 @@ impl<E: EventSourced, R> Effect<E, R> {
     /// Puts the commands stashed so far before those that wait.
     pub fn then_unstash_all(mut self) -> Self {
         self.body.actions.push(Action::UnstashAll);
+        self
+    }
+
+    /// Deletes the events up to `to`, included, after the events of this command are durable. Whoever
+    /// reads the journal misses them from then on, and so does the next recovery, unless a snapshot
+    /// stands for them. The number of the last event stays known.
+    ///
+    /// Nothing waits for it; its end is a [`Signal`]. A number beyond the last event is not carried
+    /// out, and said to have failed.
+    ///
+    /// [`Signal`]: crate::Signal
+    pub fn then_delete_events(mut self, to: SequenceNr) -> Self {
+        self.body.actions.push(Action::DeleteEvents(to));
         self
     }
 
@@ -95,6 +108,12 @@ impl<E: EventSourced> Then<E> {
         self
     }
 
+    /// As [`Effect::then_delete_events`].
+    pub fn then_delete_events(mut self, to: SequenceNr) -> Self {
+        self.body.actions.push(Action::DeleteEvents(to));
+        self
+    }
+
     /// As [`Effect::then_stop`].
     pub fn then_stop(mut self) -> Self {
         self.body.stop = true;
@@ -142,6 +161,26 @@ impl<E: EventSourced> Cx<'_, E> {
         Then {
             body: Body {
                 events: events.into_iter().collect(),
+                ..Body::default()
+            },
+        }
+    }
+
+    /// As [`Cx::persist`], with metadata beside some of the events: what is stored in the columns
+    /// `meta_*`, such as who caused the event. Encode it with a [`Codec`] of your own choice.
+    ///
+    /// The state sees it in [`EventSourced::apply_with_metadata`], now and in recovery.
+    ///
+    /// [`Codec`]: perennial_persistence::Codec
+    pub fn persist_with_metadata(
+        &self,
+        events: impl IntoIterator<Item = (E::Event, Option<SerializedPayload>)>,
+    ) -> Then<E> {
+        let (events, metadata) = events.into_iter().unzip();
+        Then {
+            body: Body {
+                events,
+                metadata,
                 ..Body::default()
             },
         }
@@ -285,6 +324,8 @@ impl<E: EventSourced> Cx<'_, E> {
 /// The part of an effect that does not depend on the reply's type.
 pub(crate) struct Body<E: EventSourced> {
     pub(crate) events: SmallVec<[E::Event; 1]>,
+    /// One per event, or none at all.
+    pub(crate) metadata: Vec<Option<SerializedPayload>>,
     pub(crate) actions: Vec<Action<E>>,
     pub(crate) stop: bool,
 }
@@ -300,6 +341,7 @@ impl<E: EventSourced> Default for Body<E> {
     fn default() -> Self {
         Self {
             events: SmallVec::new(),
+            metadata: Vec::new(),
             actions: Vec::new(),
             stop: false,
         }
@@ -311,6 +353,7 @@ pub(crate) type Run<E> = Box<dyn FnOnce(&E, &Cx<'_, E>) + Send>;
 pub(crate) enum Action<E: EventSourced> {
     Run(Run<E>),
     UnstashAll,
+    DeleteEvents(SequenceNr),
 }
 
 /// Makes a reply from the state after the events.

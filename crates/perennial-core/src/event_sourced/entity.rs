@@ -4,12 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Codec, MessagePack};
+use perennial_persistence::{Codec, MessagePack, SequenceNr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::EntityConfig;
-use crate::event_sourced::EventSourced;
+use crate::event_sourced::{Cx, EventSourced, Recovery, Retention, Signal};
+
+/// Gives the tags of an event; the state is the one right after it.
+pub(crate) type Tag<E> = Arc<dyn Fn(&E, &<E as EventSourced>::Event) -> Vec<String> + Send + Sync>;
+
+/// Says whether a snapshot is to be taken after an event.
+pub(crate) type SnapshotWhen<E> =
+    Arc<dyn Fn(&E, &<E as EventSourced>::Event, SequenceNr) -> bool + Send + Sync>;
+
+/// Takes signals.
+pub(crate) type OnSignal<E> = Arc<dyn Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync>;
 
 /// An entity type as it is given to the system: its services, codecs and settings.
 ///
@@ -20,6 +30,10 @@ pub struct Entity<E: EventSourced> {
     services: Arc<E::Services>,
     event_codec: Arc<dyn Codec<E::Event>>,
     state_codec: Option<Arc<dyn Codec<E>>>,
+    tag: Option<Tag<E>>,
+    snapshot_when: Option<SnapshotWhen<E>>,
+    on_signal: Option<OnSignal<E>>,
+    recovery: Recovery,
     config: EntityConfig,
 }
 
@@ -31,6 +45,10 @@ impl<E: EventSourced> Entity<E> {
             services: Arc::new(services),
             event_codec: Arc::new(MessagePack::new(format!("{}.Event", E::TYPE))),
             state_codec: None,
+            tag: None,
+            snapshot_when: None,
+            on_signal: None,
+            recovery: Recovery::Latest,
             config: EntityConfig::default(),
         }
     }
@@ -45,6 +63,69 @@ impl<E: EventSourced> Entity<E> {
         self.state_codec
             .get_or_insert_with(|| Arc::new(MessagePack::new(format!("{}.State", E::TYPE))));
         self.config.snapshot_every = every;
+        self
+    }
+
+    /// Takes snapshots, and deletes events once they are saved, as `retention` says. Give a codec
+    /// for the state with [`Entity::state_codec`], or make one with [`Entity::snapshot_every`];
+    /// without one the system does not start.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.snapshot_every = retention.every;
+        self.config.keep_snapshots = retention.keep;
+        self.config.delete_events = retention.delete_events;
+        self
+    }
+
+    /// Takes a snapshot after a write if `when` says so for one of its events, besides those of the
+    /// retention; no events are deleted for it. `when` sees the state right after the event, which
+    /// may be ahead of the store. It needs a codec as [`Entity::retention`] does.
+    #[must_use]
+    pub fn snapshot_when(
+        mut self,
+        when: impl Fn(&E, &E::Event, SequenceNr) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.snapshot_when = Some(Arc::new(when));
+        self
+    }
+
+    /// Tags new events, for queries and projections. `tag` gets the state right after the event.
+    ///
+    /// A tag with U+0000 cannot be stored: the command is refused and the entity recovers.
+    #[must_use]
+    pub fn tags(
+        mut self,
+        tag: impl Fn(&E, &E::Event) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.tag = Some(Arc::new(tag));
+        self
+    }
+
+    /// Has `on_signal` told what happens to the entity besides commands.
+    ///
+    /// It sees a state that is stored: commands wait until the writes before the signal are. It
+    /// runs on the worker, so it must not block. A panic restarts the entity.
+    #[must_use]
+    pub fn on_signal(
+        mut self,
+        on_signal: impl Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_signal = Some(Arc::new(on_signal));
+        self
+    }
+
+    /// What an entity is brought back from; by default its latest snapshot and the events after it.
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// How long a recovery waits for an answer of the store before it fails and is tried again with
+    /// the backoff of a restart.
+    #[must_use]
+    pub fn recovery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.recovery_timeout = timeout;
         self
     }
 
@@ -108,11 +189,19 @@ impl<E: EventSourced> Entity<E> {
         self.state_codec.is_some()
     }
 
+    pub(crate) fn wants_snapshots(&self) -> bool {
+        self.snapshot_when.is_some()
+    }
+
     pub(crate) fn def(&self, config: EntityConfig) -> EntityDef<E> {
         EntityDef {
             services: Arc::clone(&self.services),
             event_codec: Arc::clone(&self.event_codec),
             state_codec: self.state_codec.clone(),
+            tag: self.tag.clone(),
+            snapshot_when: self.snapshot_when.clone(),
+            on_signal: self.on_signal.clone(),
+            recovery: self.recovery,
             config,
         }
     }
@@ -124,6 +213,7 @@ impl<E: EventSourced> fmt::Debug for Entity<E> {
             .field("type", &E::TYPE)
             .field("event_codec", &self.event_codec)
             .field("state_codec", &self.state_codec)
+            .field("recovery", &self.recovery)
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
@@ -134,5 +224,9 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) services: Arc<E::Services>,
     pub(crate) event_codec: Arc<dyn Codec<E::Event>>,
     pub(crate) state_codec: Option<Arc<dyn Codec<E>>>,
+    pub(crate) tag: Option<Tag<E>>,
+    pub(crate) snapshot_when: Option<SnapshotWhen<E>>,
+    pub(crate) on_signal: Option<OnSignal<E>>,
+    pub(crate) recovery: Recovery,
     pub(crate) config: EntityConfig,
 }

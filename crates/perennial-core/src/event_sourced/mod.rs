@@ -8,8 +8,12 @@
 mod context;
 mod effect;
 mod entity;
+mod recovery;
+mod retention;
+mod signal;
 mod timers;
 
+use perennial_persistence::SerializedPayload;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +24,9 @@ pub(crate) use effect::{
 pub use effect::{Effect, Then, Work};
 pub use entity::Entity;
 pub(crate) use entity::EntityDef;
+pub use recovery::Recovery;
+pub use retention::Retention;
+pub use signal::Signal;
 pub use timers::Timers;
 pub(crate) use timers::{MakeCommand, TimerOp};
 
@@ -119,6 +126,13 @@ pub trait EventSourced: Default + Send + Sized + 'static {
     /// total and depend on nothing but the state and the event. A panic refuses the command; the
     /// event is not stored.
     fn apply(&mut self, event: &Self::Event);
+
+    /// Changes the state by one event that was stored with metadata, or without. By default
+    /// [`EventSourced::apply`]; what is said there holds here too.
+    fn apply_with_metadata(&mut self, event: &Self::Event, metadata: Option<&SerializedPayload>) {
+        let _ = metadata;
+        self.apply(event);
+    }
 }
 
 /// One kind of command that an entity understands, with its reply.

@@ -14,6 +14,7 @@ mod later;
 mod outcome;
 mod passivation;
 mod recovery;
+mod retention;
 mod runtimes;
 mod semantics;
 mod shutdown;

@@ -16,6 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A system whose entities leave after a minute.
 async fn start(bed: &Bed, clock: &ManualClock) -> ActorSystem {
     let entity_type = ledger()
+        .recovery_timeout(Duration::from_secs(86_400))
         .passivate_after(Some(MINUTE))
         .restart_backoff(MINUTE * 10, MINUTE * 10)
         .snapshot_every(2);

@@ -52,6 +52,7 @@ macro_rules! journal_contract {
                 timestamps_stay_above_an_unknown_one_in_the_future,
                 commit_order_is_time_order_where_promised,
                 a_marker_counts_as_the_previous_event,
+                a_marker_is_not_earlier_than_what_was_deleted,
                 a_taken_number_is_a_conflict,
                 a_write_that_overlaps_another_writers_is_a_conflict,
                 a_number_below_a_marker_is_taken,
@@ -556,6 +557,26 @@ pub async fn a_marker_counts_as_the_previous_event(fixture: &dyn StoreFixture) {
     let marker = marker.highest_timestamp.expect("a marker's time");
     let written = store_one(&*journal, &write(&cart, writer(1), 2, &["two"])).await;
     assert!(written.timestamp > marker);
+}
+
+/// A delete marker is not earlier than the events that it stands for, so that the next event is
+/// later than them, even when the clock stepped back.
+pub async fn a_marker_is_not_earlier_than_what_was_deleted(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(&*journal, &write(&cart, writer(1), 1, &["one"])).await;
+    let ahead = Timestamp::now() + Duration::from_secs(3600);
+    let mut early = write(&cart, writer(1), 2, &["two"]);
+    early.previous = Previous::At(ahead);
+    let deleted = store_one(&*journal, &early).await;
+    assert!(deleted.timestamp > ahead);
+    delete(&*journal, &cart, 2).await;
+
+    let marker = page(&*journal, &cart, 2, MAX, UNLIMITED).await;
+    let marker = marker.highest_timestamp.expect("a marker's time");
+    assert!(marker >= deleted.timestamp, "{marker} {deleted:?}");
+    let written = store_one(&*journal, &write(&cart, writer(1), 3, &["three"])).await;
+    assert!(written.timestamp > deleted.timestamp);
 }
 
 // ---- conflicts and refused data ----

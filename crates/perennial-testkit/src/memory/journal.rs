@@ -209,9 +209,17 @@ fn delete(tables: &mut Tables, now: Timestamp, persistence_id: &PersistenceId, t
         to
     };
     let rows = tables.journal.entry(persistence_id.clone()).or_default();
-    rows.retain(|&seq_nr, _| seq_nr > to);
+    // The next event is timed after the marker.
+    let mut timestamp = now;
+    rows.retain(|&seq_nr, row| {
+        let stays = seq_nr > to;
+        if !stays {
+            timestamp = timestamp.max(row.timestamp);
+        }
+        stays
+    });
     let marker = Row {
-        timestamp: now,
+        timestamp,
         event: None,
     };
     rows.insert(to, marker);

@@ -216,7 +216,11 @@ impl Ledger {
     pub(crate) fn read_journal(&mut self, entity: usize) -> Checked {
         let rows = self.memory.rows(&self.ids[entity]);
         let known = &mut self.journal[entity];
-        for row in rows.iter().skip(known.len()) {
+        // Rows that were read before may be deleted by now, and a marker stand for them.
+        for row in rows.iter() {
+            if row.seq_nr.value() <= known.len() as u64 {
+                continue;
+            }
             let expected = known.len() as u64 + 1;
             let number = row.seq_nr.value();
             if number != expected {
@@ -226,7 +230,10 @@ impl Ledger {
                 );
             }
             let Some((writer, event)) = &row.event else {
-                return broken("nothing is deleted", format!("row {number} is a marker"));
+                return broken(
+                    "only events that were there are deleted",
+                    format!("row {number} is a marker"),
+                );
             };
             let Ok(step) = StepCodec.decode(&event.payload) else {
                 return broken("every row is an event", format!("row {number} is none"));
@@ -474,7 +481,11 @@ impl Ledger {
                     "the entity's stash" => {
                         waiting.filter(|&of| of == entity).count() >= situation.stash
                     }
-                    _ => action.has_future() && situation.futures_are_full,
+                    // Of a worker that ended in the same turn nobody can tell any more.
+                    _ => {
+                        let is_full = situation.futures_are_full || standing == Standing::Stopped;
+                        action.has_future() && is_full
+                    }
                 }
             }
             AskError::Stopped => {

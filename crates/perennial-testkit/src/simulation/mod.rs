@@ -159,6 +159,8 @@ pub struct Report {
     pub reads: u64,
     /// Snapshots that were to be saved.
     pub snapshots: u64,
+    /// Deletions of events that were carried out.
+    pub deletions: u64,
     /// Futures of `later`.
     pub futures: u64,
     /// Actions after a commit.

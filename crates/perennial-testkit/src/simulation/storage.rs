@@ -221,6 +221,10 @@ impl Storage {
         at_once(self.memory.snapshot_store().save(snapshot))
     }
 
+    pub(crate) fn delete(&self, id: &PersistenceId, to: SequenceNr) -> Result<(), Error> {
+        at_once(self.memory.journal().delete_events(id, to))
+    }
+
     fn be_uncertain(&mut self, writes: &[AtomicWrite]) {
         self.uncertain.extend(writes.iter().map(name));
     }

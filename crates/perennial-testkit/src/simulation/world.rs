@@ -1,14 +1,14 @@
 //! The world around the engine: callers, time, the store, crashes; the seed decides what is next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_core::engine::{
-    Assembly, CellKey, Frame, Input, LaterDone, LaterFailure, LaterRequest, Outbox, ReadDone,
-    ReadRequest, Registry, Settings, SettledBatch, Worker, WriteBatch,
+    Assembly, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone, LaterFailure, LaterRequest,
+    Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch, Worker, WriteBatch,
 };
-use perennial_core::{Asking, Entity, EntityRef, Work};
+use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
     AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp,
     Written,
@@ -41,6 +41,8 @@ struct Profile {
     pipeline: usize,
     passivate_after: Option<Duration>,
     snapshot_every: u64,
+    keep_snapshots: u64,
+    delete_events: bool,
     restart: (Duration, Duration),
     /// Of a hundred calls of the store, how many go wrong.
     faults: u32,
@@ -73,9 +75,16 @@ impl Profile {
         settings.laters = random.random_range(1..=3);
         settings.later_timeout = Duration::from_secs(1);
         let milliseconds = Duration::from_millis;
+        // Once events are deleted, the journal knows a stale writer only by the marker.
+        let delete_events = random.random_bool(0.3);
+        let systems = if delete_events {
+            1
+        } else {
+            pick(random, &[1, 1, 2])
+        };
         Self {
             workers: random.random_range(1..=3),
-            systems: pick(random, &[1, 1, 2]),
+            systems,
             settings,
             inbox: pick(random, &[6, 1000, 1000]),
             mailbox: pick(random, &[2, 8, 1000, 1000, 1000]),
@@ -86,12 +95,25 @@ impl Profile {
                 &[None, Some(milliseconds(1)), Some(milliseconds(30))],
             ),
             snapshot_every: random.random_range(0..=5),
+            keep_snapshots: random.random_range(0..=2),
+            delete_events,
             restart: (milliseconds(5), milliseconds(80)),
             faults: pick(random, &[0, 3, 15, 40]),
             crashes: pick(random, &[0, 2, 10]),
             foreign: pick(random, &[0, 0, 5, 30]),
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
+        }
+    }
+}
+
+impl Profile {
+    fn retention(&self) -> Retention {
+        let retention = Retention::every(self.snapshot_every).keep(self.keep_snapshots);
+        if self.delete_events {
+            retention.delete_events()
+        } else {
+            retention
         }
     }
 }
@@ -144,6 +166,8 @@ enum Effect {
     ReadDone(ReadDone),
     Save(CellKey, Snapshot),
     Saved(CellKey, Result<(), Error>),
+    Delete(Deletion),
+    Deleted(DeletionDone),
     Later(LaterRequest),
     LaterDone(LaterDone),
 }
@@ -187,6 +211,8 @@ pub(crate) struct World {
     /// How it stands with the workers of every system that there ever was.
     standings: Vec<Vec<Standing>>,
     ledger: Ledger,
+    /// What was found where nothing could be said of it.
+    found: Option<Violation>,
     /// Whether everything goes well from now on.
     calm: bool,
     steps: u64,
@@ -225,6 +251,7 @@ impl World {
             ended: Vec::new(),
             standings: Vec::new(),
             ledger,
+            found: None,
             calm: false,
             steps: 0,
             trace: Trace::new(options.whole_trace),
@@ -293,6 +320,9 @@ impl World {
 
     /// Looks at what callers got and what user code did.
     fn check(&mut self) -> Checked {
+        if let Some(violation) = self.found.take() {
+            return Err(violation);
+        }
         let (ran, done): (Vec<Note>, Vec<Note>) = self
             .shared
             .take_notes()
@@ -346,8 +376,8 @@ impl World {
             .entity(configure(
                 Entity::<Chain<1>>::new(Arc::clone(&self.shared))
                     .event_codec(StepCodec)
-                    .snapshot_every(profile.snapshot_every)
-                    .state_codec(ChainCodec),
+                    .state_codec(ChainCodec)
+                    .retention(profile.retention()),
                 profile,
             ));
         let frame = Frame {
@@ -460,6 +490,13 @@ impl World {
                     self.contend(&batch);
                 }
                 self.log(|| format!("  its batch of {} is {what}", batch.writes().len()));
+            }
+            Effect::Delete(deletion) => {
+                let deleted = self.random.random_bool(0.5);
+                if deleted {
+                    // Nobody hears whether they were.
+                    let _ = self.storage_delete(&deletion);
+                }
             }
             Effect::Save(_, snapshot) => {
                 let saved = self.random.random_bool(0.5);
@@ -650,6 +687,9 @@ impl World {
         for (key, snapshot) in out.snapshots {
             effects.push((worker, Effect::Save(key, snapshot)));
         }
+        for deletion in out.deletions {
+            effects.push((worker, Effect::Delete(deletion)));
+        }
         for later in out.laters {
             effects.push((worker, Effect::Later(later)));
         }
@@ -681,12 +721,18 @@ impl World {
                 detail: format!("s{}w{worker}: {detail}", system.number),
             })
         };
-        let reads =
-            of_worker().filter(|effect| matches!(effect, Effect::Read(_) | Effect::ReadDone(_)));
+        // One that begins anew may have two reads under way.
+        let recovering: BTreeSet<&PersistenceId> = of_worker()
+            .filter_map(|effect| match effect {
+                Effect::Read(request) => Some(request.persistence_id()),
+                Effect::ReadDone(done) => Some(done.persistence_id()),
+                _ => None,
+            })
+            .collect();
         // Of a recovery that has failed or was ended by a shutdown, a page may still be under way.
         let are_told_apart =
             !system.stopping && !self.ledger.troubles.iter().any(|entity| entity.unreadable);
-        if are_told_apart && reads.count() > settings.recoveries {
+        if are_told_apart && recovering.len() > settings.recoveries {
             return broken("more entities recover than may");
         }
         let laters =
@@ -748,6 +794,11 @@ impl World {
                 Ok(Effect::Saved(key, result))
             }
             Effect::Saved(key, result) => Err(Input::SnapshotSaved(key, Box::new(result))),
+            Effect::Delete(deletion) => {
+                let done = self.delete(deletion, goes_wrong);
+                Ok(Effect::Deleted(done))
+            }
+            Effect::Deleted(done) => Err(Input::EventsDeleted(Box::new(done))),
             Effect::Later(request) => Ok(Effect::LaterDone(self.run_later(request, goes_wrong))),
             Effect::LaterDone(done) => Err(Input::LaterDone(Box::new(done))),
         };
@@ -842,10 +893,12 @@ impl World {
         });
         if let Some((fault, is_snapshot)) = &fault {
             let entity = self.ledger.index_of(request.persistence_id());
-            let is_harmless = matches!(
-                (fault, is_snapshot),
-                (ReadFault::Unavailable, _) | (ReadFault::Undecodable, true)
-            );
+            let is_harmless = match fault {
+                ReadFault::Unavailable => true,
+                // All events are replayed instead, unless they are gone.
+                ReadFault::Undecodable => *is_snapshot && !self.profile.delete_events,
+                _ => false,
+            };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
         }
         let id = request.persistence_id().clone();
@@ -877,6 +930,42 @@ impl World {
         } else {
             result
         }
+    }
+
+    fn delete(&mut self, deletion: Deletion, goes_wrong: bool) -> DeletionDone {
+        let is_done = !goes_wrong || self.random.random_bool(0.5);
+        let result = if is_done {
+            self.storage_delete(&deletion)
+        } else {
+            Ok(())
+        };
+        self.log(|| {
+            let id = &deletion.persistence_id;
+            format!(
+                "events of {id} deleted to {}, lost: {goes_wrong}",
+                deletion.to
+            )
+        });
+        DeletionDone {
+            key: deletion.key,
+            token: deletion.token,
+            result: if goes_wrong {
+                Err(Error::outcome_unknown("the connection was lost", None))
+            } else {
+                result
+            },
+        }
+    }
+
+    fn storage_delete(&mut self, deletion: &Deletion) -> Result<(), Error> {
+        self.ledger.report.deletions += 1;
+        let id = &deletion.persistence_id;
+        // What was stored stays known here, and what is told is checked against it.
+        let entity = self.ledger.index_of(id);
+        if let Err(violation) = self.ledger.read_journal(entity) {
+            self.found.get_or_insert(violation);
+        }
+        self.storage.delete(id, deletion.to)
     }
 
     fn run_later(&mut self, request: LaterRequest, goes_wrong: bool) -> LaterDone {
@@ -1166,6 +1255,7 @@ fn is_empty(out: &Outbox) -> bool {
     out.writes.is_empty()
         && out.reads.is_empty()
         && out.snapshots.is_empty()
+        && out.deletions.is_empty()
         && out.laters.is_empty()
 }
 
@@ -1174,14 +1264,16 @@ fn list(out: &Outbox) -> String {
         writes,
         reads,
         snapshots,
+        deletions,
         laters,
         ..
     } = out;
     format!(
-        "{} batches, {} reads, {} snapshots, {} futures",
+        "{} batches, {} reads, {} snapshots, {} deletions, {} futures",
         writes.len(),
         reads.len(),
         snapshots.len(),
+        deletions.len(),
         laters.len()
     )
 }
