@@ -85,7 +85,8 @@ impl ActorSystem {
 
     /// What the store found at its start that someone should look at.
     pub fn store_warnings(&self) -> Vec<String> {
-        self.inner.store.warnings()
+        let stores = self.inner.stores.iter();
+        stores.flat_map(|store| store.warnings()).collect()
     }
 
     /// Ends the system: refuses new commands as `Stopped`, handles those that wait, flushes every
@@ -120,7 +121,7 @@ impl fmt::Debug for ActorSystem {
         f.debug_struct("ActorSystem")
             .field("name", &self.inner.name)
             .field("workers", &self.inner.stats.len())
-            .field("store", &self.inner.store.name())
+            .field("store", &self.inner.stores[0].name())
             .finish_non_exhaustive()
     }
 }
@@ -146,7 +147,8 @@ pub struct SystemStats {
 struct Inner {
     name: String,
     registry: Arc<Registry>,
-    store: Arc<dyn Store>,
+    /// The system's own, and after it those that entity types have chosen.
+    stores: Vec<Arc<dyn Store>>,
     stats: Vec<Arc<Stats>>,
     shutdown_timeout: Duration,
     running: Mutex<Option<Running>>,
@@ -180,7 +182,7 @@ impl Inner {
         }
         tracing::info!(system = self.name, "stopping");
         running.engine.end(End {
-            store: Arc::clone(&self.store),
+            stores: self.stores.clone(),
             persistence: running.persistence,
             tasks: running.tasks,
             deadlines: running.deadlines,
@@ -275,9 +277,10 @@ impl SystemBuilder {
     pub async fn start(self) -> Result<ActorSystem, StartError> {
         let system = SystemConfig::read(&self.source)?;
         let persistence = PersistenceConfig::read(&self.source)?;
-        let assembly = self.assembly()?;
-        let open = self.choose_store(&persistence)?;
-        self.source.finish(&assembly.names())?;
+        let configs = self.entity_configs()?;
+        let opens = self.choose_stores(&persistence, &configs)?;
+        let names: Vec<&str> = self.entities.iter().map(|entity| entity.name()).collect();
+        self.source.finish(&names)?;
 
         let runtime = |what, threads| {
             Background::start(format!("{}-{what}", system.name), threads)
@@ -285,31 +288,32 @@ impl SystemBuilder {
         };
         let tasks = runtime("tasks", None)?;
         let persistence_runtime = runtime("store", Some(persistence.threads))?;
-        let opened = match persistence_runtime
-            .handle()
-            .spawn(async move { open().await })
-            .await
-        {
-            Ok(opened) => opened,
-            Err(_) => Err(OpenError::Unreachable {
-                target: persistence.plugin.clone(),
-                reason: "the plugin panicked while it was opening the store".to_owned(),
-                source: None,
-            }),
-        };
-        let store = match opened {
-            Ok(store) => store,
-            Err(error) => {
-                let section = format!("persistence.{}", persistence.plugin);
-                return Err(match error {
-                    OpenError::Config { key, reason } => self
-                        .source
-                        .invalid(&format!("{section}.{key}"), &reason)
-                        .into(),
-                    error => StartError::Store { section, error },
-                });
+        let mut stores: Vec<Arc<dyn Store>> = Vec::new();
+        let mut plugins: Vec<String> = Vec::new();
+        for (plugin, open) in opens {
+            match self.open(&persistence_runtime, &plugin, open).await {
+                Ok(store) => stores.push(store),
+                Err(error) => {
+                    for store in stores {
+                        store.close().await;
+                    }
+                    return Err(error);
+                }
             }
-        };
+            plugins.push(plugin);
+        }
+
+        let mut assembly = Assembly::new();
+        let mut stores_of_types = Vec::new();
+        for (entity, config) in self.entities.iter().zip(configs) {
+            // Without a choice of its own, or with the same, it is the system's.
+            let chosen = config.plugin.as_ref();
+            let store = chosen
+                .and_then(|chosen| plugins.iter().position(|plugin| plugin == chosen))
+                .unwrap_or(0);
+            stores_of_types.push(Arc::clone(&stores[store]));
+            assembly = entity.add_to(assembly, config, store);
+        }
 
         let workers = match system.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -333,7 +337,7 @@ impl SystemBuilder {
             .collect();
         let outside = Outside {
             registry: Arc::clone(&registry),
-            store: Arc::clone(&store),
+            stores: stores_of_types.into(),
             clock: Arc::clone(&self.clock),
             persistence: persistence_runtime.handle().clone(),
             tasks: tasks.handle().clone(),
@@ -344,7 +348,7 @@ impl SystemBuilder {
         tracing::info!(
             system = system.name,
             workers,
-            store = store.name(),
+            store = stores[0].name(),
             "started"
         );
         let (ended_sender, ended) = watch::channel(None);
@@ -352,7 +356,7 @@ impl SystemBuilder {
             inner: Arc::new(Inner {
                 name: system.name,
                 registry,
-                store,
+                stores,
                 stats,
                 shutdown_timeout: system.shutdown_timeout,
                 running: Mutex::new(Some(Running {
@@ -367,14 +371,15 @@ impl SystemBuilder {
         })
     }
 
-    fn assembly(&self) -> Result<Assembly, StartError> {
-        let mut assembly = Assembly::new();
-        for entity in &self.entities {
+    /// The final settings of each entity type.
+    fn entity_configs(&self) -> Result<Vec<EntityConfig>, StartError> {
+        let mut configs = Vec::with_capacity(self.entities.len());
+        for (at, entity) in self.entities.iter().enumerate() {
             let name = entity.name();
             if name.is_empty() || name.contains([SEPARATOR, '\0']) {
                 return Err(StartError::EntityType { name });
             }
-            if assembly.names().contains(&name) {
+            if self.entities[..at].iter().any(|other| other.name() == name) {
                 return Err(StartError::DuplicateEntityType { name });
             }
             let config = EntityConfig::read(&self.source, name, entity.config().clone())?;
@@ -392,35 +397,81 @@ impl SystemBuilder {
                     )
                     .into());
             }
-            assembly = entity.add_to(assembly, config);
+            configs.push(config);
         }
-        Ok(assembly)
+        Ok(configs)
     }
 
-    fn choose_store(&self, config: &PersistenceConfig) -> Result<OpenStore, StartError> {
+    /// What opens each store that is needed, by its plugin's name; the system's own comes first.
+    fn choose_stores(
+        &self,
+        persistence: &PersistenceConfig,
+        entities: &[EntityConfig],
+    ) -> Result<Vec<(String, OpenStore)>, StartError> {
+        let of_entities: Vec<(&str, &str)> = self
+            .entities
+            .iter()
+            .zip(entities)
+            .filter_map(|(entity, config)| Some((entity.name(), config.plugin.as_deref()?)))
+            .collect();
         let plugins = match &self.store {
             StoreChoice::Open(store) => {
+                let other = of_entities.iter().find(|(_, name)| *name != store.name());
+                if let Some((entity_type, _)) = other {
+                    let key = format!("entity.{entity_type}.plugin");
+                    let reason = format!(
+                        "names another store than \"{}\", on which the program starts the system",
+                        store.name()
+                    );
+                    return Err(self.source.invalid(&key, &reason).into());
+                }
                 let store = Arc::clone(store);
-                return Ok(Box::new(move || Box::pin(async move { Ok(store) })));
+                let name = store.name().to_owned();
+                let open: OpenStore = Box::new(move || Box::pin(async move { Ok(store) }));
+                return Ok(vec![(name, open)]);
             }
             StoreChoice::Plugins(plugins) => plugins,
         };
-        let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
-        config.check_plugin(&self.source, &names)?;
-        let mut chosen = None;
-        for plugin in plugins {
-            if plugin.name() == config.plugin {
-                chosen = Some(plugin.configure(&self.source)?);
-            } else {
-                // Its settings may stand there for another day.
-                self.source
-                    .ignore_section(&format!("persistence.{}", plugin.name()))?;
+        let linked: Vec<&str> = plugins.iter().map(|plugin| plugin.name()).collect();
+        persistence.check_plugins(&self.source, &linked, &of_entities)?;
+        let mut names = vec![persistence.plugin.as_str()];
+        for (_, name) in of_entities {
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
-        chosen.ok_or_else(|| {
-            self.source
-                .invalid("persistence.plugin", "names a plugin that is not linked in")
-                .into()
+        let mut chosen = Vec::new();
+        for name in names {
+            for plugin in plugins.iter().filter(|plugin| plugin.name() == name) {
+                chosen.push((name.to_owned(), plugin.configure(&self.source)?));
+            }
+        }
+        Ok(chosen)
+    }
+
+    async fn open(
+        &self,
+        runtime: &Background,
+        plugin: &str,
+        open: OpenStore,
+    ) -> Result<Arc<dyn Store>, StartError> {
+        let opened = match runtime.handle().spawn(async move { open().await }).await {
+            Ok(opened) => opened,
+            Err(_) => Err(OpenError::Unreachable {
+                target: plugin.to_owned(),
+                reason: "the plugin panicked while it was opening the store".to_owned(),
+                source: None,
+            }),
+        };
+        opened.map_err(|error| {
+            let section = format!("persistence.{plugin}");
+            match error {
+                OpenError::Config { key, reason } => self
+                    .source
+                    .invalid(&format!("{section}.{key}"), &reason)
+                    .into(),
+                error => StartError::Store { section, error },
+            }
         })
     }
 }
@@ -478,12 +529,12 @@ pub enum StartError {
 }
 
 /// An entity type whose Rust type is forgotten.
-trait AnyEntity: Send {
+trait AnyEntity: Send + Sync {
     fn name(&self) -> &'static str;
     fn config(&self) -> &EntityConfig;
     fn has_snapshots(&self) -> bool;
     fn wants_snapshots(&self) -> bool;
-    fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly;
+    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly;
 }
 
 impl<E: EventSourced> AnyEntity for Entity<E> {
@@ -503,8 +554,8 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
         Entity::wants_snapshots(self)
     }
 
-    fn add_to(&self, assembly: Assembly, config: EntityConfig) -> Assembly {
-        assembly.configured(self, config)
+    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {
+        assembly.configured(self, config, store)
     }
 }
 

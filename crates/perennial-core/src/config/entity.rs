@@ -23,6 +23,9 @@ use super::value::{self, DAY, MILLISECOND, Violation, in_order, within};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntityConfig {
+    /// The plugin whose store keeps the entities of this type. `None`, the default, is the system's
+    /// own, `persistence.plugin`. Events that another store has are not moved.
+    pub plugin: Option<String>,
     /// How long an entity stays in memory at least without a command; it leaves before twice that
     /// time. 2 min by default, from 1 ms to 30 days; `None`, in a file "never", keeps it for as
     /// long as the system runs. One with something open stays: a write, a stashed command, a
@@ -67,6 +70,8 @@ pub struct EntityConfig {
 #[serde(default, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct EntityOverrides {
+    /// Overrides [`EntityConfig::plugin`].
+    pub plugin: Option<String>,
     /// Overrides [`EntityConfig::passivate_after`]; `Some(None)` is "never".
     #[serde(deserialize_with = "value::some_duration_or_never")]
     pub passivate_after: Option<Option<Duration>>,
@@ -96,6 +101,7 @@ pub struct EntityOverrides {
 impl Default for EntityConfig {
     fn default() -> Self {
         Self {
+            plugin: None,
             passivate_after: Some(Duration::from_secs(120)),
             snapshot_every: 0,
             keep_snapshots: 1,
@@ -164,6 +170,7 @@ impl EntityConfig {
     }
 
     with_methods! {
+        with_plugin => plugin: Option<String>,
         with_passivate_after => passivate_after: Option<Duration>,
         with_snapshot_every => snapshot_every: u64,
         with_keep_snapshots => keep_snapshots: u64,
@@ -182,6 +189,7 @@ impl EntityOverrides {
     #[must_use]
     pub fn apply_to(&self, config: EntityConfig) -> EntityConfig {
         EntityConfig {
+            plugin: self.plugin.clone().or(config.plugin),
             passivate_after: self.passivate_after.unwrap_or(config.passivate_after),
             snapshot_every: self.snapshot_every.unwrap_or(config.snapshot_every),
             keep_snapshots: self.keep_snapshots.unwrap_or(config.keep_snapshots),

@@ -150,41 +150,34 @@ impl PersistenceConfig {
     /// [`ConfigError`] with the nearest name if there is no such plugin, or with the cargo feature
     /// to enable if there is.
     pub fn check_plugin(&self, source: &ConfigSource, linked: &[&str]) -> Result<(), ConfigError> {
+        self.check_plugins(source, linked, &[])
+    }
+
+    /// As [`PersistenceConfig::check_plugin`], with the plugins that entity types name for
+    /// themselves, each with the entity type's name. The sections of plugins that nobody names may
+    /// stand there for another day.
+    pub(crate) fn check_plugins(
+        &self,
+        source: &ConfigSource,
+        linked: &[&str],
+        of_entities: &[(&str, &str)],
+    ) -> Result<(), ConfigError> {
         let known = linked
             .iter()
             .copied()
             .chain(PLUGINS.map(|plugin| plugin.name));
-        for name in known.clone().filter(|name| *name != self.plugin) {
+        let is_used = |name: &str| {
+            name == self.plugin || of_entities.iter().any(|&(_, plugin)| plugin == name)
+        };
+        for name in known.filter(|name| !is_used(name)) {
             source.ignore_section_at(section().key(name));
         }
-        if linked.contains(&self.plugin.as_str()) {
-            return Ok(());
+        check_linked(source, &section().key("plugin"), &self.plugin, linked)?;
+        for (entity_type, plugin) in of_entities {
+            let key = Path::of_keys(["entity", entity_type, "plugin"]);
+            check_linked(source, &key, plugin, linked)?;
         }
-        let refused = |reason: &str| {
-            let shown = shown_text(&self.plugin);
-            let in_effect = Some((shown.as_str(), source.unset()));
-            source.invalid_at(&section().key("plugin"), in_effect, reason)
-        };
-        let linked = match linked {
-            [] => "No plugin is linked in".to_owned(),
-            names => format!("Linked in: {}", names.join(", ")),
-        };
-        let provided = PLUGINS.iter().find(|plugin| plugin.name == self.plugin);
-        if let Some(Plugin { feature, .. }) = provided {
-            return Err(refused("this plugin is not linked in").with_hint(format!(
-                "enable the cargo feature `{feature}` of the crate perennial. {linked}"
-            )));
-        }
-        let error = refused("no such plugin");
-        Err(match suggest::nearest(&self.plugin, known) {
-            Some(name) => error.with_hint(format!("did you mean {name:?}? {linked}")),
-            None => error.with_hint(format!(
-                "the plugins are {}. {linked}",
-                PLUGINS
-                    .map(|plugin| format!("{:?}", plugin.name))
-                    .join(", ")
-            )),
-        })
+        Ok(())
     }
 
     fn violation(&self) -> Result<(), Violation> {
@@ -227,4 +220,45 @@ impl PersistenceConfig {
 
 fn section() -> Path {
     Path::of_keys(["persistence"])
+}
+
+/// Checks that the plugin which a key names is linked in.
+fn check_linked(
+    source: &ConfigSource,
+    key: &Path,
+    plugin: &str,
+    linked: &[&str],
+) -> Result<(), ConfigError> {
+    if linked.contains(&plugin) {
+        return Ok(());
+    }
+    let refused = |reason: &str| {
+        let shown = shown_text(plugin);
+        let in_effect = Some((shown.as_str(), source.unset()));
+        source.invalid_at(key, in_effect, reason)
+    };
+    let known = linked
+        .iter()
+        .copied()
+        .chain(PLUGINS.map(|plugin| plugin.name));
+    let linked = match linked {
+        [] => "No plugin is linked in".to_owned(),
+        names => format!("Linked in: {}", names.join(", ")),
+    };
+    let provided = PLUGINS.iter().find(|provided| provided.name == plugin);
+    if let Some(Plugin { feature, .. }) = provided {
+        return Err(refused("this plugin is not linked in").with_hint(format!(
+            "enable the cargo feature `{feature}` of the crate perennial. {linked}"
+        )));
+    }
+    let error = refused("no such plugin");
+    Err(match suggest::nearest(plugin, known) {
+        Some(name) => error.with_hint(format!("did you mean {name:?}? {linked}")),
+        None => error.with_hint(format!(
+            "the plugins are {}. {linked}",
+            PLUGINS
+                .map(|plugin| format!("{:?}", plugin.name))
+                .join(", ")
+        )),
+    })
 }

@@ -32,12 +32,20 @@ use crate::runtime::Background;
 #[derive(Clone)]
 pub(crate) struct Outside {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) store: Arc<dyn Store>,
+    /// The store of each entity type.
+    pub(crate) stores: Arc<[Arc<dyn Store>]>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Where database futures run.
     pub(crate) persistence: Handle,
     /// Where futures of `later` run.
     pub(crate) tasks: Handle,
+}
+
+impl Outside {
+    /// The store that keeps the entities of a type.
+    fn store_of(&self, host: usize) -> &dyn Store {
+        &*self.stores[host]
+    }
 }
 
 /// The thread that starts and ends the workers' threads. Dropping it ends them at once.
@@ -47,7 +55,7 @@ pub(crate) struct Engine {
 
 /// How a system ends.
 pub(crate) struct End {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) stores: Vec<Arc<dyn Store>>,
     pub(crate) persistence: Background,
     pub(crate) tasks: Background,
     pub(crate) deadlines: deadline::Running,
@@ -138,9 +146,11 @@ fn run_workers(
         // What they still held is answered when they are gone.
         let gone = timeout(GRACE, all_done.recv()).await.is_ok();
         let arbiters = if gone { join(arbiters) } else { arbiters };
-        let store = Arc::clone(&end.store);
+        let stores = end.stores.clone();
         let closing = end.persistence.handle().spawn(async move {
-            store.close().await;
+            for store in stores {
+                store.close().await;
+            }
         });
         let closed = timeout(end.timeout, closing).await.is_ok();
         end.ended.send_replace(Some(in_time && closed));
@@ -300,7 +310,9 @@ impl WorkerActor {
             let index = self.index;
             self.outside.persistence.spawn(async move {
                 let failed = request.clone();
-                let read = AssertUnwindSafe(request.read(&*outside.store)).catch_unwind();
+                let request_host = request.key.host;
+                let read =
+                    AssertUnwindSafe(request.read(outside.store_of(request_host))).catch_unwind();
                 let done = read.await.unwrap_or_else(|_| {
                     failed.failed(Error::unavailable("the store panicked", None))
                 });
@@ -311,7 +323,7 @@ impl WorkerActor {
             let outside = self.outside.clone();
             let index = self.index;
             self.outside.persistence.spawn(async move {
-                let snapshots = outside.store.snapshot_store();
+                let snapshots = outside.store_of(key.host).snapshot_store();
                 let saved = AssertUnwindSafe(snapshots.save(&snapshot)).catch_unwind();
                 let result = saved
                     .await
@@ -326,7 +338,7 @@ impl WorkerActor {
             let index = self.index;
             self.outside.persistence.spawn(async move {
                 let (key, token) = (deletion.key, deletion.token);
-                let journal = outside.store.journal();
+                let journal = outside.store_of(key.host).journal();
                 let run = AssertUnwindSafe(deletion.run(&*journal)).catch_unwind();
                 let done = run.await.unwrap_or_else(|_| DeletionDone {
                     key,
@@ -353,7 +365,7 @@ impl WorkerActor {
 
 /// Writes a batch, lets out the replies of what is stored, and tells the worker.
 async fn write(outside: Outside, index: usize, batch: WriteBatch) {
-    let journal = outside.store.journal();
+    let journal = outside.store_of(batch.host()).journal();
     let written = AssertUnwindSafe(journal.write_events(batch.writes())).catch_unwind();
     // After a panic nothing is known of any write, which is what no results mean.
     let results = written.await.unwrap_or_default();

@@ -22,6 +22,8 @@ use crate::event_sourced::{Entity, EventSourced};
 pub struct Assembly {
     types: Vec<EntityType>,
     hosts: Vec<MakeHost>,
+    /// How many stores they are kept in.
+    stores: usize,
 }
 
 type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
@@ -61,31 +63,28 @@ impl Assembly {
     /// Adds an entity type with the settings that it was given in code.
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
-        self.configured(&entity, config)
+        self.configured(&entity, config, 0)
     }
 
-    /// Adds an entity type with settings of the configuration.
+    /// Adds an entity type with settings of the configuration, kept in the store with this number.
     pub(crate) fn configured<E: EventSourced>(
         mut self,
         entity: &Entity<E>,
         config: EntityConfig,
+        store: usize,
     ) -> Self {
+        self.stores = self.stores.max(store + 1);
         let index = self.hosts.len();
         self.types.push(EntityType {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
         });
-        let def = Arc::new(entity.def(config));
+        let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {
             Box::new(Host::new(index, Arc::clone(&def)))
         }));
         self
-    }
-
-    /// The names of the entity types.
-    pub(crate) fn names(&self) -> Vec<&'static str> {
-        self.types.iter().map(|entity| entity.name).collect()
     }
 
     /// Makes the workers. `seeds` gives each its own chance.
@@ -107,6 +106,7 @@ impl Assembly {
                     Arc::clone(&frame.clock),
                     seeds(),
                     Arc::new(Stats::default()),
+                    self.stores,
                 );
                 (worker, inbox)
             })

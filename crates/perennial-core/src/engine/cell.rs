@@ -486,7 +486,7 @@ impl<E: EventSourced> Cell<E> {
             waiters: Vec::new(),
             snapshot,
         });
-        let lane = core.lane_of(self.address.persistence_id().slice());
+        let lane = core.lane_of(entity.store, self.address.persistence_id().slice());
         core.gather(
             lane,
             Gathered {

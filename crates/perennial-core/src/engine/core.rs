@@ -37,6 +37,7 @@ pub(crate) struct Core {
     timer_count: u64,
     incarnations: u64,
     laters: u64,
+    /// The lanes of the first store, then those of the second, and so on.
     pub(super) lanes: Vec<Lane>,
     permits: usize,
     /// Cells that wait for a permit, those with waiting callers first.
@@ -47,7 +48,8 @@ pub(crate) struct Core {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Batches that may be in flight at once, each with entities of its own; at least 1.
+    /// Batches that may be in flight at once to one store, each with entities of its own; at least
+    /// 1.
     pub lanes: usize,
     /// The most events in one batch.
     pub batch_events: usize,
@@ -164,9 +166,11 @@ impl Core {
         clock: Arc<dyn Clock>,
         seed: [u8; 32],
         stats: Arc<Stats>,
+        stores: usize,
     ) -> Self {
+        let lanes = settings.lanes.max(1) * stores.max(1);
         Self {
-            lanes: (0..settings.lanes.max(1)).map(Lane::new).collect(),
+            lanes: (0..lanes).map(Lane::new).collect(),
             permits: settings.recoveries.max(1),
             settings,
             now: clock.elapsed(),
@@ -202,8 +206,10 @@ impl Core {
         self.lanes[lane].gather(write, self.now);
     }
 
-    pub(crate) fn lane_of(&self, slice: Slice) -> usize {
-        usize::from(slice.value()) % self.lanes.len()
+    /// The lane of a slice's entities that are kept in a store.
+    pub(crate) fn lane_of(&self, store: usize, slice: Slice) -> usize {
+        let lanes = self.settings.lanes.max(1);
+        store * lanes + usize::from(slice.value()) % lanes
     }
 
     pub(crate) fn next_incarnation(&mut self) -> u64 {

@@ -43,6 +43,11 @@ impl WriteBatch {
         &self.writes
     }
 
+    /// The index of the entity type of all its writes that are kept in one store.
+    pub(crate) fn host(&self) -> usize {
+        self.items.first().map_or(0, |item| item.key.host)
+    }
+
     /// Lets out the replies of what the journal has stored. The rest is the worker's to decide;
     /// hand it the result as [`Input::Written`].
     ///

@@ -30,10 +30,11 @@ impl Worker {
         clock: Arc<dyn Clock>,
         seed: [u8; 32],
         stats: Arc<Stats>,
+        stores: usize,
     ) -> Self {
         Self {
             hosts,
-            core: Core::new(settings, clock, seed, stats),
+            core: Core::new(settings, clock, seed, stats, stores),
         }
     }
 

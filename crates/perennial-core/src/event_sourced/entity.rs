@@ -193,8 +193,9 @@ impl<E: EventSourced> Entity<E> {
         self.snapshot_when.is_some()
     }
 
-    pub(crate) fn def(&self, config: EntityConfig) -> EntityDef<E> {
+    pub(crate) fn def(&self, config: EntityConfig, store: usize) -> EntityDef<E> {
         EntityDef {
+            store,
             services: Arc::clone(&self.services),
             event_codec: Arc::clone(&self.event_codec),
             state_codec: self.state_codec.clone(),
@@ -221,6 +222,8 @@ impl<E: EventSourced> fmt::Debug for Entity<E> {
 
 /// An entity type as the workers share it.
 pub(crate) struct EntityDef<E: EventSourced> {
+    /// The number of the store that keeps it.
+    pub(crate) store: usize,
     pub(crate) services: Arc<E::Services>,
     pub(crate) event_codec: Arc<dyn Codec<E::Event>>,
     pub(crate) state_codec: Option<Arc<dyn Codec<E>>>,

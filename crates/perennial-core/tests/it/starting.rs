@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use perennial_core::config::{ConfigError, ConfigSource};
 use perennial_core::{
-    AskError, Cx, Effect, Entity, EntityRef, EventSourced, Handle, StartError, SystemBuilder,
+    ActorSystem, AskError, Cx, Effect, Entity, EntityRef, EventSourced, Handle, OpenStore,
+    StartError, StorePlugin, SystemBuilder,
 };
+use perennial_persistence::Store;
+use perennial_testkit::MemoryStore;
 
 use crate::fixture::{Bed, Ledger, Note, ledger};
 
@@ -184,4 +188,63 @@ async fn a_state_that_cannot_be_made_concerns_its_entity_only() {
     }
     assert!(failures > 0);
     assert_eq!(system.shutdown().await, Ok(()));
+}
+
+/// A plugin for a store in memory that the test keeps.
+#[derive(Debug)]
+struct Memory(&'static str, MemoryStore);
+
+impl StorePlugin for Memory {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn configure(&self, _: &ConfigSource) -> Result<OpenStore, ConfigError> {
+        let store: Arc<dyn Store> = Arc::new(self.1.clone());
+        Ok(Box::new(move || Box::pin(async move { Ok(store) })))
+    }
+}
+
+#[tokio::test]
+async fn an_entity_type_may_be_kept_in_a_store_of_its_own() {
+    let (first, second) = (MemoryStore::default(), MemoryStore::default());
+    let builder = |config: &str| {
+        let source = ConfigSource::from_toml("test.toml", config).expect("it is TOML");
+        let plugins: Vec<Box<dyn StorePlugin>> = vec![
+            Box::new(Memory("first", first.open_again())),
+            Box::new(Memory("second", second.open_again())),
+        ];
+        ActorSystem::with_plugins(source, plugins)
+            .entity(ledger().snapshot_every(2))
+            .entity(Entity::<Named<0>>::new(()))
+    };
+    let config = "persistence.plugin = \"first\"\nentity.Ledger.plugin = \"second\"\n";
+    for round in 0..2 {
+        let system = builder(config).start().await.expect("both open");
+        let ledger = system.entity::<Ledger>("a");
+        let other: EntityRef<Named<0>> = system.entity("a");
+        let expected: Vec<u64> = (0..=round * 2).collect();
+        assert_eq!(ledger.ask(Note(round * 2)).await, Ok(expected));
+        assert_eq!(other.ask(Count).await, Ok(round + 1));
+        ledger.ask(Note(round * 2 + 1)).await.expect("stored");
+        assert_eq!(system.shutdown().await, Ok(()));
+        assert!(second.snapshot(&crate::fixture::id("a")).is_some());
+    }
+    let ids = |store: &MemoryStore| -> Vec<String> {
+        let ids = store.persistence_ids();
+        ids.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(ids(&first), ["Other|a"]);
+    assert_eq!(ids(&second), ["Ledger|a"]);
+
+    let wrong = config.replace("\"second\"", "\"secnd\"");
+    let text = refused(builder(&wrong)).await.to_string();
+    for part in ["entity.Ledger.plugin", "test.toml, line 2", "\"second\""] {
+        assert!(text.contains(part), "{text}");
+    }
+    // A program that opens its store itself has no other.
+    let bed = Bed::new();
+    let other = bed.builder(&[("entity.Ledger.plugin", "second")]);
+    let text = refused(other.entity(ledger())).await.to_string();
+    assert!(text.contains("entity.Ledger.plugin"), "{text}");
 }
