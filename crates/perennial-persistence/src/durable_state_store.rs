@@ -176,9 +176,10 @@ pub trait DurableStateStore: Debug + Send + Sync + 'static {
     ///
     /// A write's fate does not depend on other entities': a stale or bad one fails alone. Several
     /// writes of one entity stand in the batch in ascending order, each expecting the revision that
-    /// the one before makes. Of those that succeed one after the other only the last needs to reach
-    /// the table; all of them are answered with its time. When one fails, the later ones of that
-    /// entity fail with it, with an error of the same kind.
+    /// the one before makes. Only the last of them needs to reach the table, which then never sees
+    /// the others and cannot refuse them; all are answered with its time. When one fails, the later
+    /// ones of that entity fail with it, with an error of the same kind, and the earlier ones are
+    /// stored.
     ///
     /// The time of a write is the transaction's start plus its position in the batch in
     /// microseconds, and at least a microsecond later than the row's before.

@@ -63,11 +63,16 @@ fn store(
     let mut latest = found.map(|row| Written {
         timestamp: row.timestamp,
     });
-    // One after the other: a refused one leaves those before it in the table.
-    let mut stored = stored;
+    let (mut stored, mut at_once) = (stored, write.len());
     while stored < write.len() {
-        match change(tables, now, write.part(stored, 1), delete) {
+        let part = write.part(stored, at_once);
+        match change(tables, now, part, delete) {
             Ok(written) => latest = Some(written),
+            // Its last write is refused, perhaps not the first ones.
+            Err(_) if part.len() > 1 => {
+                at_once = 1;
+                continue;
+            }
             Err(error) => {
                 return match latest {
                     Some(written) => FoldedOutcome::after(stored, written, Err(error)),
@@ -75,7 +80,7 @@ fn store(
                 };
             }
         }
-        stored += 1;
+        stored += part.len();
     }
     // All of them have the time of the row that is there in the end.
     Ok(latest.unwrap_or(Written { timestamp: now })).into()
