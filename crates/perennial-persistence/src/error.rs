@@ -24,6 +24,19 @@ pub enum Error {
         /// The lowest number that is taken.
         seq_nr: SequenceNr,
     },
+    /// The state's row has another revision: this writer is stale. Nothing of the write was stored.
+    /// Never try it again; load the state first.
+    #[error(
+        "revision {expected} of {persistence_id} was expected, but {}", what_is_there(*found)
+    )]
+    StaleRevision {
+        /// Whose write it was.
+        persistence_id: PersistenceId,
+        /// The revision that the row was to have; 0 if there was to be none.
+        expected: SequenceNr,
+        /// The revision that it has; 0 if there is no row.
+        found: SequenceNr,
+    },
     /// The store will not take this data, whoever sends it and whenever. Nothing of it was stored.
     #[error("{persistence_id} cannot be stored: {reason}")]
     Rejected {
@@ -52,7 +65,7 @@ pub enum Error {
     Corrupt {
         /// Whose row it is.
         persistence_id: PersistenceId,
-        /// Its sequence number.
+        /// Its sequence number or revision.
         seq_nr: SequenceNr,
         /// What is wrong with it, without its content.
         reason: String,
@@ -94,6 +107,14 @@ impl Error {
                 ..
             }
         )
+    }
+}
+
+fn what_is_there(revision: SequenceNr) -> String {
+    if revision == SequenceNr::ZERO {
+        "there is no state".to_owned()
+    } else {
+        format!("revision {revision} is there, written by another writer")
     }
 }
 

@@ -173,14 +173,7 @@ impl AtomicWrite {
     }
 }
 
-fn check_tags(tags: &[String]) -> Result<(), InvalidWrite> {
-    if tags.iter().any(|tag| tag.contains('\0')) {
-        return Err(InvalidWrite::Nul { what: "tag" });
-    }
-    Ok(())
-}
-
-fn check_payload(payload: &SerializedPayload) -> Result<(), InvalidWrite> {
+pub(crate) fn check_payload(payload: &SerializedPayload) -> Result<(), InvalidWrite> {
     if payload.serializer_id == NO_PAYLOAD_ID {
         return Err(InvalidWrite::ReservedSerializer);
     }
@@ -190,6 +183,13 @@ fn check_payload(payload: &SerializedPayload) -> Result<(), InvalidWrite> {
     }
     if payload.manifest.contains('\0') {
         return Err(InvalidWrite::Nul { what: "manifest" });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_tags(tags: &[String]) -> Result<(), InvalidWrite> {
+    if tags.iter().any(|tag| tag.contains('\0')) {
+        return Err(InvalidWrite::Nul { what: "tag" });
     }
     Ok(())
 }
@@ -209,6 +209,14 @@ pub enum InvalidWrite {
         /// How many events.
         count: usize,
     },
+    /// A revision that does not come after the one before.
+    #[error("revision {revision} cannot follow revision {expected}")]
+    Revision {
+        /// The revision that the row must have.
+        expected: u64,
+        /// The one that it was to get.
+        revision: u64,
+    },
     /// Serializer id 0.
     #[error("serializer id 0 is reserved for \"no payload\"")]
     ReservedSerializer,
@@ -226,10 +234,10 @@ pub enum InvalidWrite {
     },
 }
 
-/// What the journal says of a stored write.
+/// What a journal or durable state store says of a stored write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// The `db_timestamp` of all its events, in microseconds.
+    /// The `db_timestamp` of all its events or of the state, in microseconds.
     pub timestamp: Timestamp,
 }
 

@@ -1,14 +1,17 @@
 //! Vocabulary and storage contracts of perennial: ids, slices, sequence numbers, payloads, and
 //! the traits that a store implements. No runtime, no actors, no SQL.
 //!
-//! A store implements [`Journal`] and [`SnapshotStore`] and hands them out through [`Store`].
+//! A store implements [`Journal`], [`SnapshotStore`] and [`DurableStateStore`] and hands them out
+//! through [`Store`].
 //! The contract suites in `perennial-testkit` say what is expected of it, test by test.
 //!
 //! Guarantees that a store gives: a write is answered once it is durable; it is stored whole or
-//! not at all; two writers never share a sequence number; an identical write may be sent again.
+//! not at all; two writers never share a sequence number, nor does a stale one replace a state; an
+//! identical write may be sent again.
 //! It does not decide what to try again and when: that is the engine's part.
 
 mod clock;
+mod durable_state_store;
 mod error;
 mod id;
 mod journal;
@@ -22,6 +25,10 @@ pub mod telemetry;
 use std::pin::Pin;
 
 pub use clock::{Clock, SystemClock};
+pub use durable_state_store::{
+    DurableStateDelete, DurableStateStore, FoldedBatch, FoldedOutcome, FoldedWrite, StateChange,
+    StateWrite, StoredState,
+};
 pub use error::{Error, OpenError, Source};
 pub use id::{InvalidId, MAX_ID_CHARS, PersistenceId, SEPARATOR};
 pub use jiff::Timestamp;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use perennial_persistence::{OpenError, SchemaCheck};
+use perennial_persistence::{DurableStateDelete, OpenError, SchemaCheck};
 use serde::{Deserialize, Serialize};
 
 /// The settings of a [`Sqlite`](crate::Sqlite) store, the section `[persistence.sqlite]`.
@@ -31,6 +31,12 @@ pub struct Config {
     ///
     /// Default `create`, so that a new program starts without preparations.
     pub schema_check: SchemaCheck,
+
+    /// What deleting a durable state leaves in its table: `marker`, a row with the next revision and
+    /// no state, or `row`, nothing, for tables that are shared with Pekko 1.x.
+    ///
+    /// Default `marker`, so that a writer that does not know of the deletion is refused.
+    pub durable_state_delete: DurableStateDelete,
 
     /// When the disk is told to flush.
     ///
@@ -82,6 +88,7 @@ impl Default for Config {
         Self {
             path: PathBuf::from("perennial.sqlite"),
             schema_check: SchemaCheck::Create,
+            durable_state_delete: DurableStateDelete::Marker,
             synchronous: Synchronous::Full,
             busy_timeout: Duration::from_secs(5),
             readers: 2,
@@ -105,6 +112,13 @@ impl Config {
     #[must_use]
     pub fn with_schema_check(mut self, schema_check: SchemaCheck) -> Self {
         self.schema_check = schema_check;
+        self
+    }
+
+    /// Sets [`Config::durable_state_delete`].
+    #[must_use]
+    pub fn with_durable_state_delete(mut self, durable_state_delete: DurableStateDelete) -> Self {
+        self.durable_state_delete = durable_state_delete;
         self
     }
 
@@ -262,7 +276,8 @@ mod tests {
     #[test]
     fn keys_are_kebab_case_and_each_has_a_default() {
         let config = parse(
-            r#"{"path": "a.sqlite", "schema-check": "verify", "synchronous": "normal",
+            r#"{"path": "a.sqlite", "schema-check": "verify", "durable-state-delete": "row",
+                "synchronous": "normal",
                 "busy-timeout": "1m 30s", "readers": 3, "waiting-calls": 4,
                 "transaction-events": 5, "cache-bytes": 65536, "slow-call": "20ms"}"#,
         )
@@ -272,6 +287,7 @@ mod tests {
             Config::default()
                 .with_path("a.sqlite")
                 .with_schema_check(SchemaCheck::Verify)
+                .with_durable_state_delete(DurableStateDelete::Row)
                 .with_synchronous(Synchronous::Normal)
                 .with_busy_timeout(Duration::from_secs(90))
                 .with_readers(3)

@@ -19,8 +19,28 @@ use crate::config::{Config, Synchronous};
 use crate::error::{Kind, classify, outcome_unknown, unavailable};
 use crate::migrate;
 
-const LATEST: &str = include_str!("sql/event_journal/latest.sql");
-const LATEST_BEFORE: &str = include_str!("sql/event_journal/latest_before.sql");
+/// A table whose rows have times, and how to find the latest.
+struct Timed {
+    table: &'static str,
+    index: &'static str,
+    latest: &'static str,
+    latest_before: &'static str,
+}
+
+const TIMED: [Timed; 2] = [
+    Timed {
+        table: "event_journal",
+        index: "event_journal_slice_idx",
+        latest: include_str!("sql/event_journal/latest.sql"),
+        latest_before: include_str!("sql/event_journal/latest_before.sql"),
+    },
+    Timed {
+        table: "durable_state",
+        index: "durable_state_slice_idx",
+        latest: include_str!("sql/durable_state/latest.sql"),
+        latest_before: include_str!("sql/durable_state/latest_before.sql"),
+    },
+];
 
 /// More statements than the store has, so that each stays prepared.
 const CACHED_STATEMENTS: usize = 32;
@@ -321,8 +341,8 @@ impl<'c> WriteTransaction<'c> {
         Ok(result)
     }
 
-    /// The `db_timestamp` of the next write: later than every other in the table, and later than
-    /// `previous`. `None` if that is after the last instant there is, in the year 9999.
+    /// The `db_timestamp` of the next write: later than every other in the tables of events and
+    /// states, and later than `previous`. `None` if that is after the last instant there is, in the year 9999.
     pub(crate) fn next_timestamp(&mut self, previous: Previous) -> Option<Timestamp> {
         if let Previous::At(previous) = previous {
             // Normally its row stands in the table; it may be deleted without a marker.
@@ -341,7 +361,7 @@ struct Writer {
     clock: Arc<dyn Clock>,
     transaction_events: usize,
     slow_call: Duration,
-    /// The latest `db_timestamp` there was in the table or was given out, in microseconds.
+    /// The latest `db_timestamp` there was in the tables or was given out, in microseconds.
     latest_micros: i64,
     /// SQLite's number of what other connections committed when `latest_micros` was read.
     data_version: Option<i64>,
@@ -468,8 +488,10 @@ impl Writer {
             .prepare_cached("PRAGMA data_version")?
             .query_row([], |row| row.get(0))?;
         if self.data_version != Some(data_version) {
-            if let Some(latest) = latest_micros(&self.connection)? {
-                self.latest_micros = self.latest_micros.max(latest);
+            for timed in &TIMED {
+                if let Some(latest) = latest_micros(&self.connection, timed)? {
+                    self.latest_micros = self.latest_micros.max(latest);
+                }
             }
             self.data_version = Some(data_version);
         }
@@ -493,17 +515,17 @@ fn next_request<J>(requests: &mut mpsc::Receiver<Request<J>>) -> Option<Request<
     requests.blocking_recv()
 }
 
-/// The largest `db_timestamp` of the journal.
-fn latest_micros(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+/// The largest `db_timestamp` of a table.
+fn latest_micros(connection: &Connection, timed: &Timed) -> rusqlite::Result<Option<i64>> {
     let has_index = connection
-        .prepare_cached("SELECT 1 FROM pragma_index_list('event_journal') WHERE name = ?1")?
-        .exists(["event_journal_slice_idx"])?;
+        .prepare_cached("SELECT 1 FROM pragma_index_list(?1) WHERE name = ?2")?
+        .exists([timed.table, timed.index])?;
     if !has_index {
         return connection
-            .prepare_cached(LATEST)?
+            .prepare_cached(timed.latest)?
             .query_row([], |row| row.get(0));
     }
-    let mut statement = connection.prepare_cached(LATEST_BEFORE)?;
+    let mut statement = connection.prepare_cached(timed.latest_before)?;
     let mut latest = None;
     let (mut slice, mut entity_type) = (Value::Integer(i64::MAX), Value::Null);
     loop {

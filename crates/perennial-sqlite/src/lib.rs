@@ -1,4 +1,4 @@
-//! The embedded store of perennial: journal and snapshots in one SQLite file.
+//! The embedded store of perennial: journal, snapshots and durable states in one SQLite file.
 //!
 //! ```
 //! use perennial_persistence::{AtomicWrite, NewEvent, PersistenceId, SequenceNr};
@@ -38,7 +38,7 @@
 //! - What was answered as written survives the end of the process at any moment, and a power
 //!   failure too as long as `synchronous` is `full` (the default) or `extra` and the disk keeps
 //!   what it says it has flushed.
-//! - A later commit has later timestamps (`db_timestamp`), also when the clock steps back, and
+//! - A later commit has later timestamps (`db_timestamp`), of events and states alike, also when the clock steps back, and
 //!   with several processes on one file.
 //! - Another program may read and write the file at the same time; a lock that it holds for
 //!   longer than `busy-timeout` makes calls fail as unavailable, with nothing stored.
@@ -49,6 +49,7 @@
 //! write-ahead log needs memory that all its processes share.
 
 mod config;
+mod durable_state_store;
 mod error;
 mod executor;
 mod journal;
@@ -60,22 +61,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use perennial_persistence::{
-    BoxFuture, Clock, Journal, OpenError, SnapshotStore, Store, SystemClock,
+    BoxFuture, Clock, DurableStateDelete, DurableStateStore, Journal, OpenError, SnapshotStore,
+    Store, SystemClock,
 };
 
 pub use config::{Config, Synchronous};
 
+use crate::durable_state_store::SqliteDurableStateStore;
 use crate::executor::Executor;
 use crate::journal::SqliteJournal;
 use crate::snapshot_store::SqliteSnapshotStore;
 
-/// An open SQLite file with its journal and snapshots.
+/// An open SQLite file with its journal, snapshots and durable states.
 ///
 /// Its threads end with [`Store::close`], or when the store and everything it handed out are
 /// dropped.
 #[derive(Debug)]
 pub struct Sqlite {
     executor: Arc<Executor>,
+    durable_state_delete: DurableStateDelete,
     warnings: Vec<String>,
 }
 
@@ -101,12 +105,14 @@ impl Sqlite {
     /// # Errors
     /// Those of [`Sqlite::open`].
     pub async fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let durable_state_delete = config.durable_state_delete;
         let (executor, warnings) = Executor::start(config, clock).await?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
         Ok(Self {
             executor: Arc::new(executor),
+            durable_state_delete,
             warnings,
         })
     }
@@ -128,6 +134,12 @@ impl Store for Sqlite {
 
     fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
         Arc::new(SqliteSnapshotStore::new(Arc::clone(&self.executor)))
+    }
+
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        let executor = Arc::clone(&self.executor);
+        let delete = self.durable_state_delete;
+        Arc::new(SqliteDurableStateStore::new(executor, delete))
     }
 
     fn warnings(&self) -> Vec<String> {

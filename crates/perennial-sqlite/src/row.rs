@@ -96,7 +96,29 @@ impl PayloadReader {
         row: &Row<'_>,
         columns: PayloadColumns,
     ) -> Result<SerializedPayload, Damage> {
-        let text = columns.manifest.text(row)?;
+        self.read_with(row, columns, columns.manifest.text(row)?)
+    }
+
+    /// The same for a table whose manifest may be NULL, which is the empty one.
+    pub(crate) fn read_nullable(
+        &mut self,
+        row: &Row<'_>,
+        columns: PayloadColumns,
+    ) -> Result<SerializedPayload, Damage> {
+        let manifest = if columns.manifest.is_null(row) {
+            ""
+        } else {
+            columns.manifest.text(row)?
+        };
+        self.read_with(row, columns, manifest)
+    }
+
+    fn read_with(
+        &mut self,
+        row: &Row<'_>,
+        columns: PayloadColumns,
+        text: &str,
+    ) -> Result<SerializedPayload, Damage> {
         let manifest = match &self.manifest {
             Some(shared) if **shared == *text => Arc::clone(shared),
             _ => Arc::clone(self.manifest.insert(text.into())),
@@ -112,6 +134,15 @@ impl PayloadReader {
 /// Tags as their column holds them: a JSON array, NULL when there are none.
 pub(crate) fn tags_text(tags: &[String]) -> Option<String> {
     (!tags.is_empty()).then(|| serde_json::to_string(tags).expect("texts are always valid JSON"))
+}
+
+/// The tags that [`tags_text`] has written.
+pub(crate) fn tags_of(row: &Row<'_>, column: Column) -> Result<Vec<String>, Damage> {
+    if column.is_null(row) {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(column.text(row)?)
+        .map_err(|_| Damage(format!("{} is no JSON array of texts", column.1)))
 }
 
 #[cfg(test)]
@@ -187,5 +218,17 @@ mod tests {
             tags_text(&["a\"b".to_owned(), "ü".to_owned()]).as_deref(),
             Some(r#"["a\"b","ü"]"#)
         );
+        let tags = Column(0, "tags");
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        check("SELECT NULL", |r| tags_of(r, tags), Ok(vec![]));
+        check(
+            r#"SELECT '["a\"b","ü"]'"#,
+            |r| tags_of(r, tags),
+            Ok(texts(&["a\"b", "ü"])),
+        );
+        for other in ["SELECT '{a}'", "SELECT '[1]'", "SELECT ''"] {
+            let expected = Err("tags is no JSON array of texts");
+            check(other, |r| tags_of(r, tags), expected);
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Error, Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr,
-    SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, Store, WriterId, Written,
+    AtomicWrite, BoxFuture, DurableStateStore, Error, Journal, PageLimit, PersistenceId,
+    ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore,
+    StateWrite, Store, StoredState, WriterId, Written,
 };
 use tokio::sync::watch;
 
@@ -63,13 +65,19 @@ impl FaultyStore {
         &self.faults
     }
 
-    /// Stores what [`WriteFault::StoredLate`] kept back, in the order in which it was sent.
+    /// Stores what [`WriteFault::StoredLate`] kept back, in the order in which it was sent: events
+    /// first, then states.
     pub async fn deliver_late_writes(&self) {
-        let late = std::mem::take(&mut self.faults.sent().late);
+        let late = std::mem::take(&mut lock(&self.faults.sent_events).late);
         let journal = self.inner.journal();
         for batch in late {
             // The answers find nobody who waits for them.
             journal.write_events(&batch).await;
+        }
+        let late = std::mem::take(&mut lock(&self.faults.sent_states).late);
+        let states = self.inner.durable_state_store();
+        for batch in late {
+            states.write_states(&batch).await;
         }
     }
 }
@@ -89,6 +97,13 @@ impl Store for FaultyStore {
     fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
         Arc::new(FaultySnapshotStore {
             inner: self.inner.snapshot_store(),
+            faults: self.faults.clone(),
+        })
+    }
+
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        Arc::new(FaultyDurableStateStore {
+            inner: self.inner.durable_state_store(),
             faults: self.faults.clone(),
         })
     }
@@ -117,7 +132,14 @@ pub struct Faults {
     pub snapshot_saves: Plan<ChangeFault>,
     /// [`SnapshotStore::delete`].
     pub snapshot_deletes: Plan<ChangeFault>,
-    sent: Arc<Mutex<Sent>>,
+    /// [`DurableStateStore::write_states`], counted by writes.
+    pub state_writes: Plan<WriteFault>,
+    /// [`DurableStateStore::load`].
+    pub state_loads: Plan<ReadFault>,
+    /// [`DurableStateStore::remove`].
+    pub state_removals: Plan<ChangeFault>,
+    sent_events: Arc<Mutex<Sent<AtomicWrite>>>,
+    sent_states: Arc<Mutex<Sent<StateWrite>>>,
 }
 
 impl Faults {
@@ -130,22 +152,22 @@ impl Faults {
         self.snapshot_loads.clear();
         self.snapshot_saves.clear();
         self.snapshot_deletes.clear();
-    }
-
-    fn sent(&self) -> MutexGuard<'_, Sent> {
-        lock(&self.sent)
+        self.state_writes.clear();
+        self.state_loads.clear();
+        self.state_removals.clear();
     }
 }
 
-/// What goes wrong with an atomic write.
+/// What goes wrong with an atomic write of events, or with the write of a state.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum WriteFault {
     /// The write is refused as [`Error::Rejected`], and the later ones of its entity in the batch
     /// with it. The rest of the batch is stored.
     Rejected,
-    /// The write is refused as [`Error::Conflict`], and the later ones of its entity in the batch
-    /// with it. The rest of the batch is stored. No row of another writer is made.
+    /// The write is refused as [`Error::Conflict`], that of a state as [`Error::StaleRevision`], and
+    /// the later ones of its entity in the batch with it. The rest of the batch is stored. No row of
+    /// another writer is made.
     Conflict,
     /// Nothing of the batch is stored, and the store knows it: [`Error::Unavailable`].
     Unavailable,
@@ -180,7 +202,7 @@ pub enum ReadFault {
     Held(Gate),
 }
 
-/// What goes wrong with a deletion or the save of a snapshot.
+/// What goes wrong with a deletion, a removal or the save of a snapshot.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ChangeFault {
@@ -380,119 +402,172 @@ impl Default for Gate {
     }
 }
 
+/// A write that is sent in a batch and has a fate of its own.
+trait BatchItem: Clone {
+    /// Tells its attempts from those of other writes.
+    type Key: Eq + Hash;
+
+    fn id(&self) -> &PersistenceId;
+    fn key(&self) -> Self::Key;
+    /// That another writer was faster.
+    fn conflict(&self) -> Error;
+}
+
+impl BatchItem for AtomicWrite {
+    type Key = (PersistenceId, WriterId, SequenceNr);
+
+    fn id(&self) -> &PersistenceId {
+        self.persistence_id()
+    }
+
+    fn key(&self) -> Self::Key {
+        (self.id().clone(), self.writer(), self.first())
+    }
+
+    fn conflict(&self) -> Error {
+        Error::Conflict {
+            persistence_id: self.id().clone(),
+            seq_nr: self.first(),
+        }
+    }
+}
+
+impl BatchItem for StateWrite {
+    type Key = (PersistenceId, SequenceNr, SequenceNr);
+
+    fn id(&self) -> &PersistenceId {
+        self.persistence_id()
+    }
+
+    fn key(&self) -> Self::Key {
+        (self.id().clone(), self.expected(), self.revision())
+    }
+
+    fn conflict(&self) -> Error {
+        Error::StaleRevision {
+            persistence_id: self.id().clone(),
+            expected: self.expected(),
+            found: self.revision(),
+        }
+    }
+}
+
 /// What became of writes that were sent.
-#[derive(Debug, Default)]
-struct Sent {
-    /// Handed to the store behind and not answered since: these may be stored.
-    unanswered: HashSet<WriteKey>,
-    /// To be stored when the test says so.
-    late: Vec<Vec<AtomicWrite>>,
-}
-
-type WriteKey = (PersistenceId, WriterId, SequenceNr);
-
-fn key(write: &AtomicWrite) -> WriteKey {
-    (
-        write.persistence_id().clone(),
-        write.writer(),
-        write.first(),
-    )
-}
-
 #[derive(Debug)]
-struct FaultyJournal {
-    inner: Arc<dyn Journal>,
-    faults: Faults,
+struct Sent<W: BatchItem> {
+    /// Handed to the store behind and not answered since: these may be stored.
+    unanswered: HashSet<W::Key>,
+    /// To be stored when the test says so.
+    late: Vec<Vec<W>>,
 }
 
-/// The faults of a batch, sorted by when they happen.
-struct BatchFaults {
-    /// An error for each write that is refused.
+impl<W: BatchItem> Default for Sent<W> {
+    fn default() -> Self {
+        Self {
+            unanswered: HashSet::new(),
+            late: Vec::new(),
+        }
+    }
+}
+
+/// A batch on its way to the store behind.
+struct Passing<'a, W: BatchItem> {
+    sent: &'a Mutex<Sent<W>>,
+    /// What the store is handed.
+    kept: Vec<W>,
+    /// An error for each write of the batch that is refused.
     refused: Vec<Option<Error>>,
-    before: Vec<Gate>,
-    /// The first loss; a batch is not lost twice.
-    loss: Option<WriteFault>,
+    answer_is_lost: bool,
     after: Vec<Gate>,
 }
 
-impl FaultyJournal {
-    fn decide(&self, batch: &[AtomicWrite]) -> BatchFaults {
-        let mut faults = BatchFaults {
+impl<'a, W: BatchItem> Passing<'a, W> {
+    /// Decides about a batch and waits at its gates. Fails with its answers if it never reaches
+    /// the store.
+    async fn begin(
+        plan: &Plan<WriteFault>,
+        sent: &'a Mutex<Sent<W>>,
+        batch: &[W],
+    ) -> Result<Self, Vec<Result<Written, Error>>> {
+        let mut passing = Self {
+            sent,
+            kept: Vec::with_capacity(batch.len()),
             refused: Vec::with_capacity(batch.len()),
-            before: Vec::new(),
-            loss: None,
+            answer_is_lost: false,
             after: Vec::new(),
         };
+        let mut before = Vec::new();
+        // The first one; a batch is not lost twice.
+        let mut loss = None;
         let mut refused_ids: BTreeMap<&PersistenceId, Error> = BTreeMap::new();
         for write in batch {
-            let id = write.persistence_id();
-            let refusal = match self.faults.writes.take(id) {
+            let id = write.id();
+            let refusal = match plan.take(id) {
                 None => None,
-                Some(WriteFault::Rejected) => Some(rejected(write)),
-                Some(WriteFault::Conflict) => Some(conflict(write)),
+                Some(WriteFault::Rejected) => Some(rejected(id)),
+                Some(WriteFault::Conflict) => Some(write.conflict()),
                 Some(WriteFault::Held(gate)) => {
-                    faults.before.push(gate);
+                    before.push(gate);
                     None
                 }
                 Some(WriteFault::AnswerHeld(gate)) => {
-                    faults.after.push(gate);
+                    passing.after.push(gate);
                     None
                 }
-                Some(loss) => {
-                    faults.loss.get_or_insert(loss);
+                Some(fault) => {
+                    loss.get_or_insert(fault);
                     None
                 }
             };
             if let Some(error) = refusal
-                && !self.faults.sent().unanswered.contains(&key(write))
+                && !lock(sent).unanswered.contains(&write.key())
             {
                 refused_ids.entry(id).or_insert(error);
             }
-            faults.refused.push(refused_ids.get(id).cloned());
+            let refusal = refused_ids.get(id).cloned();
+            if refusal.is_none() {
+                passing.kept.push(write.clone());
+            }
+            passing.refused.push(refusal);
         }
-        faults
-    }
+        pass_all(&before).await;
 
-    async fn write(&self, batch: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
-        let faults = self.decide(batch);
-        pass_all(&faults.before).await;
-        let kept: Vec<AtomicWrite> = batch
-            .iter()
-            .zip(&faults.refused)
-            .filter(|(_, refused)| refused.is_none())
-            .map(|(write, _)| write.clone())
-            .collect();
-
-        let lost = |error| vec![Err(error); batch.len()];
-        match faults.loss {
+        let lost = |error| Err(vec![Err(error); batch.len()]);
+        match loss {
             Some(WriteFault::Unavailable) => return lost(unavailable()),
             Some(WriteFault::LostRequest) => return lost(outcome_unknown()),
             Some(WriteFault::StoredLate) => {
-                let mut sent = self.faults.sent();
-                sent.unanswered.extend(kept.iter().map(key));
-                sent.late.push(kept);
+                passing.note_as_sent();
+                lock(sent).late.push(passing.kept);
                 return lost(outcome_unknown());
             }
-            _ => {}
+            other => passing.answer_is_lost = other.is_some(),
         }
+        // Noted before the store sees them, so that they stay noted if the future is dropped.
+        passing.note_as_sent();
+        Ok(passing)
+    }
 
-        // Noted before the store sees them, so that they stay noted if this future is dropped.
-        self.faults.sent().unanswered.extend(kept.iter().map(key));
-        let answers = self.inner.write_events(&kept).await;
-        pass_all(&faults.after).await;
-        if faults.loss.is_some() {
-            return lost(outcome_unknown());
+    fn note_as_sent(&self) {
+        let keys = self.kept.iter().map(W::key);
+        lock(self.sent).unanswered.extend(keys);
+    }
+
+    /// The answers to the batch, from those of the store to what it was handed.
+    async fn end(self, answers: Vec<Result<Written, Error>>) -> Vec<Result<Written, Error>> {
+        pass_all(&self.after).await;
+        if self.answer_is_lost {
+            return vec![Err(outcome_unknown()); self.refused.len()];
         }
-
-        let mut sent = self.faults.sent();
-        for (write, answer) in kept.iter().zip(&answers) {
+        let mut sent = lock(self.sent);
+        for (write, answer) in self.kept.iter().zip(&answers) {
             // "Unavailable" says nothing about an earlier attempt.
             if !matches!(answer, Err(error) if error.is_retryable()) {
-                sent.unanswered.remove(&key(write));
+                sent.unanswered.remove(&write.key());
             }
         }
         let mut answers = answers.into_iter();
-        let refused = faults.refused.into_iter();
+        let refused = self.refused.into_iter();
         refused
             .map(|refused| match refused {
                 Some(error) => Err(error),
@@ -504,12 +579,27 @@ impl FaultyJournal {
     }
 }
 
+#[derive(Debug)]
+struct FaultyJournal {
+    inner: Arc<dyn Journal>,
+    faults: Faults,
+}
+
 impl Journal for FaultyJournal {
     fn write_events<'a>(
         &'a self,
         batch: &'a [AtomicWrite],
     ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
-        Box::pin(self.write(batch))
+        Box::pin(async move {
+            let (plan, sent) = (&self.faults.writes, &self.faults.sent_events);
+            match Passing::begin(plan, sent, batch).await {
+                Ok(passing) => {
+                    let answers = self.inner.write_events(&passing.kept).await;
+                    passing.end(answers).await
+                }
+                Err(answers) => answers,
+            }
+        })
     }
 
     fn replay_events<'a>(
@@ -618,6 +708,60 @@ impl SnapshotStore for FaultySnapshotStore {
     }
 }
 
+#[derive(Debug)]
+struct FaultyDurableStateStore {
+    inner: Arc<dyn DurableStateStore>,
+    faults: Faults,
+}
+
+impl DurableStateStore for FaultyDurableStateStore {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+    ) -> BoxFuture<'a, Result<Option<StoredState>, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.state_loads.take(persistence_id);
+            match &fault {
+                Some(ReadFault::Unavailable) => return Err(unavailable()),
+                Some(ReadFault::Held(gate)) => gate.pass().await,
+                Some(ReadFault::Corrupt | ReadFault::Undecodable) | None => {}
+            }
+            let Some(mut row) = self.inner.load(persistence_id).await? else {
+                return Ok(None);
+            };
+            match (fault, &mut row.payload) {
+                (Some(ReadFault::Corrupt), _) => return Err(corrupt(persistence_id, row.revision)),
+                (Some(ReadFault::Undecodable), Some(payload)) => make_undecodable(payload),
+                _ => {}
+            }
+            Ok(Some(row))
+        })
+    }
+
+    fn write_states<'a>(
+        &'a self,
+        batch: &'a [StateWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(async move {
+            let (plan, sent) = (&self.faults.state_writes, &self.faults.sent_states);
+            match Passing::begin(plan, sent, batch).await {
+                Ok(passing) => {
+                    let answers = self.inner.write_states(&passing.kept).await;
+                    passing.end(answers).await
+                }
+                Err(answers) => answers,
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let fault = self.faults.state_removals.take(persistence_id);
+            change(fault, self.inner.remove(persistence_id)).await
+        })
+    }
+}
+
 /// Lets a change take effect, or not, as its fault says.
 async fn change(
     fault: Option<ChangeFault>,
@@ -658,18 +802,11 @@ fn make_undecodable(payload: &mut SerializedPayload) {
     );
 }
 
-fn rejected(write: &AtomicWrite) -> Error {
+fn rejected(persistence_id: &PersistenceId) -> Error {
     Error::Rejected {
-        persistence_id: write.persistence_id().clone(),
+        persistence_id: persistence_id.clone(),
         reason: "a planned fault refuses it".to_owned(),
         source: None,
-    }
-}
-
-fn conflict(write: &AtomicWrite) -> Error {
-    Error::Conflict {
-        persistence_id: write.persistence_id().clone(),
-        seq_nr: write.first(),
     }
 }
 

@@ -40,8 +40,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`contract`]: what a store must do, test by test; [`journal_contract!`] and
-//!   [`snapshot_store_contract!`] run the suites against a store of yours.
+//! - [`contract`]: what a store must do, test by test; [`journal_contract!`],
+//!   [`snapshot_store_contract!`] and [`durable_state_store_contract!`] run the suites against a
+//!   store of yours.
 //! - [`MemoryStore`]: a store that passes them, for tests that need no disk. A second system opens
 //!   the same data, and the data outlives a system that crashed.
 //! - [`FaultyStore`]: stands in front of any store and fails on demand: by the number of a call,

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use perennial_persistence::{BoxFuture, PersistenceId, SequenceNr, Store};
+use perennial_persistence::{BoxFuture, DurableStateDelete, PersistenceId, SequenceNr, Store};
 use perennial_testkit::contract::StoreFixture;
 use perennial_testkit::{FaultyStore, ManualClock, MemoryStore};
 
 struct MemoryFixture {
     memory: MemoryStore,
+    durable_state_delete: DurableStateDelete,
     wrap: fn(MemoryStore) -> Arc<dyn Store>,
 }
 
@@ -16,7 +17,24 @@ impl MemoryFixture {
     async fn new(wrap: fn(MemoryStore) -> Arc<dyn Store>) -> Self {
         // Time stands still, so that nothing in the suites can lean on its going on.
         let memory = MemoryStore::new(Arc::new(ManualClock::new()));
-        Self { memory, wrap }
+        Self {
+            memory,
+            durable_state_delete: DurableStateDelete::default(),
+            wrap,
+        }
+    }
+
+    /// A fixture whose stores remove the rows of deleted states.
+    async fn removing(wrap: fn(MemoryStore) -> Arc<dyn Store>) -> Self {
+        let durable_state_delete = DurableStateDelete::Row;
+        let fixture = Self::new(wrap).await;
+        Self {
+            memory: fixture
+                .memory
+                .with_durable_state_delete(durable_state_delete),
+            durable_state_delete,
+            wrap,
+        }
     }
 }
 
@@ -46,6 +64,14 @@ impl StoreFixture for MemoryFixture {
             (!event.tags.is_empty()).then_some(event.tags)
         })
     }
+
+    fn damage_state<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.memory.damage_state(persistence_id) })
+    }
+
+    fn durable_state_delete(&self) -> DurableStateDelete {
+        self.durable_state_delete
+    }
 }
 
 mod memory {
@@ -57,6 +83,17 @@ mod memory {
 
     perennial_testkit::journal_contract!(memory());
     perennial_testkit::snapshot_store_contract!(memory());
+    perennial_testkit::durable_state_store_contract!(memory());
+
+    mod removing_rows {
+        use super::*;
+
+        fn memory() -> impl Future<Output = MemoryFixture> {
+            MemoryFixture::removing(|store| Arc::new(store))
+        }
+
+        perennial_testkit::durable_state_store_contract!(memory());
+    }
 }
 
 mod faulty_without_faults {
@@ -68,4 +105,5 @@ mod faulty_without_faults {
 
     perennial_testkit::journal_contract!(faulty());
     perennial_testkit::snapshot_store_contract!(faulty());
+    perennial_testkit::durable_state_store_contract!(faulty());
 }

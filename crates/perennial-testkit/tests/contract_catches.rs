@@ -4,10 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous,
-    ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, SnapshotStore, Store, Written,
+    AtomicWrite, BoxFuture, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId,
+    Previous, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, SnapshotStore, StateChange,
+    StateWrite, Store, StoredState, Timestamp, Written,
 };
-use perennial_testkit::contract::{self, StoreFixture, journal, snapshot_store};
+use perennial_testkit::contract::{
+    self, StoreFixture, durable_state_store, journal, snapshot_store,
+};
 use perennial_testkit::{ManualClock, MemoryStore};
 
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +38,19 @@ enum Breakage {
     SnapshotDeletesUnasked,
     SnapshotOlderReplacesNewer,
     SnapshotSameNumberStays,
+    StateAnswersInIdOrder,
+    StateBadRowFailsTheBatch,
+    StateDamageIsNull,
+    StateDeleteForgetsTheRevision,
+    StateDropsTags,
+    StateFirstReplacesAny,
+    StateIdenticalIsAlwaysOwn,
+    StateIdenticalIsStale,
+    StateLaterWritesSurvive,
+    StateRemovalDoesNothing,
+    StateStaleIsAnsweredAsWritten,
+    StateStaleReplaces,
+    StateTimesStandStill,
 }
 
 struct Fixture {
@@ -74,6 +90,10 @@ impl StoreFixture for Fixture {
             (!event.tags.is_empty()).then_some(event.tags)
         })
     }
+
+    fn damage_state<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.memory.damage_state(persistence_id) })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +112,10 @@ impl Store for Broken {
     }
 
     fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(self.clone())
+    }
+
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         Arc::new(self.clone())
     }
 
@@ -353,6 +377,149 @@ impl SnapshotStore for Broken {
     }
 }
 
+impl Broken {
+    async fn write_states(&self, batch: &[StateWrite]) -> Vec<Result<Written, Error>> {
+        let states = self.inner.durable_state_store();
+        let timestamp = Timestamp::UNIX_EPOCH;
+        match self.breakage {
+            Breakage::StateAnswersInIdOrder => {
+                let mut sorted = batch.to_vec();
+                sorted.sort_by_key(|write| (write.persistence_id().clone(), write.expected()));
+                states.write_states(&sorted).await
+            }
+            Breakage::StateBadRowFailsTheBatch => {
+                let mut answers = states.write_states(batch).await;
+                let first_error = answers.iter().find_map(|answer| answer.clone().err());
+                if let Some(error) = first_error {
+                    answers.fill(Err(error));
+                }
+                answers
+            }
+            Breakage::StateDropsTags => {
+                let untagged: Vec<StateWrite> = batch
+                    .iter()
+                    .map(|write| match write.change() {
+                        StateChange::Put { payload, .. } => {
+                            let (payload, tags) = (payload.clone(), Vec::new());
+                            changed(write, write.expected(), StateChange::Put { payload, tags })
+                        }
+                        StateChange::Delete => write.clone(),
+                    })
+                    .collect();
+                states.write_states(&untagged).await
+            }
+            Breakage::StateIdenticalIsAlwaysOwn | Breakage::StateIdenticalIsStale => {
+                let mut batch = batch.to_vec();
+                for write in &mut batch {
+                    write.maybe_stored =
+                        matches!(self.breakage, Breakage::StateIdenticalIsAlwaysOwn);
+                }
+                states.write_states(&batch).await
+            }
+            Breakage::StateFirstReplacesAny | Breakage::StateStaleReplaces => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    let id = write.persistence_id();
+                    let row = states.load(id).await;
+                    let there = row.ok().flatten().map(|row| row.revision);
+                    let is_first = write.expected() == SequenceNr::ZERO;
+                    let blind = is_first || matches!(self.breakage, Breakage::StateStaleReplaces);
+                    let expected = match there {
+                        // Another revision than the row's, as of a table with a key of both.
+                        Some(there) if blind && write.revision() > there => there,
+                        Some(there) if blind && write.revision() < there => {
+                            let _ = states.remove(id).await;
+                            SequenceNr::ZERO
+                        }
+                        _ => write.expected(),
+                    };
+                    let mut write = changed(write, expected, write.change().clone());
+                    write.maybe_stored = false;
+                    answers.push(states.write_states(&[write]).await.remove(0));
+                }
+                answers
+            }
+            Breakage::StateLaterWritesSurvive => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    let lone = std::slice::from_ref(write);
+                    answers.push(states.write_states(lone).await.remove(0));
+                }
+                answers
+            }
+            Breakage::StateStaleIsAnsweredAsWritten => {
+                let mut answers = states.write_states(batch).await;
+                for answer in &mut answers {
+                    if matches!(answer, Err(Error::StaleRevision { .. })) {
+                        *answer = Ok(Written { timestamp });
+                    }
+                }
+                answers
+            }
+            Breakage::StateTimesStandStill => {
+                let mut answers = states.write_states(batch).await;
+                for written in answers.iter_mut().flatten() {
+                    written.timestamp = timestamp;
+                }
+                answers
+            }
+            Breakage::StateDeleteForgetsTheRevision => {
+                let mut answers = Vec::new();
+                for write in batch {
+                    if matches!(write.change(), StateChange::Delete) {
+                        let removed = states.remove(write.persistence_id()).await;
+                        answers.push(removed.map(|()| Written { timestamp }));
+                    } else {
+                        let lone = std::slice::from_ref(write);
+                        answers.push(states.write_states(lone).await.remove(0));
+                    }
+                }
+                answers
+            }
+            _ => states.write_states(batch).await,
+        }
+    }
+}
+
+fn changed(write: &StateWrite, expected: SequenceNr, change: StateChange) -> StateWrite {
+    let (id, revision) = (write.persistence_id().clone(), write.revision());
+    let mut changed = StateWrite::new(id, expected, revision, change).expect("still valid");
+    changed.maybe_stored = write.maybe_stored;
+    changed
+}
+
+impl DurableStateStore for Broken {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+    ) -> BoxFuture<'a, Result<Option<StoredState>, Error>> {
+        Box::pin(async move {
+            let loaded = self.inner.durable_state_store().load(persistence_id).await;
+            match (self.breakage, loaded) {
+                (Breakage::StateDamageIsNull, Err(Error::Corrupt { .. })) => Ok(None),
+                (_, loaded) => loaded,
+            }
+        })
+    }
+
+    fn write_states<'a>(
+        &'a self,
+        batch: &'a [StateWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(self.write_states(batch))
+    }
+
+    fn remove<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if let Breakage::StateRemovalDoesNothing = self.breakage {
+                return Ok(());
+            }
+            let states = self.inner.durable_state_store();
+            states.remove(persistence_id).await
+        })
+    }
+}
+
 /// Whether a behaviour passes with a store that is broken in this way.
 macro_rules! passes {
     ($breakage:ident, $suite:ident::$behaviour:ident) => {{
@@ -472,5 +639,68 @@ catches! {
     ];
     a_snapshot_that_is_not_replaced: SnapshotSameNumberStays => [
         snapshot_store::a_snapshot_with_the_same_number_replaces,
+    ];
+    states_answered_in_another_order: StateAnswersInIdOrder => [
+        durable_state_store::a_batch_of_states_is_answered_in_its_order,
+    ];
+    states_that_fail_as_a_batch: StateBadRowFailsTheBatch => [
+        durable_state_store::a_stale_state_is_refused,
+        durable_state_store::a_stale_state_among_a_thousand_fails_alone,
+        durable_state_store::a_refused_state_among_a_thousand_fails_alone,
+        durable_state_store::bad_states_of_every_kind_among_a_thousand_fail_alone,
+    ];
+    a_damaged_state_that_is_none: StateDamageIsNull => [
+        durable_state_store::a_row_that_is_no_state_is_corrupt,
+    ];
+    a_deletion_without_marker_or_check: StateDeleteForgetsTheRevision => [
+        durable_state_store::a_deleted_state_is_gone,
+        durable_state_store::a_deleted_state_can_be_put_again,
+        durable_state_store::deleting_a_state_that_never_was,
+        durable_state_store::deleting_a_state_twice,
+        durable_state_store::a_stale_delete_is_refused,
+    ];
+    lost_tags_of_states: StateDropsTags => [
+        durable_state_store::payloads_and_tags_come_back,
+        durable_state_store::a_deleted_state_is_gone,
+    ];
+    a_first_state_over_a_later_one: StateFirstReplacesAny => [
+        durable_state_store::a_first_state_beside_a_later_revision_is_refused,
+        durable_state_store::a_stale_state_is_refused,
+    ];
+    a_state_of_another_taken_for_ones_own: StateIdenticalIsAlwaysOwn => [
+        durable_state_store::an_identical_state_is_another_writers_at_the_first_attempt,
+    ];
+    an_identical_state_that_is_not_recognised: StateIdenticalIsStale => [
+        durable_state_store::a_state_that_may_be_stored_is_recognised,
+        durable_state_store::a_batch_that_may_be_stored_is_recognised,
+        durable_state_store::a_state_that_may_be_stored_is_recognised_before_a_new_one,
+        durable_state_store::a_state_that_may_be_stored_is_recognised_through_another_store,
+        durable_state_store::a_state_that_was_given_up_can_be_sent_again,
+        durable_state_store::a_delete_that_may_be_done_is_recognised,
+        durable_state_store::states_are_there_after_opening_again,
+    ];
+    a_later_state_that_survives: StateLaterWritesSurvive => [
+        durable_state_store::later_states_of_an_entity_fail_with_its_stale_one,
+    ];
+    a_removal_that_removes_nothing: StateRemovalDoesNothing => [
+        durable_state_store::removing_takes_everything_of_one_id,
+        durable_state_store::a_removed_state_begins_anew,
+    ];
+    a_stale_state_that_is_not_noticed: StateStaleIsAnsweredAsWritten => [
+        durable_state_store::a_stale_state_is_refused,
+        durable_state_store::a_state_whose_row_is_gone,
+        durable_state_store::states_out_of_order_are_refused,
+        durable_state_store::another_state_is_not_taken_for_ones_own,
+        durable_state_store::two_stores_racing_for_a_revision_have_one_winner,
+        durable_state_store::two_stores_racing_with_states_have_one_winner_per_entity,
+    ];
+    a_stale_state_that_replaces: StateStaleReplaces => [
+        durable_state_store::a_stale_state_is_refused,
+        durable_state_store::a_stale_delete_is_refused,
+    ];
+    states_without_times_of_their_own: StateTimesStandStill => [
+        durable_state_store::a_state_comes_back,
+        durable_state_store::the_states_of_one_batch_have_timestamps_of_their_own,
+        durable_state_store::timestamps_increase_from_revision_to_revision,
     ];
 }

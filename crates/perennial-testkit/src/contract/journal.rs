@@ -4,9 +4,7 @@
 //! them into tests. They panic where the journal does something else.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use perennial_persistence::{
@@ -16,8 +14,8 @@ use perennial_persistence::{
 
 use super::{
     SERIALIZER, StoreFixture, UNLIMITED, check_closed, check_conflict, check_rejected, event,
-    events, highest, id, numbers, page, payload, refused_event, seq, store_one, texts, write,
-    write_batch, write_of, write_one, writer,
+    events, give_up_after, highest, id, numbers, page, payload, refused_event, seq, store_one,
+    texts, write, write_batch, write_of, write_one, writer,
 };
 
 /// Makes a module `journal_contract` with a test for every behaviour of a
@@ -1023,17 +1021,6 @@ pub async fn a_replay_that_was_given_up_leaves_the_journal_usable(fixture: &dyn 
     }
     assert_eq!(events(&*journal, &cart).await.len(), 500);
     store_one(&*journal, &write(&cart, writer(1), 501, &["next"])).await;
-}
-
-/// Polls a future so many times, unless it is ready sooner, and drops it.
-async fn give_up_after<T>(polls: usize, mut future: perennial_persistence::BoxFuture<'_, T>) {
-    for _ in 0..polls {
-        let ready = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await;
-        if ready {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 // ---- several at the same time ----

@@ -35,6 +35,10 @@
 //!             tags.filter(|tags| !tags.is_empty())
 //!         })
 //!     }
+//!
+//!     fn damage_state<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, ()> {
+//!         Box::pin(async move { self.0.damage_state(persistence_id) })
+//!     }
 //! }
 //!
 //! async fn empty_database() -> Fixture {
@@ -43,6 +47,7 @@
 //!
 //! perennial_testkit::journal_contract!(empty_database());
 //! perennial_testkit::snapshot_store_contract!(empty_database());
+//! perennial_testkit::durable_state_store_contract!(empty_database());
 //! # fn main() {}
 //! ```
 //!
@@ -53,15 +58,18 @@
 //! The suites stand in `tests/` and not in unit tests, because those see another copy of the types
 //! of their own crate.
 
+pub mod durable_state_store;
 pub mod journal;
 pub mod snapshot_store;
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Error, Journal, NewEvent, PageLimit, PersistenceId, ReplayPage,
-    SequenceNr, SerializedPayload, Store, StoredEvent, WriterId, Written,
+    AtomicWrite, BoxFuture, DurableStateDelete, Error, Journal, NewEvent, PageLimit, PersistenceId,
+    ReplayPage, SequenceNr, SerializedPayload, Store, StoredEvent, WriterId, Written,
 };
 
 /// A database of one test, and what the test does to it from outside of the contracts.
@@ -73,9 +81,9 @@ pub trait StoreFixture: Send + Sync + 'static {
     /// [`StoreFixture::store`] but the data. Also called when the first store is closed.
     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
-    /// Lets the database itself refuse events and snapshots with this serializer id, as another
-    /// program's constraint would: a `CHECK` on `event_journal.event_ser_id` and `snapshot.ser_id`,
-    /// or a trigger.
+    /// Lets the database itself refuse events, snapshots and states with this serializer id, as
+    /// another program's constraint would: a `CHECK` on `event_journal.event_ser_id`,
+    /// `snapshot.ser_id` and `durable_state.state_ser_id`, or a trigger.
     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()>;
 
     /// The tags that stand in an event's row; `None` if the column is NULL.
@@ -86,6 +94,16 @@ pub trait StoreFixture: Send + Sync + 'static {
         persistence_id: &'a PersistenceId,
         seq_nr: SequenceNr,
     ) -> BoxFuture<'a, Option<Vec<String>>>;
+
+    /// Gives the state of an id serializer id 0 and leaves its bytes, as no writer of states does.
+    ///
+    /// Panics if there is no such row.
+    fn damage_state<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, ()>;
+
+    /// What deleting a state leaves in this store's table.
+    fn durable_state_delete(&self) -> DurableStateDelete {
+        DurableStateDelete::default()
+    }
 
     /// Whether no event's timestamp lies below one that was committed before, whatever their
     /// entities. A store with a single writer can promise that: an event in the future then takes
@@ -260,6 +278,17 @@ async fn highest(journal: &dyn Journal, id: &PersistenceId) -> u64 {
         .value()
 }
 
+/// Polls a future so many times, unless it is ready sooner, and drops it.
+async fn give_up_after<T>(polls: usize, mut future: BoxFuture<'_, T>) {
+    for _ in 0..polls {
+        let ready = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await;
+        if ready {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 fn check_conflict(answer: &Result<Written, Error>, id: &PersistenceId, number: u64) {
     match answer {
         Err(Error::Conflict {
@@ -296,6 +325,7 @@ mod tests {
     #[test]
     fn every_behaviour_is_listed() {
         for (suite, behaviours) in [
+            (include_str!("durable_state_store.rs"), 40),
             (include_str!("journal.rs"), 40),
             (include_str!("snapshot_store.rs"), 12),
         ] {

@@ -1,16 +1,13 @@
 //! The journal in memory.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use perennial_persistence::{
     AtomicWrite, BoxFuture, Error, Journal, PageLimit, PersistenceId, Previous, ReplayPage,
     SequenceNr, StoredEvent, Timestamp, Written,
 };
 
-use super::{Handle, Row, Tables};
-
-const MICROSECOND: Duration = Duration::from_micros(1);
+use super::{Handle, Row, Tables, after};
 
 impl Journal for Handle {
     fn write_events<'a>(
@@ -229,9 +226,4 @@ fn highest(tables: &Tables, persistence_id: &PersistenceId) -> SequenceNr {
     let rows = tables.journal.get(persistence_id);
     let last = rows.and_then(BTreeMap::last_key_value);
     last.map_or(SequenceNr::ZERO, |(&seq_nr, _)| seq_nr)
-}
-
-/// The next microsecond; the end of time stays where it is.
-fn after(timestamp: Timestamp) -> Timestamp {
-    timestamp.checked_add(MICROSECOND).unwrap_or(Timestamp::MAX)
 }

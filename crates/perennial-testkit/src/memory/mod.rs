@@ -1,5 +1,6 @@
 //! A store in memory: every contract, for tests.
 
+mod durable_state_store;
 mod journal;
 mod snapshot_store;
 
@@ -7,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, Error, Journal, NewEvent, PersistenceId, SequenceNr, Snapshot, SnapshotStore,
-    Store, SystemClock, Timestamp, WriterId,
+    BoxFuture, Clock, DurableStateDelete, DurableStateStore, Error, Journal, NO_PAYLOAD_ID,
+    NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot, SnapshotStore, Store,
+    StoredState, SystemClock, Timestamp, WriterId,
 };
+
+const MICROSECOND: Duration = Duration::from_micros(1);
 
 /// A store whose database lives in memory, as long as any opening of it.
 ///
@@ -68,27 +73,38 @@ pub struct JournalRow {
 impl MemoryStore {
     /// Opens an empty database that takes its time from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self::open(Arc::new(Database {
+        let database = Database {
             clock,
             tables: Mutex::default(),
-        }))
+        };
+        Self::open(Arc::new(database), DurableStateDelete::default())
     }
 
     /// Opens the same data once more.
     #[must_use]
     pub fn open_again(&self) -> Self {
-        Self::open(Arc::clone(&self.handle.database))
+        let database = Arc::clone(&self.handle.database);
+        Self::open(database, self.handle.durable_state_delete)
     }
 
-    fn open(database: Arc<Database>) -> Self {
-        let closed = AtomicBool::new(false);
+    /// Opens the same data once more, with this effect of deleting a state.
+    #[must_use]
+    pub fn with_durable_state_delete(&self, durable_state_delete: DurableStateDelete) -> Self {
+        Self::open(Arc::clone(&self.handle.database), durable_state_delete)
+    }
+
+    fn open(database: Arc<Database>, durable_state_delete: DurableStateDelete) -> Self {
         Self {
-            handle: Arc::new(Handle { database, closed }),
+            handle: Arc::new(Handle {
+                database,
+                durable_state_delete,
+                closed: AtomicBool::new(false),
+            }),
         }
     }
 
-    /// From now on the database refuses events and snapshots with this serializer id, as another
-    /// program's constraint would.
+    /// From now on the database refuses events, snapshots and states with this serializer id, as
+    /// another program's constraint would.
     pub fn refuse_serializer(&self, serializer_id: i32) {
         self.tables().refused_serializers.insert(serializer_id);
     }
@@ -113,6 +129,27 @@ impl MemoryStore {
     /// The snapshot of an id. Also answered when the store is closed.
     pub fn snapshot(&self, persistence_id: &PersistenceId) -> Option<Snapshot> {
         self.tables().snapshots.get(persistence_id).cloned()
+    }
+
+    /// The row of an id in the durable states, a marker included. Also answered when the store is
+    /// closed.
+    pub fn state(&self, persistence_id: &PersistenceId) -> Option<StoredState> {
+        self.tables().states.get(persistence_id).cloned()
+    }
+
+    /// Gives the state of an id serializer id 0 and leaves its bytes, as no writer does.
+    ///
+    /// # Panics
+    /// If the id has no state.
+    pub fn damage_state(&self, persistence_id: &PersistenceId) {
+        let mut tables = self.tables();
+        let row = tables.states.get_mut(persistence_id);
+        let payload = row.and_then(|row| row.payload.as_mut());
+        let payload = payload.expect("only a state that is there can be damaged");
+        *payload = SerializedPayload {
+            serializer_id: NO_PAYLOAD_ID,
+            ..payload.clone()
+        };
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -147,6 +184,10 @@ impl Store for MemoryStore {
         self.handle.clone()
     }
 
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        self.handle.clone()
+    }
+
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -159,6 +200,7 @@ impl Store for MemoryStore {
 /// One opening of a database; the contracts are implemented for it.
 struct Handle {
     database: Arc<Database>,
+    durable_state_delete: DurableStateDelete,
     closed: AtomicBool,
 }
 
@@ -184,6 +226,7 @@ impl fmt::Debug for Handle {
         f.debug_struct("MemoryStore")
             .field("entities", &tables.journal.len())
             .field("snapshots", &tables.snapshots.len())
+            .field("states", &tables.states.len())
             .field("closed", &self.closed)
             .finish_non_exhaustive()
     }
@@ -207,6 +250,7 @@ impl Database {
 struct Tables {
     journal: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Row>>,
     snapshots: BTreeMap<PersistenceId, Snapshot>,
+    states: BTreeMap<PersistenceId, StoredState>,
     refused_serializers: BTreeSet<i32>,
 }
 
@@ -231,4 +275,9 @@ struct Row {
     timestamp: Timestamp,
     /// `None` for a delete marker.
     event: Option<(WriterId, NewEvent)>,
+}
+
+/// The next microsecond; the end of time stays where it is.
+fn after(timestamp: Timestamp) -> Timestamp {
+    timestamp.checked_add(MICROSECOND).unwrap_or(Timestamp::MAX)
 }

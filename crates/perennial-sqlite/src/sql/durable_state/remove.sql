@@ -1,0 +1,2 @@
+DELETE FROM durable_state
+WHERE persistence_id = ?1

@@ -1,0 +1,136 @@
+//! The durable state store in memory.
+
+use perennial_persistence::{
+    BoxFuture, DurableStateDelete, DurableStateStore, Error, FoldedBatch, FoldedOutcome,
+    FoldedWrite, NO_PAYLOAD_ID, PersistenceId, StateWrite, StoredState, Timestamp, Written,
+};
+
+use super::{Handle, Tables, after};
+
+impl DurableStateStore for Handle {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+    ) -> BoxFuture<'a, Result<Option<StoredState>, Error>> {
+        Box::pin(async move {
+            let tables = self.tables()?;
+            let row = tables.states.get(persistence_id);
+            row.map(|row| checked(persistence_id, row)).transpose()
+        })
+    }
+
+    fn write_states<'a>(
+        &'a self,
+        batch: &'a [StateWrite],
+    ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
+        Box::pin(async move {
+            let folded = FoldedBatch::new(batch, |_| None);
+            let mut tables = match self.tables() {
+                Ok(tables) => tables,
+                Err(error) => return vec![Err(error); batch.len()],
+            };
+            let now = self.now();
+            let outcomes = (0..folded.len())
+                .map(|id| store(&mut tables, now, folded.get(id), self.durable_state_delete));
+            folded.answers(outcomes)
+        })
+    }
+
+    fn remove<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.tables()?.states.remove(persistence_id);
+            Ok(())
+        })
+    }
+}
+
+fn store(
+    tables: &mut Tables,
+    now: Timestamp,
+    write: FoldedWrite<'_, '_>,
+    delete: DurableStateDelete,
+) -> FoldedOutcome {
+    let id = write.persistence_id();
+    let found = match tables.states.get(id).map(|row| checked(id, row)) {
+        None => None,
+        Some(Ok(row)) => Some(row),
+        Some(Err(damage)) => return Err(damage).into(),
+    };
+    let stored = match write.count_stored(found.as_ref(), delete) {
+        Ok(stored) => stored,
+        Err(stale) => return Err(stale).into(),
+    };
+    let mut latest = found.map(|row| Written {
+        timestamp: row.timestamp,
+    });
+    let (mut stored, mut at_once) = (stored, write.len());
+    while stored < write.len() {
+        let part = write.part(stored, at_once);
+        match change(tables, now, part, delete) {
+            Ok(written) => latest = Some(written),
+            // Its last write is refused, perhaps not the first ones.
+            Err(_) if part.len() > 1 => {
+                at_once = 1;
+                continue;
+            }
+            Err(error) => {
+                return match latest {
+                    Some(written) => FoldedOutcome::after(stored, written, Err(error)),
+                    None => Err(error).into(),
+                };
+            }
+        }
+        stored += part.len();
+    }
+    // All of them have the time of the row that is there in the end.
+    Ok(latest.unwrap_or(Written { timestamp: now })).into()
+}
+
+/// Makes one change of a row that is known to be the expected one.
+fn change(
+    tables: &mut Tables,
+    now: Timestamp,
+    write: FoldedWrite<'_, '_>,
+    delete: DurableStateDelete,
+) -> Result<Written, Error> {
+    let id = write.persistence_id();
+    let before = tables.states.get(id);
+    let own = now
+        .checked_add(super::MICROSECOND * u32::try_from(write.position()).unwrap_or(u32::MAX))
+        .unwrap_or(Timestamp::MAX);
+    let timestamp = before.map_or(own, |before| own.max(after(before.timestamp)));
+    let tags = match (write.tags(), before) {
+        (Some(tags), _) => tags.to_vec(),
+        (None, Some(before)) => before.tags.clone(),
+        (None, None) => Vec::new(),
+    };
+    let payload = write.payload().cloned();
+    if let Some(payload) = &payload {
+        tables.check_serializer(id, payload.serializer_id)?;
+    } else if delete == DurableStateDelete::Row {
+        tables.states.remove(id);
+        return Ok(Written { timestamp });
+    }
+    let row = StoredState {
+        revision: write.revision(),
+        timestamp,
+        payload,
+        tags,
+    };
+    tables.states.insert(id.clone(), row);
+    Ok(Written { timestamp })
+}
+
+/// The row, unless it is one that no writer of states leaves.
+fn checked(persistence_id: &PersistenceId, row: &StoredState) -> Result<StoredState, Error> {
+    let payload = row.payload.as_ref();
+    if payload.is_some_and(|payload| payload.serializer_id == NO_PAYLOAD_ID) {
+        return Err(Error::Corrupt {
+            persistence_id: persistence_id.clone(),
+            seq_nr: row.revision,
+            reason: "it has serializer id 0, which means no payload, and bytes".to_owned(),
+            source: None,
+        });
+    }
+    Ok(row.clone())
+}
