@@ -140,6 +140,7 @@
 
 pub mod config;
 mod deadline;
+mod durable_state;
 pub mod engine;
 mod entity_ref;
 mod error;
@@ -148,6 +149,7 @@ mod reply;
 mod runtime;
 mod system;
 
+pub use durable_state::{Durable, DurableState, StateChange};
 pub use entity_ref::{Ask, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{

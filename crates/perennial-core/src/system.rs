@@ -15,7 +15,7 @@ use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
 use crate::engine::{Assembly, Deadlines, Frame, Input, Registry, Settings, Stats};
 use crate::entity_ref::EntityRef;
-use crate::event_sourced::{Entity, EventSourced};
+use crate::event_sourced::{Entity, EventSourced, Kept};
 use crate::runtime::Background;
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
@@ -308,11 +308,16 @@ impl SystemBuilder {
         for (entity, config) in self.entities.iter().zip(configs) {
             // Without a choice of its own, or with the same, it is the system's.
             let chosen = config.plugin.as_ref();
-            let store = chosen
+            let at = chosen
                 .and_then(|chosen| plugins.iter().position(|plugin| plugin == chosen))
                 .unwrap_or(0);
-            stores_of_types.push(Arc::clone(&stores[store]));
-            assembly = entity.add_to(assembly, config, store);
+            stores_of_types.push(entity.store(Arc::clone(&stores[at])));
+            // Events and states go out in batches of their own.
+            let number = match entity.kept() {
+                Kept::Events => at,
+                Kept::State => stores.len() + at,
+            };
+            assembly = entity.add_to(assembly, config, number);
         }
 
         let workers = match system.workers {
@@ -534,6 +539,8 @@ trait AnyEntity: Send + Sync {
     fn config(&self) -> &EntityConfig;
     fn has_snapshots(&self) -> bool;
     fn wants_snapshots(&self) -> bool;
+    fn kept(&self) -> Kept;
+    fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store>;
     fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly;
 }
 
@@ -552,6 +559,14 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
 
     fn wants_snapshots(&self) -> bool {
         Entity::wants_snapshots(self)
+    }
+
+    fn kept(&self) -> Kept {
+        Entity::kept(self)
+    }
+
+    fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        Entity::store(self, store)
     }
 
     fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {

@@ -81,6 +81,9 @@ pub struct AtomicWrite {
     events: Vec<NewEvent>,
     /// Set by the writer right before the write is sent; no part of the write's identity.
     pub previous: Previous,
+    /// Whether an earlier attempt at this write may have stored it. Set by the writer before it
+    /// sends the write again; no part of the write's identity.
+    pub maybe_stored: bool,
 }
 
 impl AtomicWrite {
@@ -123,6 +126,7 @@ impl AtomicWrite {
             } else {
                 Previous::Unknown
             },
+            maybe_stored: false,
         })
     }
 

@@ -267,7 +267,9 @@ impl Lane {
         };
         // Cells of which a write has failed for good.
         let mut failed: Vec<CellKey> = Vec::new();
-        for ((mut item, write), result) in batch.items.into_iter().zip(batch.writes).zip(results) {
+        for ((mut item, mut write), result) in
+            batch.items.into_iter().zip(batch.writes).zip(results)
+        {
             match result {
                 Ok(written) => done.push((item, Settled::Stored(written))),
                 Err(error) if !error.is_retryable() => {
@@ -288,6 +290,7 @@ impl Lane {
                             },
                         ));
                     } else {
+                        write.maybe_stored = item.maybe_stored;
                         again.items.push(item);
                         again.writes.push(write);
                     }

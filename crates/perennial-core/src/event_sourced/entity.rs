@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Codec, MessagePack, SequenceNr};
+use perennial_persistence::{Codec, MessagePack, SequenceNr, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::EntityConfig;
+use crate::durable_state::StateAsEvents;
 use crate::event_sourced::{Cx, EventSourced, Recovery, Retention, Signal};
 
 /// Gives the tags of an event; the state is the one right after it.
@@ -34,16 +35,36 @@ pub struct Entity<E: EventSourced> {
     snapshot_when: Option<SnapshotWhen<E>>,
     on_signal: Option<OnSignal<E>>,
     recovery: Recovery,
+    kept: Kept,
     config: EntityConfig,
+}
+
+/// What a store keeps of an entity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Its events, and snapshots of the state.
+    Events,
+    /// Its latest state only.
+    State,
 }
 
 impl<E: EventSourced> Entity<E> {
     /// An entity type with its services; without snapshots, events as MessagePack with the
     /// manifest `<TYPE>.Event`.
-    pub fn new(services: E::Services) -> Self {
+    pub fn new(services: E::Services) -> Self
+    where
+        E::Event: Serialize + DeserializeOwned,
+    {
+        let codec = MessagePack::new(format!("{}.Event", E::TYPE));
+        Self::with_event_codec(services, codec)
+    }
+
+    /// As [`Entity::new`], with a codec of your own for events, which then need no serde.
+    pub fn with_event_codec(services: E::Services, codec: impl Codec<E::Event>) -> Self {
         Self {
             services: Arc::new(services),
-            event_codec: Arc::new(MessagePack::new(format!("{}.Event", E::TYPE))),
+            event_codec: Arc::new(codec),
+            kept: Kept::Events,
             state_codec: None,
             tag: None,
             snapshot_when: None,
@@ -179,6 +200,26 @@ impl<E: EventSourced> Entity<E> {
         self.config.restart_min = min;
         self.config.restart_max = max;
         self
+    }
+
+    /// Keeps only the latest state; events are changes of it.
+    pub(crate) fn keeping_state(mut self) -> Self {
+        self.kept = Kept::State;
+        self
+    }
+
+    /// `store` as the engine uses it for this entity type. For those who drive the engine
+    /// themselves.
+    #[doc(hidden)]
+    pub fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match self.kept {
+            Kept::Events => store,
+            Kept::State => Arc::new(StateAsEvents::new(store)),
+        }
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept
     }
 
     pub(crate) fn config(&self) -> &EntityConfig {

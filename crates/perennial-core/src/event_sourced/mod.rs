@@ -13,17 +13,14 @@ mod retention;
 mod signal;
 mod timers;
 
-use perennial_persistence::SerializedPayload;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 pub use context::Cx;
 pub(crate) use effect::{
     Action, Body, Continuation, LaterWork, MakeReply, Outcome, Output, Restore,
 };
 pub use effect::{Effect, Then, Work};
 pub use entity::Entity;
-pub(crate) use entity::EntityDef;
+pub(crate) use entity::{EntityDef, Kept};
+use perennial_persistence::SerializedPayload;
 pub use recovery::Recovery;
 pub use retention::Retention;
 pub use signal::Signal;
@@ -112,10 +109,11 @@ pub trait EventSourced: Default + Send + Sized + 'static {
     /// events are stored. Without `|`.
     const TYPE: &'static str;
 
-    /// What happens to the entity. Stored for ever; see [`MessagePack`] for how it may change.
+    /// What happens to the entity. Stored for ever, by serde as [`MessagePack`] unless the entity
+    /// type is given a codec of its own.
     ///
     /// [`MessagePack`]: perennial_persistence::MessagePack
-    type Event: Serialize + DeserializeOwned + Send + 'static;
+    type Event: Send + 'static;
 
     /// What handlers need from outside: shared, never stored. `()` for nothing.
     type Services: Send + Sync + 'static;
