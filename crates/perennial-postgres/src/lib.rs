@@ -50,13 +50,18 @@
 mod batch;
 mod config;
 mod connect;
+mod conninfo;
 mod error;
 mod executor;
 mod journal;
 mod migrate;
+mod password;
 mod row;
 mod snapshot_store;
 mod store;
+#[cfg(feature = "tls")]
+mod tls;
 
-pub use config::Config;
+pub use config::{Config, SslMode};
+pub use connect::connect;
 pub use store::Postgres;
