@@ -613,6 +613,43 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_page_has_every_key() {
+        const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+        let (_, section) = PAGE
+            .split_once("## `[persistence.postgres]`")
+            .expect("the page has the section");
+        let section = section.split("\n##").next().unwrap_or_default();
+        let mut documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        documented.sort_unstable();
+        let value = serde_json::to_value(Config::default()).expect("plain values");
+        let mut keys: Vec<&String> = value.as_object().expect("a table").keys().collect();
+        keys.sort_unstable();
+        assert_eq!(documented, keys);
+    }
+
+    #[test]
+    fn every_mode_has_libpqs_name() {
+        for word in [
+            "disable",
+            "allow",
+            "prefer",
+            "require",
+            "verify-ca",
+            "verify-full",
+        ] {
+            let mode = SslMode::named(word).expect("known");
+            assert_eq!(mode.to_string(), word);
+            let json = serde_json::to_string(&mode).expect("plain");
+            assert_eq!(json, format!("\"{word}\""));
+        }
+        assert_eq!(SslMode::named("verify"), None);
+    }
+
+    #[test]
     fn passwords_are_masked_in_every_form() {
         for (url, shown) in [
             ("postgres://u:p@h:1/d", "postgres://u:***@h:1/d"),

@@ -379,4 +379,32 @@ mod tests {
         check("postgres://h/d?sslmode=maybe", "sslmode").await;
         check("user=u password=secret", "names no host").await;
     }
+
+    #[cfg(not(feature = "tls"))]
+    #[tokio::test]
+    async fn without_the_feature_protection_is_refused_and_never_silently_left_out() {
+        for mode in ["require", "verify-ca&sslrootcert=/ca.pem", "verify-full"] {
+            let url = format!("postgres://u:secret@h/d?sslmode={mode}");
+            let error = Connector::new(&Config::default().with_url(url)).expect_err(mode);
+            let text = error.to_string();
+            assert!(text.contains("`postgres-tls`"), "{text}");
+        }
+        for mode in ["disable", "allow", "prefer"] {
+            let url = format!("postgres://u:secret@h/d?sslmode={mode}");
+            let connector = Connector::new(&Config::default().with_url(url)).expect(mode);
+            assert_eq!(connector.attempts.len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_are_never_protected() {
+        for host in ["%2Ftmp", "%2Fa,%2Fb"] {
+            let url = format!("postgres://u:p@{host}/d?sslmode=verify-full&sslrootcert=/none");
+            let connector = Connector::new(&Config::default().with_url(url)).expect(host);
+            assert!(matches!(
+                connector.attempts.as_slice(),
+                [Attempt { tls: Tls::None, .. }]
+            ));
+        }
+    }
 }

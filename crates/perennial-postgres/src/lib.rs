@@ -40,7 +40,26 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `tls` | connections with `sslmode=require`, certificates verified |
+//! | `tls` | protected connections, see [`SslMode`]; without it those from `require` on are refused |
+//!
+//! # TLS and passwords
+//!
+//! `sslmode`, `sslrootcert`, `sslcert`, `sslkey` and `passfile` are parameters of the URL or
+//! settings, and mean what they mean for libpq; `docs/configuration.md` of the repository says
+//! where the two differ.
+//!
+//! ```
+//! use perennial_postgres::{Config, SslMode};
+//!
+//! let by_url = Config::default()
+//!     .with_url("postgres://bank@db.example/bank?sslmode=verify-full&sslrootcert=/etc/bank/ca.pem");
+//! let by_setting = Config::default()
+//!     .with_url("postgres://bank@db.example/bank")
+//!     .with_sslmode(SslMode::VerifyFull)
+//!     .with_sslrootcert("/etc/bank/ca.pem")
+//!     .with_passfile("/etc/bank/passwords");
+//! # assert!(by_url.check().is_ok() && by_setting.check().is_ok());
+//! ```
 //!
 //! # What it does not do
 //!

@@ -466,12 +466,13 @@ async fn scram_binds_itself_to_the_channel() {
 #[tokio::test]
 async fn a_certificate_can_identify_us() {
     let fixture = Fixture::new();
-    fixture.serve_good(&["ssl_ca_file = 'ca.crt'"]);
     let ca = fixture.authority.certificate.as_str();
     let admit = "hostssl all all all cert\n";
+    let files = [("ca.crt", ca), ("pg_hba.conf", admit)];
     fixture
         .server
-        .configure(&[("ca.crt", ca), ("pg_hba.conf", admit)], &[]);
+        .configure(&files, &["ssl_ca_file = 'ca.crt'"]);
+    fixture.serve_good(&[]);
     let identity = |authority: &Authority, user: &str| {
         let mut params = params(user, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -489,7 +490,13 @@ async fn a_certificate_can_identify_us() {
     let good = config("ours", &ours);
     check(&fixture, "ours", good.clone(), Protected).await;
     let other = config("other", &identity(&fixture.authority, "somebody"));
-    check(&fixture, "another user's", other, Refused("pg_hba.conf")).await;
+    check(
+        &fixture,
+        "another user's",
+        other,
+        Refused("a certificate for this user"),
+    )
+    .await;
     let stranger = config(
         "strange",
         &identity(&Authority::new("A stranger"), "perennial"),
