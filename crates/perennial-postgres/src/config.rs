@@ -7,6 +7,8 @@ use std::time::Duration;
 use perennial_persistence::{OpenError, SchemaCheck};
 use serde::{Deserialize, Serialize};
 
+use crate::connect::{place, read_url};
+
 /// The settings of a [`Postgres`](crate::Postgres) store, the section `[persistence.postgres]`.
 ///
 /// Durations are text such as `"5s"` or `"1m 30s"`. `Debug` shows the URL without its password.
@@ -390,8 +392,13 @@ impl Config {
         self
     }
 
-    /// Checks what can be checked without opening the store, which does it as well. The URL
-    /// is looked at when the store is opened.
+    /// Where the database is, for messages: the URL without its password and parameters.
+    pub fn place(&self) -> String {
+        place(&self.url)
+    }
+
+    /// Checks what can be checked without opening the store, which does it as well. Files are
+    /// looked at when the store is opened.
     ///
     /// # Errors
     /// [`OpenError::Config`] for the first setting that makes no sense.
@@ -408,6 +415,7 @@ impl Config {
                 "is not set; write postgres://user:password@host:port/database",
             );
         }
+        read_url(&self.url)?;
         if self.schema.as_deref().is_some_and(str::is_empty) {
             return refuse("schema", "is empty; write a name or leave it out");
         }

@@ -17,7 +17,7 @@ use tokio_postgres::{Client, NoTls, Socket};
 
 use crate::config::without_password;
 use crate::conninfo::{Parameters, Split};
-use crate::error::{source_of, why_unreachable};
+use crate::error::{ConnectError, may_pass, source_of, why_unreachable};
 use crate::executor::{Sql, sql};
 use crate::password::{self, Environment, Origin};
 use crate::{Config, SslMode};
@@ -32,14 +32,14 @@ const SET: Sql = sql!("session/set.sql");
 /// `Client` is that of the driver, whose version is thereby part of this crate's interface.
 ///
 /// # Errors
-/// [`OpenError::Config`] for a setting that makes no sense, [`OpenError::Unreachable`] if no
-/// connection comes about. None shows a password.
+/// [`ConnectError::Refused`] for a setting that makes no sense, and where the server refuses us;
+/// [`ConnectError::Unavailable`] if it does not answer. None shows a password.
 ///
 /// # Cancel safety
 /// Cancel safe: a connection that nobody gets is closed.
-pub async fn connect(config: &Config) -> Result<Client, OpenError> {
-    config.check()?;
-    let connector = Connector::new(config)?;
+pub async fn connect(config: &Config) -> Result<Client, ConnectError> {
+    config.check().map_err(ConnectError::Refused)?;
+    let connector = Connector::new(config).map_err(ConnectError::Refused)?;
     connector.warn();
     let (client, _task) = connector.open_in_time(config.connect_timeout).await?;
     Ok(client)
@@ -74,35 +74,7 @@ impl Connector {
     pub(crate) fn new(config: &Config) -> Result<Self, OpenError> {
         let environment = Environment::of_process();
         let target = without_password(&config.url);
-        let split = Split::new(&config.url);
-        let mut postgres: tokio_postgres::Config =
-            split
-                .rest
-                .parse()
-                .map_err(|error: tokio_postgres::Error| OpenError::Config {
-                    key: "url",
-                    reason: format!(
-                        "is `{target}`, which is no PostgreSQL URL{}; write \
-                         postgres://user:password@host:port/database, with %40, %3A and %2F for \
-                         @, : and / in the password",
-                        // The cause names the part, never its value.
-                        std::error::Error::source(&error)
-                            .map(|cause| format!(" ({cause})"))
-                            .unwrap_or_default()
-                    ),
-                })?;
-        if postgres.get_hosts().is_empty() {
-            // Certificates are for names, and the driver compares them with hosts alone.
-            for address in postgres.get_hostaddrs().to_vec() {
-                postgres.host(address.to_string());
-            }
-        }
-        if postgres.get_hosts().is_empty() {
-            return Err(OpenError::Config {
-                key: "url",
-                reason: format!("is `{target}` and names no host; write e.g. localhost"),
-            });
-        }
+        let (split, mut postgres) = read_url(&config.url)?;
         postgres.application_name(&config.application_name);
         if postgres.get_connect_timeout().is_none() {
             postgres.connect_timeout(config.connect_timeout);
@@ -133,7 +105,7 @@ impl Connector {
     pub(crate) async fn open_in_time(
         &self,
         limit: Duration,
-    ) -> Result<(Client, JoinHandle<()>), OpenError> {
+    ) -> Result<(Client, JoinHandle<()>), ConnectError> {
         let unreachable = |reason: String, source| OpenError::Unreachable {
             target: self.target.clone(),
             reason,
@@ -141,17 +113,21 @@ impl Connector {
         };
         match timeout(limit, self.open()).await {
             Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(error)) => Err(unreachable(
-                self.why_unreachable(&error),
-                Some(source_of(&error)),
-            )),
-            Err(_) => Err(unreachable(
+            Ok(Err(error)) => {
+                let told = unreachable(self.why_unreachable(&error), Some(source_of(&error)));
+                Err(if may_pass(&error) {
+                    ConnectError::Unavailable(told)
+                } else {
+                    ConnectError::Refused(told)
+                })
+            }
+            Err(_) => Err(ConnectError::Unavailable(unreachable(
                 format!(
                     "nothing answered within {limit:?}; check host and port of `url`, and the \
                      network"
                 ),
                 None,
-            )),
+            ))),
         }
     }
 
@@ -276,6 +252,72 @@ impl<T> Future for Within<'_, T> {
     }
 }
 
+/// The URL in two parts, ours and the driver's. Says nothing of the settings.
+pub(crate) fn read_url(url: &str) -> Result<(Split, tokio_postgres::Config), OpenError> {
+    let target = without_password(url);
+    let split = Split::new(url);
+    let mut postgres: tokio_postgres::Config =
+        split
+            .rest
+            .parse()
+            .map_err(|error: tokio_postgres::Error| OpenError::Config {
+                key: "url",
+                reason: format!(
+                    "is `{target}`, which is no PostgreSQL URL{}; write \
+                     postgres://user:password@host:port/database, with %40, %3A and %2F for @, : \
+                     and / in the password",
+                    // The cause names the part, never its value.
+                    std::error::Error::source(&error)
+                        .map(|cause| format!(" ({cause})"))
+                        .unwrap_or_default()
+                ),
+            })?;
+    if postgres.get_hosts().is_empty() {
+        // Certificates are for names, and the driver compares them with hosts alone.
+        for address in postgres.get_hostaddrs().to_vec() {
+            postgres.host(address.to_string());
+        }
+    }
+    if postgres.get_hosts().is_empty() {
+        return Err(OpenError::Config {
+            key: "url",
+            reason: format!("is `{target}` and names no host; write e.g. localhost"),
+        });
+    }
+    Ok((split, postgres))
+}
+
+/// Where a URL leads, without password and parameters.
+pub(crate) fn place(url: &str) -> String {
+    let Ok((_, postgres)) = read_url(url) else {
+        return without_password(url);
+    };
+    let user = postgres.get_user().map(|user| format!("{user}@"));
+    let ports = postgres.get_ports();
+    let hosts: Vec<String> = postgres
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let port = ports.get(index).or(ports.first());
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            match host {
+                driver::Host::Tcp(host) if host.contains(':') => format!("[{host}]{port}"),
+                driver::Host::Tcp(host) => format!("{host}{port}"),
+                #[cfg(unix)]
+                driver::Host::Unix(folder) => format!("{}{port}", folder.display()),
+            }
+        })
+        .collect();
+    let database = postgres.get_dbname().map(|name| format!("/{name}"));
+    format!(
+        "postgres://{}{}{}",
+        user.unwrap_or_default(),
+        hosts.join(","),
+        database.unwrap_or_default()
+    )
+}
+
 /// What speaks TLS.
 #[derive(Clone)]
 enum Tls {
@@ -378,6 +420,23 @@ mod tests {
         check("host=h password=secret nonsense", "write postgres://").await;
         check("postgres://h/d?sslmode=maybe", "sslmode").await;
         check("user=u password=secret", "names no host").await;
+    }
+
+    #[test]
+    fn a_place_has_neither_password_nor_parameters() {
+        for (url, expected) in [
+            (
+                "postgres://u:secret@h:1/d?sslmode=require",
+                "postgres://u@h:1/d",
+            ),
+            ("postgresql://h", "postgres://h:5432"),
+            ("postgres://u@[::1]:7,b/d", "postgres://u@[::1]:7,b:5432/d"),
+            ("host=/tmp password=secret user=u", "postgres://u@/tmp"),
+            ("hostaddr=127.0.0.1 passfile=x", "postgres://127.0.0.1"),
+            ("postgres://u:secret@h:port/d", "postgres://u:***@h:port/d"),
+        ] {
+            assert_eq!(place(url), expected, "{url}");
+        }
     }
 
     #[cfg(not(feature = "tls"))]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use perennial_persistence::{Error, PersistenceId, Source};
+use perennial_persistence::{Error, OpenError, PersistenceId, Source};
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::password::Origin;
@@ -229,6 +229,66 @@ impl fmt::Display for DriverError {
 }
 
 impl std::error::Error for DriverError {}
+
+/// Why there is no connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The server does not answer now, or takes no more connections: trying again may help.
+    Unavailable(OpenError),
+    /// It stays so until a setting of ours or of the server is changed.
+    Refused(OpenError),
+}
+
+impl ConnectError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(error) | Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable(error) | Self::Refused(error) => error.source(),
+        }
+    }
+}
+
+impl From<ConnectError> for OpenError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Unavailable(error) | ConnectError::Refused(error) => error,
+        }
+    }
+}
+
+/// Whether what kept a connection from coming about may pass by itself.
+pub(crate) fn may_pass(error: &tokio_postgres::Error) -> bool {
+    if let Some(server) = error.as_db_error() {
+        return classify(server.code().code()) == Class::Busy;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            // Answers that make no sense, certificates that are not trusted among them.
+            return !matches!(
+                io.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput
+            );
+        }
+        cause = inner.source();
+    }
+    error.is_closed()
+}
 
 /// Why a connection failed, and what to do about it. `password` says where the password that was
 /// used came from.

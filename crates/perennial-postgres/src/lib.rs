@@ -83,4 +83,5 @@ mod tls;
 
 pub use config::{Config, SslMode};
 pub use connect::connect;
+pub use error::ConnectError;
 pub use store::Postgres;

@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use perennial_persistence::{OpenError, Store};
-use perennial_postgres::{Config, Postgres, SslMode, connect};
+use perennial_postgres::{Config, ConnectError, Postgres, SslMode, connect};
 use perennial_testkit::postgres::PrivateServer;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -154,7 +155,7 @@ enum Outcome {
 }
 use Outcome::{Plain, Protected, Refused};
 
-async fn is_protected(config: &Config) -> Result<bool, OpenError> {
+async fn is_protected(config: &Config) -> Result<bool, ConnectError> {
     let client = connect(config).await?;
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let row = client.query_one(sql, &[]).await.expect("a row");
@@ -162,9 +163,9 @@ async fn is_protected(config: &Config) -> Result<bool, OpenError> {
 }
 
 /// Everything that an error shows, which must not be the password.
-fn all_of(error: &OpenError, password: &str) -> String {
+fn all_of(error: &(dyn Error + 'static), password: &str) -> String {
     let mut text = format!("{error} {error:?}");
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(inner) = source {
         text = format!("{text} {inner}");
         source = inner.source();
@@ -180,6 +181,8 @@ async fn check(fixture: &Fixture, shape: &str, config: Config, expected: Outcome
         (Err(error), Refused(part)) => {
             let text = all_of(&error, fixture.password());
             assert!(error.to_string().contains(part), "{what}: {text}");
+            // All of it is wrong until somebody changes something.
+            assert!(!error.is_retryable(), "{what}: {text}");
         }
         (result, expected) => panic!("{what}: expected {expected:?}, got {result:?}"),
     }
@@ -553,6 +556,19 @@ async fn files_without_certificates_are_named() {
 }
 
 // ---- passwords, and who is refused ----
+
+#[tokio::test]
+async fn a_server_that_is_away_is_worth_another_try() {
+    let server = PrivateServer::start();
+    let config = Config::default().with_url(server.url());
+    connect(&config).await.expect("a client");
+    server.stop();
+    let error = connect(&config).await.expect_err("stopped");
+    assert!(error.is_retryable(), "{error:?}");
+    assert!(error.to_string().contains("start the server"), "{error}");
+    server.start_again();
+    connect(&config).await.expect("a client");
+}
 
 #[tokio::test]
 async fn a_password_file_opens_the_store() {
