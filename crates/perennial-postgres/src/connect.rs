@@ -255,23 +255,24 @@ impl<T> Future for Within<'_, T> {
 /// The URL in two parts, ours and the driver's. Says nothing of the settings.
 pub(crate) fn read_url(url: &str) -> Result<(Split, tokio_postgres::Config), OpenError> {
     let target = without_password(url);
+    let refuse = |cause: String| OpenError::Config {
+        key: "url",
+        reason: format!(
+            "is `{target}`, which is no PostgreSQL URL{cause}; write \
+             postgres://user:password@host:port/database, with %40, %3A and %2F for @, : and / in \
+             the password"
+        ),
+    };
     let split = Split::new(url);
+    if split.nameless {
+        return Err(refuse(" (a value has no key)".to_owned()));
+    }
     let mut postgres: tokio_postgres::Config =
-        split
-            .rest
-            .parse()
-            .map_err(|error: tokio_postgres::Error| OpenError::Config {
-                key: "url",
-                reason: format!(
-                    "is `{target}`, which is no PostgreSQL URL{}; write \
-                     postgres://user:password@host:port/database, with %40, %3A and %2F for @, : \
-                     and / in the password",
-                    // The cause names the part, never its value.
-                    std::error::Error::source(&error)
-                        .map(|cause| format!(" ({cause})"))
-                        .unwrap_or_default()
-                ),
-            })?;
+        split.rest.parse().map_err(|error: tokio_postgres::Error| {
+            // The cause names the part, never its value.
+            let cause = std::error::Error::source(&error);
+            refuse(cause.map(|cause| format!(" ({cause})")).unwrap_or_default())
+        })?;
     if postgres.get_hosts().is_empty() {
         // Certificates are for names, and the driver compares them with hosts alone.
         for address in postgres.get_hostaddrs().to_vec() {
@@ -338,6 +339,18 @@ fn attempts(
         let tls = tls.clone();
         Attempt { postgres, tls }
     };
+    if postgres.get_ssl_negotiation() == driver::SslNegotiation::Direct
+        && !parameters.sslmode.may_verify()
+    {
+        return Err(OpenError::Config {
+            key: "url",
+            reason: format!(
+                "has sslnegotiation=direct, which goes with sslmode require, verify-ca and \
+                 verify-full, not with `{}`",
+                parameters.sslmode
+            ),
+        });
+    }
     let plain = || attempt(driver::SslMode::Disable, &Tls::None);
     if parameters.sslmode == SslMode::Disable || only_unix_sockets(postgres) {
         return Ok(vec![plain()]);
@@ -420,6 +433,17 @@ mod tests {
         check("host=h password=secret nonsense", "write postgres://").await;
         check("postgres://h/d?sslmode=maybe", "sslmode").await;
         check("user=u password=secret", "names no host").await;
+        check("host=h password=secret =x", "a value has no key").await;
+        check(
+            "postgres://u:secret@h/d?sslnegotiation=direct",
+            "not with `prefer`",
+        )
+        .await;
+        check(
+            "postgres://u:secret@h/d?sslcrl=x",
+            "unknown option `sslcrl`",
+        )
+        .await;
     }
 
     #[test]

@@ -18,6 +18,9 @@ const SYSTEM: &str = "system";
 pub(crate) struct Split {
     /// What is left for the driver.
     pub(crate) rest: String,
+    /// Whether there is a value without a key. The driver would silently leave out all that
+    /// follows it.
+    pub(crate) nameless: bool,
     own: Own,
 }
 
@@ -62,7 +65,10 @@ impl Split {
         let credentials = rest.find('@').map_or(0, |at| at + 1);
         let Some(query) = rest[credentials..].find('?').map(|at| credentials + at) else {
             let rest = format!("{scheme}{rest}");
-            return Self { rest, own };
+            return Self {
+                rest,
+                ..Self::default()
+            };
         };
         let foreign: Vec<&str> = rest[query + 1..]
             .split('&')
@@ -84,7 +90,11 @@ impl Split {
             .collect();
         let mark = if foreign.is_empty() { "" } else { "?" };
         let rest = format!("{scheme}{}{mark}{}", &rest[..query], foreign.join("&"));
-        Self { rest, own }
+        Self {
+            rest,
+            nameless: false,
+            own,
+        }
     }
 
     fn of_pairs(text: &str) -> Self {
@@ -92,14 +102,24 @@ impl Split {
         let mut rest = String::new();
         let mut unread = text;
         while let Some((pair, key, value)) = first_pair(unread) {
+            unread = &unread[pair.len()..];
             match own.of(key) {
-                Some(place) => *place = Some(value),
+                Some(place) => {
+                    *place = Some(value);
+                    // What stood around a quoted value must not become one word.
+                    if !unread.is_empty() && !unread.starts_with(char::is_whitespace) {
+                        rest.push(' ');
+                    }
+                }
                 None => rest.push_str(pair),
             }
-            unread = &unread[pair.len()..];
         }
         rest.push_str(unread);
-        Self { rest, own }
+        Self {
+            rest,
+            nameless: unread.trim_start().starts_with('='),
+            own,
+        }
     }
 }
 
@@ -108,7 +128,7 @@ impl Split {
 fn first_pair(text: &str) -> Option<(&str, &str, String)> {
     let from_key = text.trim_start();
     let key_end = from_key.find(|c: char| c == '=' || c.is_whitespace())?;
-    let key = &from_key[..key_end];
+    let key = Some(&from_key[..key_end]).filter(|key| !key.is_empty())?;
     let from_value = from_key[key_end..].trim_start().strip_prefix('=')?;
     let from_value = from_value.trim_start();
     let quoted = from_value.starts_with('\'');
@@ -288,6 +308,8 @@ fn agreed<T: PartialEq>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -381,6 +403,12 @@ mod tests {
                 None,
                 None,
             ),
+            (
+                "user='u'sslmode='require'postgres://=x",
+                "user='u' postgres://=x",
+                Some("require"),
+                None,
+            ),
             ("host=h password='x", "host=h password='x", None, None),
             ("host=h nonsense", "host=h nonsense", None, None),
             ("", "", None, None),
@@ -390,11 +418,69 @@ mod tests {
             assert_eq!(split.own.sslmode.as_deref(), mode, "{text}");
             assert_eq!(split.own.sslrootcert.as_deref(), root, "{text}");
         }
+        let nameless = Split::new("host=h = sslmode=require");
+        assert!(nameless.nameless, "{nameless:?}");
         let split = Split::new("postgres://h?sslcert=c&sslkey=k&passfile=p");
         assert_eq!(split.rest, "postgres://h");
         assert_eq!(split.own.sslcert.as_deref(), Some("c"));
         assert_eq!(split.own.sslkey.as_deref(), Some("k"));
         assert_eq!(split.own.passfile.as_deref(), Some("p"));
+    }
+
+    /// Texts of which the driver takes many, in both forms.
+    fn some_text() -> impl Strategy<Value = String> {
+        let parts = [
+            "postgres://",
+            "u:p@",
+            "h",
+            "/d",
+            "?",
+            "&",
+            " ",
+            "=",
+            "'",
+            "\\",
+            "%20",
+            "%",
+            "\u{e9}",
+            "sslmode=require",
+            "sslmode=disable",
+            "sslmode = 'prefer'",
+            "ssl%6dode=disable",
+            "user=u",
+            "password=p",
+            "password='a b'",
+            "host=h",
+            "port=1",
+            "@",
+            ":1",
+        ];
+        let part = proptest::sample::select(parts.to_vec());
+        let pieces = proptest::collection::vec(part, 0..10);
+        (pieces, 0..3).prop_map(|(pieces, form)| match form {
+            0 => pieces.concat(),
+            1 => pieces.join(" "),
+            _ => format!("postgres://u:p@h/d?{}", pieces.join("&")),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_driver_reads_the_rest_as_it_read_the_whole(text in some_text()) {
+            let split = Split::new(&text);
+            if split.nameless {
+                return Ok(());
+            }
+            // Nothing of ours is left to be found.
+            prop_assert_eq!(&Split::new(&split.rest).rest, &split.rest);
+            if let Ok(whole) = text.parse::<tokio_postgres::Config>() {
+                let mut rest: tokio_postgres::Config = split.rest.parse().expect("less of the same");
+                rest.ssl_mode(whole.get_ssl_mode());
+                prop_assert_eq!(&rest, &whole);
+                let word = split.own.sslmode.unwrap_or_else(|| "prefer".to_owned());
+                prop_assert_eq!(format!("{:?}", whole.get_ssl_mode()).to_lowercase(), word);
+            }
+        }
     }
 
     fn read(config: &Config, home: Option<&Path>) -> Result<Parameters, OpenError> {

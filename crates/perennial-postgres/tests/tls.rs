@@ -36,6 +36,12 @@ fn params(common_name: &str, hosts: &[&str]) -> CertificateParams {
     params
 }
 
+fn params_of_authority(common_name: &str) -> CertificateParams {
+    let mut params = params(common_name, &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
 struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -44,13 +50,23 @@ struct Authority {
 impl Authority {
     fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let mut params = params(name, &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let params = params_of_authority(name);
         let certificate = params.self_signed(&key).expect("a certificate").pem();
         let issuer = Issuer::new(params, key);
         Self {
             certificate,
             issuer,
+        }
+    }
+
+    /// An authority that this one certifies.
+    fn below(&self, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let params = params_of_authority(name);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Self {
+            certificate: certificate.pem(),
+            issuer: Issuer::new(params, key),
         }
     }
 
@@ -67,8 +83,7 @@ impl Authority {
 /// What `openssl req -x509` makes: it claims to be an authority, and has a common name only.
 fn self_signed(expired: bool) -> Identity {
     let key = KeyPair::generate().expect("a key");
-    let mut params = params("localhost", &[]);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let mut params = params_of_authority("localhost");
     if expired {
         params.not_after = date_time_ymd(2020, 1, 1);
     }
@@ -299,6 +314,17 @@ async fn every_mode_with_every_server_does_as_libpq() {
         "other authority",
         &unverified,
         verified(&ca, refused, refused, refused),
+    )
+    .await;
+
+    let below = fixture.authority.below("A department");
+    let mut chain = below.issue(&params("db", &["localhost"]));
+    chain.certificate.push_str(&below.certificate);
+    fixture.serve(&chain, &[]);
+    run(
+        "chain",
+        &unverified,
+        verified(&ca, Protected, Protected, Protected),
     )
     .await;
 
