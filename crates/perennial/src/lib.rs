@@ -82,7 +82,7 @@
 //! |---|---|
 //! | `sqlite` (default) | the embedded store: one file, no server |
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
-//! | `postgres-tls` | the same with TLS, when the URL says `sslmode=require` |
+//! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
 //! | `testkit` | the store in memory, for tests |
 //!
 //! # What it does not do yet
