@@ -83,7 +83,7 @@
 //! | `sqlite` (default) | the embedded store: one file, no server |
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
 //! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
-//! | `testkit` | the store in memory, for tests |
+//! | `testkit` | for tests: `testkit::Spec` for one entity, and the store in memory |
 //!
 //! # What it does not do yet
 //!
@@ -109,6 +109,15 @@ pub use perennial_sqlite as sqlite;
 #[cfg(feature = "testkit")]
 pub use perennial_testkit as testkit;
 pub use plugins::plugins;
+
+/// The pages of the guide, whose code is compiled and run with that of the documentation. Features
+/// stand where a page needs them.
+#[cfg(doctest)]
+mod guide {
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/test-an-entity.md")]
+    mod test_an_entity {}
+}
 
 /// What most programs need.
 pub mod prelude {

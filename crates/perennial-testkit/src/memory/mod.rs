@@ -80,6 +80,15 @@ impl MemoryStore {
         Self::open(Arc::clone(&self.handle.database))
     }
 
+    /// A database of its own that begins with what is stored here now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self::open(Arc::new(Database {
+            clock: Arc::clone(&self.handle.database.clock),
+            tables: Mutex::new(self.tables().clone()),
+        }))
+    }
+
     fn open(database: Arc<Database>) -> Self {
         let closed = AtomicBool::new(false);
         Self {
@@ -203,7 +212,7 @@ impl Database {
 }
 
 /// Sorted maps, so that nothing ever depends on a random order.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Tables {
     journal: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Row>>,
     snapshots: BTreeMap<PersistenceId, Snapshot>,
@@ -227,6 +236,7 @@ impl Tables {
     }
 }
 
+#[derive(Clone)]
 struct Row {
     timestamp: Timestamp,
     /// `None` for a delete marker.
