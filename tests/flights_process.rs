@@ -19,6 +19,7 @@ pub struct Flights {
     folder: TempDir,
     always: Vec<String>,
     url: Option<String>,
+    variables: Vec<(String, String)>,
     runs: std::cell::Cell<u32>,
 }
 
@@ -55,6 +56,7 @@ impl Flights {
             folder: tempfile::tempdir().expect("a temporary folder"),
             always: Vec::new(),
             url: None,
+            variables: Vec::new(),
             runs: std::cell::Cell::new(0),
         }
     }
@@ -73,6 +75,13 @@ impl Flights {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flights/postgres.toml");
         self.url = Some(url.to_owned());
         self.with(&["--config", &config.display().to_string()])
+    }
+
+    /// Every run has this variable in its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
     }
 
     /// Every run reads only the first rows of the bundled month.
@@ -141,7 +150,10 @@ impl Flights {
             .stdout(file(&out))
             .stderr(file(&said))
             .env_remove("RUST_LOG")
-            .env_remove("DATABASE_URL");
+            .env_remove("DATABASE_URL")
+            .env_remove("PGPASSWORD")
+            .env_remove("PGPASSFILE")
+            .env("HOME", self.folder.path());
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("PERENNIAL__") {
                 command.env_remove(variable);
@@ -149,6 +161,9 @@ impl Flights {
         }
         if let Some(url) = &self.url {
             command.env("DATABASE_URL", url);
+        }
+        for (name, value) in &self.variables {
+            command.env(name, value);
         }
         Running {
             child: command.spawn().expect("the example is built"),

@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use perennial::prelude::*;
 use perennial_it::{Ended, Flights, Note, Notebook, TestStore, until};
+use perennial_testkit::postgres::PrivateServer;
 use serde_json::json;
 
 use crate::FLIGHTS;
@@ -336,6 +337,59 @@ async fn other_entities_of_the_database_stay() {
     ended_with(&flights.run(&["--reset"]), 0, &[]);
     assert_eq!(flights.report()["accepted"], 10);
     assert_eq!(store.events_of(Notebook::TYPE, "diary").await.len(), 1);
+}
+
+/// The server takes protected connections only; its certificate and the password are where libpq
+/// looks for them.
+#[test]
+fn a_protected_server_needs_no_secret_in_the_url() {
+    let certificate = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])
+        .expect("a certificate for a name");
+    let server = PrivateServer::start();
+    server.configure(
+        &[
+            ("server.crt", &certificate.cert.pem()),
+            ("server.key", &certificate.signing_key.serialize_pem()),
+            ("pg_hba.conf", "hostssl all all all scram-sha-256\n"),
+        ],
+        &["ssl = on"],
+    );
+    let (credentials, place) = server.url().rsplit_once('@').expect("a password");
+    let (user, password) = credentials.rsplit_once(':').expect("a password");
+    let place = place.replace("127.0.0.1", "localhost");
+    let url = format!("{user}@{place}?sslmode=verify-full");
+
+    let with_rows = |url: &str| flights().with_rows(10).on_postgres(url);
+    let plain = with_rows(&format!("{credentials}@{place}?sslmode=disable"));
+    ended_with(&plain.run(&[]), 1, &["no pg_hba.conf entry"]);
+
+    let by_files = with_rows(&url);
+    let ended = by_files.run(&[]);
+    ended_with(&ended, 1, &["no trusted authority issued", "`sslrootcert`"]);
+    std::fs::create_dir(by_files.path(".postgresql")).expect("a folder");
+    by_files.write(".postgresql/root.crt", certificate.cert.pem());
+    ended_with(&by_files.run(&[]), 1, &["asks for a password", ".pgpass"]);
+    by_files.write(".pgpass", format!("localhost:*:*:perennial:{password}\n"));
+    ended_with(&by_files.run(&[]), 1, &["chmod 600"]);
+    let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(by_files.path(".pgpass"), only_ours).expect("ours");
+    ended_with(
+        &by_files.run(&[]),
+        0,
+        &["Recording rows.csv in postgres://"],
+    );
+    ended_with(&by_files.run(&["--reset"]), 0, &[]);
+    assert_eq!(by_files.report()["accepted"], 10);
+
+    let root = by_files.path(".postgresql/root.crt");
+    let by_variable = with_rows(&format!("{url}&sslrootcert={}", root.display()))
+        .with_variable("PGPASSWORD", password);
+    ended_with(&by_variable.run(&["--keep"]), 0, &[]);
+    let wrong = with_rows(&format!("{url}&sslrootcert={}", root.display()))
+        .with_variable("PGPASSWORD", "wrong-secret");
+    let ended = wrong.run(&["--keep"]);
+    ended_with(&ended, 1, &["the password in the variable PGPASSWORD"]);
+    assert!(!ended.said.contains("wrong-secret"), "{}", ended.said);
 }
 
 #[test]

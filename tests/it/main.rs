@@ -5,6 +5,7 @@ mod configuration_errors;
 mod flights_command_line;
 mod flights_crash_recovery;
 mod flights_outages;
+mod guide;
 mod postgres_outages;
 mod starts;
 mod two_systems_one_database;

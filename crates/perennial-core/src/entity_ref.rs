@@ -48,6 +48,10 @@ impl<E: EventSourced> EntityRef<E> {
         }
     }
 
+    pub(crate) fn address(&self) -> Option<&Arc<Address>> {
+        self.target.as_ref().ok()
+    }
+
     /// The entity's whole id, unless it cannot be stored.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::time::Duration;
 use perennial_persistence::{OpenError, SchemaCheck};
 use serde::{Deserialize, Serialize};
 
+use crate::connect::{place, read_url};
+
 /// The settings of a [`Postgres`](crate::Postgres) store, the section `[persistence.postgres]`.
 ///
 /// Durations are text such as `"5s"` or `"1m 30s"`. `Debug` shows the URL without its password.
@@ -25,8 +27,9 @@ use serde::{Deserialize, Serialize};
 #[non_exhaustive]
 pub struct Config {
     /// Where the database is: `postgres://user:password@host:port/database`, or libpq's
-    /// `host=… user=…` form. `?sslmode=require` (or `verify-ca`, `verify-full`) asks for TLS with a
-    /// verified certificate and needs the feature `tls`; without it the connection is plain.
+    /// `host=… user=…` form. Parameters follow a `?`, as in `?sslmode=verify-full`.
+    ///
+    /// Without a password the variable `PGPASSWORD` is looked at, and then [`Config::passfile`].
     ///
     /// No default.
     pub url: String,
@@ -121,10 +124,96 @@ pub struct Config {
     /// Default `perennial`.
     pub application_name: String,
 
-    /// A PEM file with the certificates to trust for TLS.
+    /// How connections are protected. Also a parameter of `url`, where libpq's name is the same;
+    /// the two may not contradict each other, as those below.
     ///
-    /// Default none: those of the operating system.
-    pub tls_root_certificates: Option<PathBuf>,
+    /// Default [`SslMode::Prefer`], as in libpq.
+    pub sslmode: Option<SslMode>,
+
+    /// A PEM file with the certificates of the authorities that may certify the server, or the
+    /// server's own; or `system` for the authorities of the operating system, which implies
+    /// [`SslMode::VerifyFull`].
+    ///
+    /// Default `.postgresql/root.crt` in the home folder if it is there, as in libpq; otherwise
+    /// `verify-full` trusts the authorities of the operating system, `require` verifies nothing,
+    /// and `verify-ca` is an error.
+    pub sslrootcert: Option<PathBuf>,
+
+    /// A PEM file with the certificate that this program shows to the server, and those of its
+    /// issuers. Needs `sslkey`.
+    ///
+    /// Default none.
+    pub sslcert: Option<PathBuf>,
+
+    /// A PEM file with the key of `sslcert`, without a passphrase, to which no other user has
+    /// access.
+    ///
+    /// Default none.
+    pub sslkey: Option<PathBuf>,
+
+    /// A password file in the format of libpq, `host:port:database:user:password` per line, to
+    /// which no other user has access; otherwise it is not read, with a warning. It is read once,
+    /// when the store is opened.
+    ///
+    /// Default the variable `PGPASSFILE`, then `.pgpass` in the home folder.
+    pub passfile: Option<PathBuf>,
+}
+
+/// How connections are protected by TLS, in libpq's words. Those from `require` on need the
+/// feature `tls`; without it the ones before connect without protection.
+///
+/// Connections over Unix sockets are never protected, as in libpq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// Only if the server's `pg_hba.conf` refuses others.
+    Allow,
+    /// If the server offers it. Nothing is verified, so that whoever is in between can read along.
+    Prefer,
+    /// Always. The certificate is verified as with `verify-ca` if there is a root certificate
+    /// file, otherwise not.
+    Require,
+    /// Always, and one of the authorities issued the server's certificate, for whatever host.
+    VerifyCa,
+    /// Always, and the server's certificate is for the host that we connect to.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// Whether the server's certificate can matter.
+    pub(crate) fn may_verify(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
+
+    /// The mode of that name.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        [
+            Self::Disable,
+            Self::Allow,
+            Self::Prefer,
+            Self::Require,
+            Self::VerifyCa,
+            Self::VerifyFull,
+        ]
+        .into_iter()
+        .find(|mode| mode.to_string() == word)
+    }
+}
+
+impl fmt::Display for SslMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        })
+    }
 }
 
 impl Default for Config {
@@ -146,7 +235,11 @@ impl Default for Config {
             call_timeout: Duration::from_secs(20),
             slow_call: Duration::from_secs(1),
             application_name: "perennial".to_owned(),
-            tls_root_certificates: None,
+            sslmode: None,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            passfile: None,
         }
     }
 }
@@ -264,15 +357,48 @@ impl Config {
         self
     }
 
-    /// Sets [`Config::tls_root_certificates`].
+    /// Sets [`Config::sslmode`].
     #[must_use]
-    pub fn with_tls_root_certificates(mut self, file: impl Into<PathBuf>) -> Self {
-        self.tls_root_certificates = Some(file.into());
+    pub fn with_sslmode(mut self, sslmode: SslMode) -> Self {
+        self.sslmode = Some(sslmode);
         self
     }
 
-    /// Checks what can be checked without opening the store, which does it as well. The URL
-    /// is looked at when the store is opened.
+    /// Sets [`Config::sslrootcert`].
+    #[must_use]
+    pub fn with_sslrootcert(mut self, file: impl Into<PathBuf>) -> Self {
+        self.sslrootcert = Some(file.into());
+        self
+    }
+
+    /// Sets [`Config::sslcert`].
+    #[must_use]
+    pub fn with_sslcert(mut self, file: impl Into<PathBuf>) -> Self {
+        self.sslcert = Some(file.into());
+        self
+    }
+
+    /// Sets [`Config::sslkey`].
+    #[must_use]
+    pub fn with_sslkey(mut self, file: impl Into<PathBuf>) -> Self {
+        self.sslkey = Some(file.into());
+        self
+    }
+
+    /// Sets [`Config::passfile`].
+    #[must_use]
+    pub fn with_passfile(mut self, file: impl Into<PathBuf>) -> Self {
+        self.passfile = Some(file.into());
+        self
+    }
+
+    /// Where the database is, for messages: the URL without its password and parameters.
+    pub fn place(&self) -> String {
+        place(&self.url)
+    }
+
+    /// Checks what can be checked without opening the store, which does it as well. Files are
+    /// looked at when the store is opened.
     ///
     /// # Errors
     /// [`OpenError::Config`] for the first setting that makes no sense.
@@ -289,6 +415,7 @@ impl Config {
                 "is not set; write postgres://user:password@host:port/database",
             );
         }
+        read_url(&self.url)?;
         if self.schema.as_deref().is_some_and(str::is_empty) {
             return refuse("schema", "is empty; write a name or leave it out");
         }
@@ -356,7 +483,11 @@ impl fmt::Debug for Config {
             call_timeout,
             slow_call,
             application_name,
-            tls_root_certificates,
+            sslmode,
+            sslrootcert,
+            sslcert,
+            sslkey,
+            passfile,
         } = self;
         f.debug_struct("Config")
             .field("url", &without_password(url))
@@ -375,7 +506,11 @@ impl fmt::Debug for Config {
             .field("call_timeout", call_timeout)
             .field("slow_call", slow_call)
             .field("application_name", application_name)
-            .field("tls_root_certificates", tls_root_certificates)
+            .field("sslmode", sslmode)
+            .field("sslrootcert", sslrootcert)
+            .field("sslcert", sslcert)
+            .field("sslkey", sslkey)
+            .field("passfile", passfile)
             .finish()
     }
 }
@@ -451,7 +586,8 @@ mod tests {
                 "pipeline-depth": 4, "max-statement-events": 5, "max-statement-bytes": 6,
                 "connect-timeout": "1s", "acquire-timeout": "2s", "statement-timeout": "3s",
                 "lock-timeout": "4s", "call-timeout": "1m 30s", "slow-call": "20ms",
-                "application-name": "bank", "tls-root-certificates": "ca.pem"}"#,
+                "application-name": "bank", "sslmode": "verify-full", "sslrootcert": "ca.pem",
+                "sslcert": "we.pem", "sslkey": "we.key", "passfile": "passwords"}"#,
         )
         .expect("all keys are known");
         assert_eq!(
@@ -473,11 +609,52 @@ mod tests {
                 .with_call_timeout(Duration::from_secs(90))
                 .with_slow_call(Duration::from_millis(20))
                 .with_application_name("bank")
-                .with_tls_root_certificates("ca.pem")
+                .with_sslmode(SslMode::VerifyFull)
+                .with_sslrootcert("ca.pem")
+                .with_sslcert("we.pem")
+                .with_sslkey("we.key")
+                .with_passfile("passwords")
         );
         assert_eq!(parse("{}").expect("defaults"), Config::default());
         let text = serde_json::to_string(&config).expect("plain values");
         assert_eq!(parse(&text).expect("its own text"), config);
+    }
+
+    #[test]
+    fn the_configuration_page_has_every_key() {
+        const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+        let (_, section) = PAGE
+            .split_once("## `[persistence.postgres]`")
+            .expect("the page has the section");
+        let section = section.split("\n##").next().unwrap_or_default();
+        let mut documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        documented.sort_unstable();
+        let value = serde_json::to_value(Config::default()).expect("plain values");
+        let mut keys: Vec<&String> = value.as_object().expect("a table").keys().collect();
+        keys.sort_unstable();
+        assert_eq!(documented, keys);
+    }
+
+    #[test]
+    fn every_mode_has_libpqs_name() {
+        for word in [
+            "disable",
+            "allow",
+            "prefer",
+            "require",
+            "verify-ca",
+            "verify-full",
+        ] {
+            let mode = SslMode::named(word).expect("known");
+            assert_eq!(mode.to_string(), word);
+            let json = serde_json::to_string(&mode).expect("plain");
+            assert_eq!(json, format!("\"{word}\""));
+        }
+        assert_eq!(SslMode::named("verify"), None);
     }
 
     #[test]

@@ -3,20 +3,47 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use deadpool_postgres::Connect;
 use perennial_persistence::OpenError;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio::time::timeout;
+use tokio_postgres::config as driver;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, NoTls, Socket};
 
-use crate::Config;
 use crate::config::without_password;
+use crate::conninfo::{Parameters, Split};
+use crate::error::{ConnectError, may_pass, source_of, why_unreachable};
 use crate::executor::{Sql, sql};
+use crate::password::{self, Environment, Origin};
+use crate::{Config, SslMode};
 
 const SET: Sql = sql!("session/set.sql");
+
+/// Opens a connection as a store with these settings does, for a program's own statements.
+///
+/// The connection has the settings of the store's own (`schema`, time-outs) and the same
+/// protection. It ends with the client. Must be called on a tokio runtime with I/O and time.
+///
+/// `Client` is that of the driver, whose version is thereby part of this crate's interface.
+///
+/// # Errors
+/// [`ConnectError::Refused`] for a setting that makes no sense, and where the server refuses us;
+/// [`ConnectError::Unavailable`] if it does not answer. None shows a password.
+///
+/// # Cancel safety
+/// Cancel safe: a connection that nobody gets is closed.
+pub async fn connect(config: &Config) -> Result<Client, ConnectError> {
+    config.check().map_err(ConnectError::Refused)?;
+    let connector = Connector::new(config).map_err(ConnectError::Refused)?;
+    connector.warn();
+    let (client, _task) = connector.open_in_time(config.connect_timeout).await?;
+    Ok(client)
+}
 
 /// Opens connections, always on the runtime on which the store was opened: a connection's task
 /// must not end with the caller's.
@@ -25,37 +52,29 @@ pub(crate) struct Connector {
     pub(crate) postgres: tokio_postgres::Config,
     /// The URL without its password, for messages.
     pub(crate) target: String,
-    tls: Tls,
+    /// What is wrong with the settings, but no reason to refuse them.
+    pub(crate) warnings: Vec<String>,
+    attempts: Vec<Attempt>,
+    password: Origin,
     pub(crate) runtime: Handle,
     lock_timeout: String,
     statement_timeout: String,
     schema: String,
 }
 
+/// One of the ways to connect, of which a mode has up to two.
+#[derive(Clone)]
+struct Attempt {
+    postgres: tokio_postgres::Config,
+    tls: Tls,
+}
+
 impl Connector {
     /// Reads the URL; connects to nothing yet.
     pub(crate) fn new(config: &Config) -> Result<Self, OpenError> {
+        let environment = Environment::of_process();
         let target = without_password(&config.url);
-        let mut postgres: tokio_postgres::Config = with_known_sslmode(&config.url)
-            .parse()
-            .map_err(|error: tokio_postgres::Error| OpenError::Config {
-                key: "url",
-                reason: format!(
-                    "is `{target}`, which is no PostgreSQL URL{}; write \
-                     postgres://user:password@host:port/database, with %40, %3A and %2F for @, : \
-                     and / in the password",
-                    // The cause names the part, never its value.
-                    std::error::Error::source(&error)
-                        .map(|cause| format!(" ({cause})"))
-                        .unwrap_or_default()
-                ),
-            })?;
-        if postgres.get_hosts().is_empty() && postgres.get_hostaddrs().is_empty() {
-            return Err(OpenError::Config {
-                key: "url",
-                reason: format!("is `{target}` and names no host; write e.g. localhost"),
-            });
-        }
+        let (split, mut postgres) = read_url(&config.url)?;
         postgres.application_name(&config.application_name);
         if postgres.get_connect_timeout().is_none() {
             postgres.connect_timeout(config.connect_timeout);
@@ -64,15 +83,17 @@ impl Connector {
             // A dead network is noticed at the latest when nobody waits for the answer any more.
             postgres.tcp_user_timeout(config.call_timeout);
         }
-        let tls = if postgres.get_ssl_mode() == SslMode::Require {
-            Tls::verified(config)?
-        } else {
-            Tls::None
-        };
+        let parameters = Parameters::new(&split, config, environment.home.as_deref())?;
+        let (password, mut warnings) =
+            password::complete(&mut postgres, parameters.passfile.as_deref(), &environment)?;
+        let attempts = attempts(&postgres, &parameters)?;
+        warnings.extend(parameters.warnings);
         Ok(Self {
             postgres,
             target,
-            tls,
+            warnings,
+            attempts,
+            password,
             runtime: Handle::current(),
             lock_timeout: format!("{}ms", config.lock_timeout.as_millis()),
             statement_timeout: format!("{}ms", config.statement_timeout.as_millis()),
@@ -80,15 +101,41 @@ impl Connector {
         })
     }
 
+    /// Opens a connection as [`Self::open`] does, and says what is to be done if there is none.
+    pub(crate) async fn open_in_time(
+        &self,
+        limit: Duration,
+    ) -> Result<(Client, JoinHandle<()>), ConnectError> {
+        let unreachable = |reason: String, source| OpenError::Unreachable {
+            target: self.target.clone(),
+            reason,
+            source,
+        };
+        match timeout(limit, self.open()).await {
+            Ok(Ok(opened)) => Ok(opened),
+            Ok(Err(error)) => {
+                let told = unreachable(self.why_unreachable(&error), Some(source_of(&error)));
+                Err(if may_pass(&error) {
+                    ConnectError::Unavailable(told)
+                } else {
+                    ConnectError::Refused(told)
+                })
+            }
+            Err(_) => Err(ConnectError::Unavailable(unreachable(
+                format!(
+                    "nothing answered within {limit:?}; check host and port of `url`, and the \
+                     network"
+                ),
+                None,
+            ))),
+        }
+    }
+
     /// Opens a connection with its settings. The task ends with the connection; aborting it ends
     /// the connection.
     pub(crate) async fn open(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let opening = async {
-            let (client, task) = match &self.tls {
-                Tls::None => self.open_with(NoTls).await?,
-                #[cfg(feature = "tls")]
-                Tls::Verified(tls) => self.open_with((**tls).clone()).await?,
-            };
+            let (client, task) = self.connect_somehow().await?;
             client
                 .query(
                     SET.text,
@@ -102,6 +149,48 @@ impl Connector {
             future: Box::pin(opening),
         }
         .await
+    }
+
+    /// Why a connection failed, and what to check.
+    pub(crate) fn why_unreachable(&self, error: &tokio_postgres::Error) -> String {
+        why_unreachable(error, &self.password)
+    }
+
+    /// Logs the warnings.
+    fn warn(&self) {
+        for warning in &self.warnings {
+            tracing::warn!(target_url = self.target, "{warning}");
+        }
+    }
+
+    /// Tries one way after the other, as long as another can help.
+    async fn connect_somehow(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let mut before = None;
+        for attempt in &self.attempts {
+            match attempt.connect().await {
+                Ok(connected) => return Ok(connected),
+                Err(error) if is_about_protection(&error) => {
+                    // When the server refuses what is unprotected, the reason why there is no
+                    // protection is the interesting one.
+                    before = Some(match before {
+                        Some(before) if is_tls_failure(&before) => before,
+                        _ => error,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(before.expect("a connector has at least one way to connect"))
+    }
+}
+
+impl Attempt {
+    async fn connect(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        match &self.tls {
+            Tls::None => self.open_with(NoTls).await,
+            #[cfg(feature = "tls")]
+            Tls::Rustls(tls) => self.open_with((**tls).clone()).await,
+        }
     }
 
     async fn open_with<T>(&self, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
@@ -163,80 +252,162 @@ impl<T> Future for Within<'_, T> {
     }
 }
 
-/// How connections are protected.
+/// The URL in two parts, ours and the driver's. Says nothing of the settings.
+pub(crate) fn read_url(url: &str) -> Result<(Split, tokio_postgres::Config), OpenError> {
+    let target = without_password(url);
+    let refuse = |cause: String| OpenError::Config {
+        key: "url",
+        reason: format!(
+            "is `{target}`, which is no PostgreSQL URL{cause}; write \
+             postgres://user:password@host:port/database, with %40, %3A and %2F for @, : and / in \
+             the password"
+        ),
+    };
+    let split = Split::new(url);
+    if split.nameless {
+        return Err(refuse(" (a value has no key)".to_owned()));
+    }
+    let mut postgres: tokio_postgres::Config =
+        split.rest.parse().map_err(|error: tokio_postgres::Error| {
+            // The cause names the part, never its value.
+            let cause = std::error::Error::source(&error);
+            refuse(cause.map(|cause| format!(" ({cause})")).unwrap_or_default())
+        })?;
+    if postgres.get_hosts().is_empty() {
+        // Certificates are for names, and the driver compares them with hosts alone.
+        for address in postgres.get_hostaddrs().to_vec() {
+            postgres.host(address.to_string());
+        }
+    }
+    if postgres.get_hosts().is_empty() {
+        return Err(OpenError::Config {
+            key: "url",
+            reason: format!("is `{target}` and names no host; write e.g. localhost"),
+        });
+    }
+    Ok((split, postgres))
+}
+
+/// Where a URL leads, without password and parameters.
+pub(crate) fn place(url: &str) -> String {
+    let Ok((_, postgres)) = read_url(url) else {
+        return without_password(url);
+    };
+    let user = postgres.get_user().map(|user| format!("{user}@"));
+    let ports = postgres.get_ports();
+    let hosts: Vec<String> = postgres
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let port = ports.get(index).or(ports.first());
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            match host {
+                driver::Host::Tcp(host) if host.contains(':') => format!("[{host}]{port}"),
+                driver::Host::Tcp(host) => format!("{host}{port}"),
+                #[cfg(unix)]
+                driver::Host::Unix(folder) => format!("{}{port}", folder.display()),
+            }
+        })
+        .collect();
+    let database = postgres.get_dbname().map(|name| format!("/{name}"));
+    format!(
+        "postgres://{}{}{}",
+        user.unwrap_or_default(),
+        hosts.join(","),
+        database.unwrap_or_default()
+    )
+}
+
+/// What speaks TLS.
 #[derive(Clone)]
 enum Tls {
-    /// Not at all.
+    /// Nothing.
     None,
-    /// By TLS, with a certificate that one of the trusted authorities issued for this host.
     #[cfg(feature = "tls")]
-    Verified(Box<tokio_postgres_rustls::MakeRustlsConnect>),
+    Rustls(Box<tokio_postgres_rustls::MakeRustlsConnect>),
 }
 
-impl Tls {
-    #[cfg(not(feature = "tls"))]
-    fn verified(_: &Config) -> Result<Self, OpenError> {
-        Err(OpenError::Config {
+/// The ways to connect of a mode, in libpq's order.
+fn attempts(
+    postgres: &tokio_postgres::Config,
+    parameters: &Parameters,
+) -> Result<Vec<Attempt>, OpenError> {
+    let attempt = |mode: driver::SslMode, tls: &Tls| {
+        let mut postgres = postgres.clone();
+        postgres.ssl_mode(mode);
+        let tls = tls.clone();
+        Attempt { postgres, tls }
+    };
+    if postgres.get_ssl_negotiation() == driver::SslNegotiation::Direct
+        && !parameters.sslmode.may_verify()
+    {
+        return Err(OpenError::Config {
             key: "url",
-            reason: "asks for TLS (sslmode), which this program was built without; enable the \
-                     feature `postgres-tls` of perennial (`tls` of perennial-postgres), or write sslmode=disable"
-                .to_owned(),
-        })
+            reason: format!(
+                "has sslnegotiation=direct, which goes with sslmode require, verify-ca and \
+                 verify-full, not with `{}`",
+                parameters.sslmode
+            ),
+        });
     }
-
-    #[cfg(feature = "tls")]
-    fn verified(config: &Config) -> Result<Self, OpenError> {
-        use std::sync::Arc;
-
-        use rustls::pki_types::CertificateDer;
-        use rustls::pki_types::pem::PemObject;
-
-        let mut trusted = rustls::RootCertStore::empty();
-        let refuse = |reason: String| OpenError::Config {
-            key: "tls-root-certificates",
-            reason,
-        };
-        match &config.tls_root_certificates {
-            Some(file) => {
-                let certificates = CertificateDer::pem_file_iter(file)
-                    .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-                    .map_err(|error| {
-                        refuse(format!("cannot be read from {}: {error}", file.display()))
-                    })?;
-                for certificate in certificates {
-                    trusted.add(certificate).map_err(|error| {
-                        refuse(format!("in {} are unusable: {error}", file.display()))
-                    })?;
-                }
-            }
-            None => {
-                let found = rustls_native_certs::load_native_certs();
-                // Systems carry odd certificates; the usable ones count.
-                trusted.add_parsable_certificates(found.certs);
-            }
-        }
-        if trusted.is_empty() {
-            return Err(refuse(
-                "are none; install the system's certificates, or name a PEM file".to_owned(),
-            ));
-        }
-        // The provider is named, so that a program with several linked in does not panic.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| refuse(format!("cannot be used: {error}")))?
-            .with_root_certificates(trusted)
-            .with_no_client_auth();
-        Ok(Self::Verified(Box::new(
-            tokio_postgres_rustls::MakeRustlsConnect::new(tls),
-        )))
+    let plain = || attempt(driver::SslMode::Disable, &Tls::None);
+    if parameters.sslmode == SslMode::Disable || only_unix_sockets(postgres) {
+        return Ok(vec![plain()]);
     }
+    let Some(tls) = tls(postgres, parameters)? else {
+        return Ok(vec![plain()]);
+    };
+    Ok(match parameters.sslmode {
+        SslMode::Disable => vec![plain()],
+        SslMode::Allow => vec![plain(), attempt(driver::SslMode::Require, &tls)],
+        SslMode::Prefer => vec![attempt(driver::SslMode::Prefer, &tls), plain()],
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+            vec![attempt(driver::SslMode::Require, &tls)]
+        }
+    })
 }
 
-/// libpq's `verify-ca` and `verify-full` as the driver's `require`: we always verify both.
-fn with_known_sslmode(url: &str) -> String {
-    url.replace("sslmode=verify-full", "sslmode=require")
-        .replace("sslmode=verify-ca", "sslmode=require")
+/// Unix sockets know no TLS; libpq does not look at the mode there.
+fn only_unix_sockets(postgres: &tokio_postgres::Config) -> bool {
+    let over_network = |host: &driver::Host| matches!(host, driver::Host::Tcp(_));
+    postgres.get_hostaddrs().is_empty() && !postgres.get_hosts().iter().any(over_network)
+}
+
+#[cfg(feature = "tls")]
+fn tls(
+    postgres: &tokio_postgres::Config,
+    parameters: &Parameters,
+) -> Result<Option<Tls>, OpenError> {
+    let connector = crate::tls::connector(parameters, postgres.get_ssl_negotiation())?;
+    Ok(Some(Tls::Rustls(Box::new(connector))))
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls(_: &tokio_postgres::Config, parameters: &Parameters) -> Result<Option<Tls>, OpenError> {
+    if matches!(parameters.sslmode, SslMode::Allow | SslMode::Prefer) {
+        return Ok(None);
+    }
+    Err(OpenError::Config {
+        key: "sslmode",
+        reason: format!(
+            "is `{}`, and this program was built without TLS; enable the feature `postgres-tls` \
+             of perennial (`tls` of perennial-postgres), or write sslmode=disable",
+            parameters.sslmode
+        ),
+    })
+}
+
+/// Whether another kind of protection may help.
+fn is_about_protection(error: &tokio_postgres::Error) -> bool {
+    is_tls_failure(error) || error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+}
+
+/// Whether the handshake failed. The driver tells it by its words only.
+fn is_tls_failure(error: &tokio_postgres::Error) -> bool {
+    error
+        .to_string()
+        .starts_with("error performing TLS handshake")
 }
 
 #[cfg(test)]
@@ -262,13 +433,61 @@ mod tests {
         check("host=h password=secret nonsense", "write postgres://").await;
         check("postgres://h/d?sslmode=maybe", "sslmode").await;
         check("user=u password=secret", "names no host").await;
+        check("host=h password=secret =x", "a value has no key").await;
+        check(
+            "postgres://u:secret@h/d?sslnegotiation=direct",
+            "not with `prefer`",
+        )
+        .await;
+        check(
+            "postgres://u:secret@h/d?sslcrl=x",
+            "unknown option `sslcrl`",
+        )
+        .await;
     }
 
     #[test]
-    fn both_verifying_modes_of_libpq_are_known() {
-        for mode in ["verify-full", "verify-ca", "require"] {
-            let url = format!("postgres://h/d?sslmode={mode}");
-            assert_eq!(with_known_sslmode(&url), "postgres://h/d?sslmode=require");
+    fn a_place_has_neither_password_nor_parameters() {
+        for (url, expected) in [
+            (
+                "postgres://u:secret@h:1/d?sslmode=require",
+                "postgres://u@h:1/d",
+            ),
+            ("postgresql://h", "postgres://h:5432"),
+            ("postgres://u@[::1]:7,b/d", "postgres://u@[::1]:7,b:5432/d"),
+            ("host=/tmp password=secret user=u", "postgres://u@/tmp"),
+            ("hostaddr=127.0.0.1 passfile=x", "postgres://127.0.0.1"),
+            ("postgres://u:secret@h:port/d", "postgres://u:***@h:port/d"),
+        ] {
+            assert_eq!(place(url), expected, "{url}");
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[tokio::test]
+    async fn without_the_feature_protection_is_refused_and_never_silently_left_out() {
+        for mode in ["require", "verify-ca&sslrootcert=/ca.pem", "verify-full"] {
+            let url = format!("postgres://u:secret@h/d?sslmode={mode}");
+            let error = Connector::new(&Config::default().with_url(url)).expect_err(mode);
+            let text = error.to_string();
+            assert!(text.contains("`postgres-tls`"), "{text}");
+        }
+        for mode in ["disable", "allow", "prefer"] {
+            let url = format!("postgres://u:secret@h/d?sslmode={mode}");
+            let connector = Connector::new(&Config::default().with_url(url)).expect(mode);
+            assert_eq!(connector.attempts.len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_are_never_protected() {
+        for host in ["%2Ftmp", "%2Fa,%2Fb"] {
+            let url = format!("postgres://u:p@{host}/d?sslmode=verify-full&sslrootcert=/none");
+            let connector = Connector::new(&Config::default().with_url(url)).expect(host);
+            assert!(matches!(
+                connector.attempts.as_slice(),
+                [Attempt { tls: Tls::None, .. }]
+            ));
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use perennial_persistence::{Error, PersistenceId, Source};
+use perennial_persistence::{Error, OpenError, PersistenceId, Source};
 use tokio_postgres::error::{DbError, Severity, SqlState};
+
+use crate::password::Origin;
 
 /// Why a call did not succeed, before it is known whose data it was about.
 #[derive(Debug, Clone)]
@@ -228,34 +230,152 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
-/// Why the first connection failed, and what to check.
-pub(crate) fn why_unreachable(error: &tokio_postgres::Error) -> String {
-    let Some(server) = error.as_db_error() else {
-        let mut cause = std::error::Error::source(error);
-        while let Some(inner) = cause {
-            if let Some(io) = inner.downcast_ref::<std::io::Error>()
-                && io.kind() == std::io::ErrorKind::ConnectionRefused
-            {
-                return "nothing listens there; start the server, or correct host and port of \
-                        `url`"
+/// Why there is no connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The server does not answer now, or takes no more connections: trying again may help.
+    Unavailable(OpenError),
+    /// It stays so until a setting of ours or of the server is changed.
+    Refused(OpenError),
+}
+
+impl ConnectError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(error) | Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable(error) | Self::Refused(error) => error.source(),
+        }
+    }
+}
+
+impl From<ConnectError> for OpenError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Unavailable(error) | ConnectError::Refused(error) => error,
+        }
+    }
+}
+
+/// Whether what kept a connection from coming about may pass by itself.
+pub(crate) fn may_pass(error: &tokio_postgres::Error) -> bool {
+    if let Some(server) = error.as_db_error() {
+        return classify(server.code().code()) == Class::Busy;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            // Answers that make no sense, certificates that are not trusted among them.
+            return !matches!(
+                io.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput
+            );
+        }
+        cause = inner.source();
+    }
+    error.is_closed()
+}
+
+/// Why a connection failed, and what to do about it. `password` says where the password that was
+/// used came from.
+pub(crate) fn why_unreachable(error: &tokio_postgres::Error, password: &Origin) -> String {
+    match error.as_db_error() {
+        Some(server) => why_refused(server, password),
+        None => why_not_connected(error, password),
+    }
+}
+
+fn why_not_connected(error: &tokio_postgres::Error, password: &Origin) -> String {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let io = inner.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return "nothing listens there; start the server, or correct host and port of `url`"
+                .to_owned();
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = io
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            return crate::tls::why_refused(tls);
+        }
+        // The driver has no other names for these.
+        match inner.to_string().as_str() {
+            "password missing" => return why_no_password(password),
+            "server does not support TLS" => {
+                return "the server does not speak TLS; switch it on there (ssl = on), or write \
+                        sslmode=prefer to do without"
                     .to_owned();
             }
-            // The driver has no other name for it.
-            if inner.to_string() == "password missing" {
-                return "the server asks for a password; write it into `url`".to_owned();
+            "server did not use channel binding" => {
+                return "the server does not support channel binding, which needs TLS and a \
+                        password of kind scram-sha-256; provide both, or write \
+                        channel_binding=prefer"
+                    .to_owned();
             }
-            cause = inner.source();
+            _ => {}
         }
-        return "no connection came about; check host, port and sslmode of `url`, and the network"
-            .to_owned();
-    };
+        cause = inner.source();
+    }
+    "no connection came about; check host, port and sslmode of `url`, and the network".to_owned()
+}
+
+fn why_no_password(password: &Origin) -> String {
+    let asks = "the server asks for a password; write it into `url`";
+    match password {
+        Origin::Nowhere(Some(file)) => format!(
+            "{asks} or into the password file {}, which has none for this host, port, database \
+             and user or could not be read",
+            file.display()
+        ),
+        _ => format!("{asks} or a password file"),
+    }
+}
+
+fn why_refused(server: &DbError, password: &Origin) -> String {
     let said = describe(server);
     match *server.code() {
-        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            format!("{said}; correct user and password of `url`, or the server's pg_hba.conf")
+        SqlState::INVALID_PASSWORD => format!(
+            "{said}; {}, or create the role with this password",
+            password.correction()
+        ),
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            // The server's language may be another; then both remedies are named.
+            let message = server.message();
+            if message.contains("pg_hba.conf") {
+                format!(
+                    "{said}; add a line for this host, user and database to the server's \
+                     pg_hba.conf and reload it, or choose an sslmode that it allows"
+                )
+            } else if message.contains("certificate") {
+                format!("{said}; set `sslcert` and `sslkey` to a certificate for this user")
+            } else {
+                format!(
+                    "{said}; create the role (`createuser`), correct the user of `url`, or the \
+                     server's pg_hba.conf"
+                )
+            }
         }
         SqlState::INVALID_CATALOG_NAME => {
             format!("{said}; create it (`createdb`), or correct the database of `url`")
+        }
+        SqlState::INSUFFICIENT_PRIVILEGE => {
+            format!("{said}; give the user the right (GRANT CONNECT ON DATABASE …)")
         }
         SqlState::TOO_MANY_CONNECTIONS => format!(
             "{said}; raise the server's max_connections, or lower `max-connections` of its clients"

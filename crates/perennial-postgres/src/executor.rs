@@ -22,7 +22,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::Config;
 use crate::connect::Connector;
-use crate::error::{Failure, judge, source_of, why_unreachable};
+use crate::error::{Failure, judge, source_of};
 
 /// A statement and the name of its file below `sql/`.
 #[derive(Debug, Clone, Copy)]
@@ -205,7 +205,7 @@ impl Executor {
             format!(
                 "cannot connect to {}: {}",
                 self.connector.target,
-                why_unreachable(error)
+                self.connector.why_unreachable(error)
             ),
             Some(source_of(error)),
         )

@@ -40,7 +40,26 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `tls` | connections with `sslmode=require`, certificates verified |
+//! | `tls` | protected connections, see [`SslMode`]; without it those from `require` on are refused |
+//!
+//! # TLS and passwords
+//!
+//! `sslmode`, `sslrootcert`, `sslcert`, `sslkey` and `passfile` are parameters of the URL or
+//! settings, and mean what they mean for libpq; `docs/configuration.md` of the repository says
+//! where the two differ.
+//!
+//! ```
+//! use perennial_postgres::{Config, SslMode};
+//!
+//! let by_url = Config::default()
+//!     .with_url("postgres://bank@db.example/bank?sslmode=verify-full&sslrootcert=/etc/bank/ca.pem");
+//! let by_setting = Config::default()
+//!     .with_url("postgres://bank@db.example/bank")
+//!     .with_sslmode(SslMode::VerifyFull)
+//!     .with_sslrootcert("/etc/bank/ca.pem")
+//!     .with_passfile("/etc/bank/passwords");
+//! # assert!(by_url.check().is_ok() && by_setting.check().is_ok());
+//! ```
 //!
 //! # What it does not do
 //!
@@ -50,13 +69,19 @@
 mod batch;
 mod config;
 mod connect;
+mod conninfo;
 mod error;
 mod executor;
 mod journal;
 mod migrate;
+mod password;
 mod row;
 mod snapshot_store;
 mod store;
+#[cfg(feature = "tls")]
+mod tls;
 
-pub use config::Config;
+pub use config::{Config, SslMode};
+pub use connect::connect;
+pub use error::ConnectError;
 pub use store::Postgres;

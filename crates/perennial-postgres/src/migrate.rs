@@ -42,6 +42,10 @@ const LOCK: i64 = 0x7065_7265_6e6e_6961;
 /// How long to wait for the lock and for tables in use.
 const LOCK_TIMEOUT: &str = "60s";
 
+/// What to do about missing tables.
+const HOW_TO_MAKE_TABLES: &str = "to make missing tables set `schema-check = \"create\"` or apply \
+     migrations/postgres; if they are in another schema, set `schema`";
+
 /// How many ids with two rows are named.
 const NAMED_IDS: usize = 10;
 
@@ -281,7 +285,11 @@ pub(crate) async fn verify(client: &Client, target: &str) -> Result<Vec<String>,
         .iter()
         .map(|row| (row.get(0), row.get::<_, Option<_>>(1).unwrap_or_default()))
         .collect();
-    let problems = differences(&found, &unique);
+    let mut problems = differences(&found, &unique);
+    let is_missing = |table: &Table| found.iter().all(|column| column.table != table.name);
+    if TABLES.iter().any(is_missing) {
+        problems.push(HOW_TO_MAKE_TABLES.to_owned());
+    }
     if problems.is_empty() {
         Ok(missing_guard(&unique))
     } else {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use perennial_persistence::{BoxFuture, Journal, OpenError, SchemaCheck, SnapshotStore, Store};
-use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::Config;
 use crate::connect::Connector;
-use crate::error::{source_of, why_unreachable};
+use crate::error::source_of;
 use crate::executor::{Executor, Sql, sql};
 use crate::journal::{PostgresJournal, StatementBounds};
 use crate::migrate;
@@ -43,27 +42,9 @@ impl Postgres {
         config.check()?;
         let connector = Connector::new(&config)?;
         let target = connector.target.clone();
-        let unreachable = |reason: String, source| OpenError::Unreachable {
-            target: target.clone(),
-            reason,
-            source,
-        };
-        let opened = timeout(config.connect_timeout, connector.open())
-            .await
-            .map_err(|_| {
-                unreachable(
-                    format!(
-                        "nothing answered within {:?}; check host and port of `url`, and the \
-                         network",
-                        config.connect_timeout
-                    ),
-                    None,
-                )
-            })?;
-        let (mut client, _connection) = opened
-            .map_err(|error| unreachable(why_unreachable(&error), Some(source_of(&error))))?;
+        let (mut client, _connection) = connector.open_in_time(config.connect_timeout).await?;
 
-        let mut warnings = Vec::new();
+        let mut warnings = connector.warnings.clone();
         match config.schema_check {
             SchemaCheck::Create => {
                 let schema = config.schema.as_deref();
@@ -74,12 +55,14 @@ impl Postgres {
             SchemaCheck::Verify => warnings.extend(migrate::verify(&client, &target).await?),
             _ => {}
         }
-        let settings = settings_that_lose(&client).await.map_err(|error| {
-            unreachable(
-                "the server's settings could not be read".to_owned(),
-                Some(source_of(&error)),
-            )
-        })?;
+        let settings =
+            settings_that_lose(&client)
+                .await
+                .map_err(|error| OpenError::Unreachable {
+                    target: target.clone(),
+                    reason: "the server's settings could not be read".to_owned(),
+                    source: Some(source_of(&error)),
+                })?;
         if config.require_durable && !settings.is_empty() {
             return Err(OpenError::NotDurable { target, settings });
         }

@@ -190,9 +190,13 @@ async fn two_rows_for_one_id_are_reported_until_they_are_gone() {
 async fn verify_names_every_missing_table_and_creates_nothing() {
     let database = TestPostgres::new();
     let verify = || config(&database).with_schema_check(SchemaCheck::Verify);
-    let (error, _) = refused(verify(), "secret").await;
+    let (error, message) = refused(verify(), "secret").await;
+    let mut problems = problems(error);
+    let remedy = problems.pop().expect("a remedy");
+    assert!(remedy.contains("`schema-check = \"create\"`"), "{remedy}");
+    assert!(message.ends_with(&remedy), "{message}");
     assert_eq!(
-        problems(error),
+        problems,
         TABLES.map(|table| format!("table {table} is missing"))
     );
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
@@ -313,7 +317,10 @@ async fn a_wrong_password_and_a_missing_database_are_told_apart() {
         message.contains("password authentication failed"),
         "{message}"
     );
-    assert!(message.contains("correct user and password"), "{message}");
+    assert!(
+        message.contains("correct user and password of `url`"),
+        "{message}"
+    );
 
     let none = Config::default().with_url(format!("{user}@{after}"));
     let (_, message) = refused(none, password).await;

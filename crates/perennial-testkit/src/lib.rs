@@ -49,6 +49,8 @@
 //!   or as a seeded function decides. A [`Gate`] holds a call until the test has seen enough, so
 //!   that no test needs to sleep.
 //! - [`ManualClock`]: time that goes on when a test says so.
+//! - `spec`, with the feature of that name: tests of one entity, given events, when a command comes,
+//!   then events, state and reply; no database, no runtime, no sleeping.
 //! - `simulation`, with the feature of that name: the engine under a seeded order of everything.
 //! - `postgres`, with the feature of that name: throw-away PostgreSQL databases and servers.
 //!
@@ -61,6 +63,8 @@ pub mod contract;
 pub mod postgres;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+#[cfg(feature = "spec")]
+pub mod spec;
 
 mod clock;
 mod faults;
@@ -69,3 +73,5 @@ mod memory;
 pub use clock::ManualClock;
 pub use faults::{Call, ChangeFault, Faults, FaultyStore, Gate, Plan, ReadFault, WriteFault};
 pub use memory::{JournalRow, MemoryStore};
+#[cfg(feature = "spec")]
+pub use spec::{Happened, Outcome, Spec};

@@ -82,8 +82,8 @@
 //! |---|---|
 //! | `sqlite` (default) | the embedded store: one file, no server |
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
-//! | `postgres-tls` | the same with TLS, when the URL says `sslmode=require` |
-//! | `testkit` | the store in memory, for tests |
+//! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
+//! | `testkit` | for tests: `testkit::Spec` for one entity, and the store in memory |
 //!
 //! # What it does not do yet
 //!
@@ -96,9 +96,10 @@ use std::path::Path;
 pub use futures_executor::block_on;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
-    ActorSystem, Ask, AskError, Asking, Cx, Effect, Entity, EntityRef, EventSourced, Handle,
-    OpenStore, PersistFailed, PersistFailure, RecoveryFailed, ShutdownError, StartError,
-    StorePlugin, SystemBuilder, SystemStats, Then, Timers, engine,
+    ActorSystem, Ask, AskError, Asking, Cx, Durable, DurableState, Effect, Entity, EntityRef,
+    EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery, RecoveryFailed,
+    Retention, ShutdownError, Signal, StartError, StateChange, StorePlugin, SystemBuilder,
+    SystemStats, Then, Timers, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{PersistenceId, SequenceNr, Timestamp};
@@ -110,10 +111,20 @@ pub use perennial_sqlite as sqlite;
 pub use perennial_testkit as testkit;
 pub use plugins::plugins;
 
+/// The pages of the guide, whose code is compiled and run with that of the documentation. Features
+/// stand where a page needs them.
+#[cfg(doctest)]
+mod guide {
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/test-an-entity.md")]
+    mod test_an_entity {}
+}
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::{
-        ActorSystem, AskError, Cx, Effect, Entity, EntityRef, EventSourced, FromConfig, Handle,
+        ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity, EntityRef, EventSourced,
+        FromConfig, Handle,
     };
 }
 

@@ -145,6 +145,21 @@ struct UserTimer<E: EventSourced> {
     make: crate::event_sourced::MakeCommand<E>,
 }
 
+/// What the test kit sees of an entity in memory.
+#[derive(Debug)]
+pub struct Peek<'a, E> {
+    /// The state, if the entity handles commands; ahead of the store by the unsettled writes.
+    pub state: Option<&'a E>,
+    /// The number of the last event in the state.
+    pub seq_nr: SequenceNr,
+    /// Why it could not be brought back.
+    pub failure: Option<&'a RecoveryFailed>,
+    /// Writes that are gathered or in flight.
+    pub unsettled: usize,
+    /// Commands that are put aside.
+    pub stashed: usize,
+}
+
 /// What is to be done with a cell.
 pub(crate) enum Whereabouts {
     /// It has something to do right now.
@@ -1558,6 +1573,27 @@ impl<E: EventSourced> Cell<E> {
             }
         }
         self.tell(entity, core);
+    }
+
+    /// Brings the entity back without a command.
+    pub(crate) fn wake(&mut self, core: &mut Core) {
+        if matches!(self.phase, Phase::Down) {
+            self.want_recovery(core);
+        }
+    }
+
+    /// What is to be seen from outside.
+    pub(crate) fn peek(&self) -> Peek<'_, E> {
+        Peek {
+            state: self.is_ready().then_some(&self.state),
+            seq_nr: self.seq_nr,
+            failure: match &self.phase {
+                Phase::Backoff(failure) => failure.as_deref(),
+                _ => None,
+            },
+            unsettled: self.in_flight.len(),
+            stashed: self.stash.len(),
+        }
     }
 
     /// The system stops: what waits for something that will not come any more is refused.

@@ -1,5 +1,6 @@
 //! The cells of one entity type on one worker, and the faces they show to the worker.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use perennial_persistence::{Error, Previous};
 use slab::Slab;
 
-use crate::engine::cell::{Cell, Whereabouts};
+use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
@@ -17,7 +18,7 @@ use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 
 /// A host whose entity type is not known.
-pub(crate) trait AnyHost: Send {
+pub(crate) trait AnyHost: Any + Send {
     /// A command for an entity of this type.
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>);
     /// Runs a cell's share of a turn.
@@ -124,6 +125,21 @@ impl<E: EventSourced> Host<E> {
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
         Ok(index)
+    }
+
+    /// Brings an entity back without a command.
+    pub(crate) fn wake(&mut self, core: &mut Core, address: &Arc<Address>) {
+        if address.cell().is_none()
+            && let Ok(index) = self.add(core, Arc::clone(address))
+        {
+            self.cells[index].wake(core);
+            self.place(core, index);
+        }
+    }
+
+    /// What is to be seen of a cell from outside.
+    pub(crate) fn peek(&self, index: usize) -> Option<Peek<'_, E>> {
+        self.cells.get(index).map(Cell::peek)
     }
 
     fn remove(&mut self, core: &mut Core, index: usize) {

@@ -3,9 +3,10 @@
 //! A [`Worker`] is a deterministic state machine: [`Worker::turn`] takes what came in, runs what
 //! can run, and leaves in an [`Outbox`] what is to be done outside: batches to write, entities to
 //! read, futures to run, when to wake it. It owns no socket, no thread, no clock and no source of
-//! chance; the clock and the seed are handed in. Two drivers turn it: `actix_driver` in
-//! production, an actor on an actix arbiter, and the simulation of `perennial-testkit`, one thread
-//! with virtual time and a seeded order of everything. Applications use neither directly.
+//! chance; the clock and the seed are handed in. Three drivers turn it: `actix_driver` in
+//! production, an actor on an actix arbiter; the simulation of `perennial-testkit`, one thread
+//! with virtual time and a seeded order of everything; and its `Spec`, for tests of one entity.
+//! Applications use none of this directly.
 //!
 //! - `assembly`: putting workers together
 //! - `mailbox`: addresses, bounded queues, the way from a caller to its worker
@@ -39,6 +40,8 @@ pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
 pub use assembly::{Assembled, Assembly, Frame};
+#[doc(hidden)]
+pub use cell::Peek;
 pub use envelope::{Delivery, Held};
 pub(crate) use envelope::{Envelope, Queued};
 pub use journal_writer::{SettledBatch, WriteBatch};

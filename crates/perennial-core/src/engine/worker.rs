@@ -1,5 +1,6 @@
 //! One worker: the owner of some slices and all that lives in them.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,14 +8,17 @@ use std::time::Duration;
 
 use perennial_persistence::Clock;
 
+use crate::engine::cell::Peek;
 #[cfg(feature = "defects")]
 use crate::engine::core::Defects;
 use crate::engine::core::{Core, Settings, Stats, Timed};
-use crate::engine::host::AnyHost;
+use crate::engine::host::{AnyHost, Host};
 use crate::engine::journal_writer::{
     BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch,
 };
 use crate::engine::{Input, Outbox};
+use crate::entity_ref::EntityRef;
+use crate::event_sourced::EventSourced;
 
 /// A worker's cells and what they need.
 pub struct Worker {
@@ -73,6 +77,26 @@ impl Worker {
         self.core.draining
             && self.hosts.iter().all(|host| host.is_empty())
             && self.core.lanes.iter().all(Lane::is_empty)
+    }
+
+    /// Brings an entity back without a command, unless it is in memory; for the test kit.
+    #[doc(hidden)]
+    pub fn wake<E: EventSourced>(&mut self, entity: &EntityRef<E>) {
+        let Self { hosts, core } = self;
+        if let Some(address) = entity.address()
+            && let Some(host) = (&mut *hosts[address.host()] as &mut dyn Any).downcast_mut()
+        {
+            core.look_at_clock();
+            Host::<E>::wake(host, core, address);
+        }
+    }
+
+    /// Looks into an entity, if it is in memory; for the test kit.
+    #[doc(hidden)]
+    pub fn peek<E: EventSourced>(&self, entity: &EntityRef<E>) -> Option<Peek<'_, E>> {
+        let address = entity.address()?;
+        let host = (&*self.hosts[address.host()] as &dyn Any).downcast_ref::<Host<E>>()?;
+        host.peek(address.cell()?)
     }
 
     /// What the worker has and has done.

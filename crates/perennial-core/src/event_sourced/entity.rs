@@ -222,15 +222,38 @@ impl<E: EventSourced> Entity<E> {
         self.kept
     }
 
-    pub(crate) fn config(&self) -> &EntityConfig {
+    /// The settings made in code.
+    pub fn config(&self) -> &EntityConfig {
         &self.config
+    }
+
+    /// The same without signals, to be brought back without anybody's notice; for the test kit.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_signals(mut self) -> Self {
+        self.on_signal = None;
+        self
+    }
+
+    /// What its events are encoded with; for the test kit.
+    #[doc(hidden)]
+    pub fn codec_of_events(&self) -> &Arc<dyn Codec<E::Event>> {
+        &self.event_codec
+    }
+
+    /// What its snapshots are encoded with, if it has any; for the test kit.
+    #[doc(hidden)]
+    pub fn codec_of_states(&self) -> Option<&Arc<dyn Codec<E>>> {
+        self.state_codec.as_ref()
     }
 
     pub(crate) fn has_snapshots(&self) -> bool {
         self.state_codec.is_some()
     }
 
-    pub(crate) fn wants_snapshots(&self) -> bool {
+    /// Whether a codec for the state is needed for what it was told in code.
+    #[doc(hidden)]
+    pub fn wants_snapshots(&self) -> bool {
         self.snapshot_when.is_some()
     }
 
@@ -245,6 +268,23 @@ impl<E: EventSourced> Entity<E> {
             on_signal: self.on_signal.clone(),
             recovery: self.recovery,
             config,
+        }
+    }
+}
+
+/// The same entity type for another system; both share the services.
+impl<E: EventSourced> Clone for Entity<E> {
+    fn clone(&self) -> Self {
+        Self {
+            services: Arc::clone(&self.services),
+            event_codec: Arc::clone(&self.event_codec),
+            state_codec: self.state_codec.clone(),
+            tag: self.tag.clone(),
+            snapshot_when: self.snapshot_when.clone(),
+            on_signal: self.on_signal.clone(),
+            recovery: self.recovery,
+            kept: self.kept,
+            config: self.config.clone(),
         }
     }
 }

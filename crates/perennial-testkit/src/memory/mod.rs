@@ -93,6 +93,16 @@ impl MemoryStore {
         Self::open(Arc::clone(&self.handle.database), durable_state_delete)
     }
 
+    /// A database of its own that begins with what is stored here now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let database = Arc::new(Database {
+            clock: Arc::clone(&self.handle.database.clock),
+            tables: Mutex::new(self.tables().clone()),
+        });
+        Self::open(database, self.handle.durable_state_delete)
+    }
+
     fn open(database: Arc<Database>, durable_state_delete: DurableStateDelete) -> Self {
         Self {
             handle: Arc::new(Handle {
@@ -246,7 +256,7 @@ impl Database {
 }
 
 /// Sorted maps, so that nothing ever depends on a random order.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Tables {
     journal: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Row>>,
     snapshots: BTreeMap<PersistenceId, Snapshot>,
@@ -271,6 +281,7 @@ impl Tables {
     }
 }
 
+#[derive(Clone)]
 struct Row {
     timestamp: Timestamp,
     /// `None` for a delete marker.

@@ -6,11 +6,11 @@ use std::io;
 use std::time::Duration;
 
 use indicatif::HumanCount;
-use perennial::postgres::Config;
+use perennial::persistence::OpenError;
+use perennial::postgres::{Config, ConnectError, connect};
 use perennial::{ConfigError, ConfigSource};
 use tokio::time::timeout;
-use tokio_postgres::config::Host;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::aircraft::ENTITY_TYPE;
 use crate::fold::Start;
@@ -24,30 +24,37 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 pub struct Postgres {
     config: Config,
-    connect: tokio_postgres::Config,
+}
+
+/// Why a statement has no result.
+enum Failed {
+    Connecting(ConnectError),
+    Asking(tokio_postgres::Error),
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        Self::Connecting(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Asking(error)
+    }
 }
 
 impl Postgres {
     /// Reads the section `[persistence.postgres]`, whose `url` must be set by now.
     pub(super) fn configured(source: &ConfigSource) -> Result<Self, ConfigError> {
         let config: Config = source.section("persistence.postgres")?;
-        let mut connect: tokio_postgres::Config =
-            config.url.parse().map_err(|error: tokio_postgres::Error| {
-                // The cause names a part of the URL, never its value.
-                let cause = error
-                    .source()
-                    .map_or(String::new(), |cause| cause.to_string());
-                let reason = format!(
-                    "is no PostgreSQL URL ({cause}); write DATABASE_URL as \
-                     postgres://user:password@host:port/database, with %40, %3A and %2F for @, : \
-                     and / in the password"
-                );
-                source.invalid("persistence.postgres.url", &reason)
-            })?;
-        if connect.get_connect_timeout().is_none() {
-            connect.connect_timeout(config.connect_timeout);
+        match config.check() {
+            Ok(()) => Ok(Self { config }),
+            Err(OpenError::Config { key, reason }) => {
+                Err(source.invalid(&format!("persistence.postgres.{key}"), &reason))
+            }
+            Err(other) => Err(source.invalid("persistence.postgres", &other.to_string())),
         }
-        Ok(Self { config, connect })
     }
 
     pub(super) async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
@@ -64,8 +71,8 @@ impl Postgres {
     }
 
     /// Deletes the aircraft if that is wanted, and counts them.
-    async fn prepare_now(&self, begin: Begin) -> Result<i64, tokio_postgres::Error> {
-        let mut client = self.connected().await?;
+    async fn prepare_now(&self, begin: Begin) -> Result<i64, Failed> {
+        let mut client = self.connected(PREPARE_WITHIN).await?;
         let transaction = client.transaction().await?;
         if !has_table(transaction.client(), "event_journal").await? {
             return Ok(0);
@@ -89,44 +96,53 @@ impl Postgres {
         let sql = "SELECT count(DISTINCT persistence_id) FROM event_journal WHERE entity_type = $1";
         let row = transaction.query_one(sql, &[&ENTITY_TYPE]).await?;
         transaction.commit().await?;
-        row.try_get(0)
+        Ok(row.try_get(0)?)
     }
 
     pub(super) async fn persistence_ids(&self) -> Result<Vec<String>, AskFailure> {
         let list = async {
-            let client = self.connected().await?;
+            let client = self.connected(self.config.call_timeout).await?;
             if !has_table(&client, "event_journal").await? {
                 return Ok(Vec::new());
             }
             let sql = "SELECT DISTINCT persistence_id FROM event_journal WHERE entity_type = $1";
             let rows = client.query(sql, &[&ENTITY_TYPE]).await?;
-            rows.iter().map(|row| row.try_get(0)).collect()
+            let ids = rows.iter().map(|row| row.try_get(0));
+            Ok(ids.collect::<Result<_, _>>()?)
         };
         self.within(self.config.call_timeout, list).await
     }
 
-    async fn connected(&self) -> Result<Client, tokio_postgres::Error> {
-        let (client, connection) = self.connect.connect(NoTls).await?;
-        // It ends with the client, and what goes wrong with it is told to the client as well.
-        tokio::spawn(connection);
-        if let Some(schema) = &self.config.schema {
-            let sql = "SELECT set_config('search_path', quote_ident($1), false)";
-            client.query(sql, &[schema]).await?;
-        }
-        Ok(client)
+    /// A connection whose statements may take so long.
+    async fn connected(&self, limit: Duration) -> Result<Client, ConnectError> {
+        connect(&self.config.clone().with_statement_timeout(limit)).await
     }
 
     async fn within<T>(
         &self,
         limit: Duration,
-        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+        work: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, AskFailure> {
         match timeout(limit, work).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(self.failed(&error)),
+            Ok(Err(Failed::Connecting(error))) => Err(self.not_connected(error)),
+            Ok(Err(Failed::Asking(error))) => Err(self.failed(&error)),
             Err(_) => Err(AskFailure::Unavailable(format!(
                 "{self} did not answer within {limit:?}"
             ))),
+        }
+    }
+
+    fn not_connected(&self, error: ConnectError) -> AskFailure {
+        let passes = error.is_retryable();
+        let reason = match OpenError::from(error) {
+            OpenError::Unreachable { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        if passes {
+            AskFailure::Unavailable(format!("{self} does not answer: {reason}"))
+        } else {
+            AskFailure::Fatal(format!("{self} cannot be used: {reason}"))
         }
     }
 
@@ -147,24 +163,7 @@ impl Postgres {
 /// The URL without its password and parameters.
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connect = &self.connect;
-        f.write_str("postgres://")?;
-        if let Some(user) = connect.get_user() {
-            write!(f, "{user}@")?;
-        }
-        match connect.get_hosts().first() {
-            Some(Host::Tcp(host)) => f.write_str(host)?,
-            #[cfg(unix)]
-            Some(Host::Unix(folder)) => write!(f, "{}", folder.display())?,
-            None => {}
-        }
-        if let Some(port) = connect.get_ports().first() {
-            write!(f, ":{port}")?;
-        }
-        match connect.get_dbname() {
-            Some(name) => write!(f, "/{name}"),
-            None => Ok(()),
-        }
+        f.write_str(&self.config.place())
     }
 }
 
