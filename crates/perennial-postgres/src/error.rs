@@ -28,7 +28,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) reason: String,
-    pub(crate) source: Source,
+    pub(crate) source: Option<Source>,
 }
 
 impl Failure {
@@ -64,10 +64,10 @@ impl Failure {
             Self::Refused(refusal) => Error::Rejected {
                 persistence_id: persistence_id.clone(),
                 reason: refusal.reason,
-                source: Some(refusal.source),
+                source: refusal.source,
             },
             Self::Duplicate(refusal) | Self::Broken(refusal) => {
-                Error::unavailable(refusal.reason, Some(refusal.source))
+                Error::unavailable(refusal.reason, refusal.source)
             }
             Self::Unavailable {
                 reason,
@@ -120,7 +120,10 @@ pub(crate) fn judge(file: &str, error: &tokio_postgres::Error) -> Judgement {
             prepare_again: false,
         };
     }
-    let refusal = Refusal { reason, source };
+    let refusal = Refusal {
+        reason,
+        source: Some(source),
+    };
     let class = classify(server.code().code());
     let failure = match class {
         Class::Duplicate => Failure::Duplicate(refusal),
@@ -128,7 +131,7 @@ pub(crate) fn judge(file: &str, error: &tokio_postgres::Error) -> Judgement {
         Class::Broken => Failure::Broken(refusal),
         Class::Busy | Class::Environment | Class::Outdated => Failure::not_sent(
             format!("the server refused {file}: {}", refusal.reason),
-            Some(refusal.source),
+            refusal.source,
         ),
     };
     Judgement {

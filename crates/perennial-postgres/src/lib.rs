@@ -50,12 +50,15 @@
 mod batch;
 mod config;
 mod connect;
+mod durable_state_store;
 mod error;
+mod event_batch;
 mod executor;
 mod journal;
 mod migrate;
 mod row;
 mod snapshot_store;
+mod state_batch;
 mod store;
 
 pub use config::Config;
