@@ -14,7 +14,7 @@ use perennial_core::{
     PersistFailure, SystemBuilder,
 };
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Clock, Error, Journal, MessagePack, NewEvent, PageLimit, PersistenceId,
+    AtomicWrite, BoxFuture, Clock, DurableStateStore, Error, Journal, MessagePack, NewEvent, PageLimit, PersistenceId,
     ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store, WriterId, Written,
 };
 use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
@@ -532,6 +532,10 @@ impl Store for Watched {
             inner: self.inner.snapshot_store(),
             calls: Arc::clone(&self.calls),
         })
+    }
+
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        self.inner.durable_state_store()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -386,6 +386,9 @@ async fn a_store_whose_end_hangs_does_not_keep_a_shutdown_waiting() {
         fn snapshot_store(&self) -> Arc<dyn perennial_persistence::SnapshotStore> {
             self.0.snapshot_store()
         }
+        fn durable_state_store(&self) -> Arc<dyn perennial_persistence::DurableStateStore> {
+            self.0.durable_state_store()
+        }
         fn warnings(&self) -> Vec<String> {
             vec!["it hangs".to_owned()]
         }
