@@ -14,8 +14,9 @@ use perennial_core::{
     PersistFailure, SystemBuilder,
 };
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Clock, DurableStateStore, Error, Journal, MessagePack, NewEvent, PageLimit, PersistenceId,
-    ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store, WriterId, Written,
+    AtomicWrite, BoxFuture, Clock, DurableStateStore, Error, Journal, MessagePack, NewEvent,
+    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store,
+    WriterId, Written,
 };
 use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
 use serde::{Deserialize, Serialize, Serializer};
