@@ -320,6 +320,11 @@ impl<'a> FoldedBatch<'a> {
         self.ids.is_empty()
     }
 
+    /// How many writes the batch has, those that are not sent included.
+    pub fn writes(&self) -> usize {
+        self.sorted.len()
+    }
+
     /// What is to be sent for the id with this index. Ids are sorted by their bytes; one may have
     /// nothing to be sent.
     ///

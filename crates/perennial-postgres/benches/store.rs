@@ -3,8 +3,9 @@
 //!     cargo bench -p perennial-postgres -- [CASE…] [--seconds N] [--rounds N]
 //!
 //! Cases: `lone` (one event at a time, floor: a bare prepared INSERT), `batch-N` (N events of N
-//! entities on each of two connections, floor: a bare INSERT … SELECT FROM UNNEST), `recover`
-//! (10,000 ids of 100 events, floor: bare pipelined SELECTs; `recover-small` has 1,000 ids).
+//! entities on each of two connections, floor: a bare INSERT … SELECT FROM UNNEST), `state` and
+//! `states-N` (the same with durable states, each round on rows that are there; floor: a bare
+//! INSERT … SELECT FROM UNNEST ON CONFLICT DO UPDATE), `recover` (10,000 ids of 100 events, floor: bare pipelined SELECTs; `recover-small` has 1,000 ids).
 //! Payloads have 100 bytes. The server keeps its default durability (`fsync` and
 //! `synchronous_commit` on) unless the fixture's environment says otherwise.
 //!
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use perennial_persistence::{
-    AtomicWrite, Journal, NewEvent, PageLimit, PersistenceId, Previous, SequenceNr,
-    SerializedPayload, Store, WriterId,
+    AtomicWrite, DurableStateStore, Journal, NewEvent, PageLimit, PersistenceId, Previous,
+    SequenceNr, SerializedPayload, StateChange, StateWrite, Store, WriterId,
 };
 use perennial_postgres::{Config, Postgres};
 use perennial_testkit::postgres::TestPostgres;
@@ -42,9 +43,19 @@ fn main() {
         }
     }
     if cases.is_empty() {
-        cases = ["lone", "batch-64", "batch-1000", "batch-5000", "recover"]
-            .map(str::to_owned)
-            .to_vec();
+        cases = [
+            "lone",
+            "batch-64",
+            "batch-1000",
+            "batch-5000",
+            "state",
+            "states-64",
+            "states-1000",
+            "states-5000",
+            "recover",
+        ]
+        .map(str::to_owned)
+        .to_vec();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,6 +73,19 @@ fn main() {
                     for round in 0..rounds {
                         floor.push(bench.batches_floor(size, round, time).await);
                         ours.push(bench.batches(size, round, time).await);
+                    }
+                }
+                Some(("states", size)) => {
+                    let size = size.parse().expect("a size");
+                    for round in 0..rounds {
+                        floor.push(bench.states_floor(size, round, time).await);
+                        ours.push(bench.states(size, round, time).await);
+                    }
+                }
+                _ if case == "state" => {
+                    for round in 0..rounds {
+                        floor.push(bench.states_floor(1, round, time).await);
+                        ours.push(bench.states(1, round, time).await);
                     }
                 }
                 _ if case == "lone" => {
@@ -102,6 +126,7 @@ struct Bench {
     /// Dropped with the bench, after the floor's clients have used it.
     _floor: TestPostgres,
     journal: Arc<dyn Journal>,
+    states: Arc<dyn DurableStateStore>,
     clients: Vec<Arc<Client>>,
 }
 
@@ -125,6 +150,7 @@ impl Bench {
         }
         Self {
             journal: store.journal(),
+            states: store.durable_state_store(),
             database: ours,
             _floor: floor,
             clients,
@@ -283,6 +309,44 @@ impl Bench {
         rate(events, started)
     }
 
+    /// One task for a lone state at a time, two for batches.
+    async fn states(&self, size: usize, round: usize, time: Duration) -> f64 {
+        let rounds = (0..state_tasks(size)).map(|task| {
+            let states = Arc::clone(&self.states);
+            let ids = ids(round * 2 + task, size);
+            async move {
+                write_states(&*states, &ids, 0).await;
+                let started = Instant::now();
+                let mut count = 0;
+                while started.elapsed() < time {
+                    count += 1;
+                    write_states(&*states, &ids, count).await;
+                }
+                (count * size, started)
+            }
+        });
+        together(rounds.map(tokio::spawn).collect()).await
+    }
+
+    async fn states_floor(&self, size: usize, round: usize, time: Duration) -> f64 {
+        let rounds = (0..state_tasks(size)).map(|task| {
+            let client = Arc::clone(&self.clients[task]);
+            let ids = ids(round * 2 + task, size);
+            async move {
+                let upsert = client.prepare(UPSERT_STATES).await.expect("a statement");
+                upsert_states(&client, &upsert, &ids, 0).await;
+                let started = Instant::now();
+                let mut count = 0;
+                while started.elapsed() < time {
+                    count += 1;
+                    upsert_states(&client, &upsert, &ids, count).await;
+                }
+                (count * size, started)
+            }
+        });
+        together(rounds.map(tokio::spawn).collect()).await
+    }
+
     /// Stores events in the order that traffic leaves them: the entities in turn.
     async fn fill(&self, ids: usize, events: usize) {
         let ids = self::ids(0, ids);
@@ -388,4 +452,72 @@ fn write(id: &PersistenceId, number: usize) -> AtomicWrite {
         vec![NewEvent::new(payload)],
     )
     .expect("a valid write")
+}
+
+fn state_tasks(size: usize) -> usize {
+    if size == 1 { 1 } else { 2 }
+}
+
+/// States per second of tasks that ran at the same time.
+async fn together(tasks: Vec<tokio::task::JoinHandle<(usize, Instant)>>) -> f64 {
+    let mut states = 0;
+    let mut first = None;
+    for task in tasks {
+        let (count, started) = task.await.expect("no panic");
+        states += count;
+        first = first.min(Some(started)).or(Some(started));
+    }
+    rate(states, first.expect("a task"))
+}
+
+/// Makes revision `revision + 1` of every id.
+async fn write_states(states: &dyn DurableStateStore, ids: &[PersistenceId], revision: usize) {
+    let batch: Vec<StateWrite> = ids
+        .iter()
+        .map(|id| {
+            let put = StateChange::Put {
+                payload: SerializedPayload::new(SERIALIZER, MANIFEST, &PAYLOAD[..]),
+                tags: Vec::new(),
+            };
+            StateWrite::new(id.clone(), seq(revision), seq(revision + 1), put).expect("valid")
+        })
+        .collect();
+    for answer in states.write_states(&batch).await {
+        answer.expect("written");
+    }
+}
+
+const UPSERT_STATES: &str = "INSERT INTO durable_state (slice, entity_type, persistence_id, \
+     revision, db_timestamp, state_ser_id, state_ser_manifest, state_payload) SELECT slice, \
+     entity_type, persistence_id, revision, transaction_timestamp(), ser_id, manifest, payload \
+     FROM unnest($1::int[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[], \
+     $7::bytea[]) AS new (slice, entity_type, persistence_id, revision, ser_id, manifest, payload) \
+     ON CONFLICT (persistence_id) DO UPDATE SET revision = excluded.revision, db_timestamp = \
+     excluded.db_timestamp, state_ser_id = excluded.state_ser_id, state_ser_manifest = \
+     excluded.state_ser_manifest, state_payload = excluded.state_payload";
+
+async fn upsert_states(
+    client: &Client,
+    upsert: &Statement,
+    ids: &[PersistenceId],
+    revision: usize,
+) {
+    let slices: Vec<i32> = ids.iter().map(|id| id.slice().into()).collect();
+    let types: Vec<&str> = ids.iter().map(PersistenceId::entity_type).collect();
+    let names: Vec<&str> = ids.iter().map(PersistenceId::as_str).collect();
+    client
+        .execute(
+            upsert,
+            &[
+                &slices,
+                &types,
+                &names,
+                &vec![seq(revision + 1).to_i64(); ids.len()],
+                &vec![SERIALIZER; ids.len()],
+                &vec![MANIFEST; ids.len()],
+                &vec![&PAYLOAD[..]; ids.len()],
+            ],
+        )
+        .await
+        .expect("an upsert");
 }

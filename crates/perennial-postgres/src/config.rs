@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use perennial_persistence::{OpenError, SchemaCheck};
+use perennial_persistence::{DurableStateDelete, OpenError, SchemaCheck};
 use serde::{Deserialize, Serialize};
 
 use crate::connect::{place, read_url};
@@ -44,6 +44,12 @@ pub struct Config {
     /// Default `create`, so that a new program starts without preparations.
     pub schema_check: SchemaCheck,
 
+    /// What deleting a durable state leaves in its table: `marker`, a row with the next revision and
+    /// no state, or `row`, nothing, for tables that are shared with Pekko 1.x.
+    ///
+    /// Default `marker`, so that a writer that does not know of the deletion is refused.
+    pub durable_state_delete: DurableStateDelete,
+
     /// Whether to refuse a server whose settings can lose acknowledged events (`fsync`,
     /// `full_page_writes` or `synchronous_commit` off), instead of warning.
     ///
@@ -68,7 +74,7 @@ pub struct Config {
     /// their way grows with it.
     pub pipeline_depth: usize,
 
-    /// The most events in one statement; a larger batch is sent as several. One atomic write is
+    /// The most events or states in one statement; a larger batch is sent as several. One atomic write is
     /// never split.
     ///
     /// Default 5,000: more makes a batch no faster, only longer.
@@ -222,6 +228,7 @@ impl Default for Config {
             url: String::new(),
             schema: None,
             schema_check: SchemaCheck::Create,
+            durable_state_delete: DurableStateDelete::Marker,
             require_durable: false,
             max_connections: 10,
             recovery_connections: 2,
@@ -263,6 +270,13 @@ impl Config {
     #[must_use]
     pub fn with_schema_check(mut self, schema_check: SchemaCheck) -> Self {
         self.schema_check = schema_check;
+        self
+    }
+
+    /// Sets [`Config::durable_state_delete`].
+    #[must_use]
+    pub fn with_durable_state_delete(mut self, durable_state_delete: DurableStateDelete) -> Self {
+        self.durable_state_delete = durable_state_delete;
         self
     }
 
@@ -470,6 +484,7 @@ impl fmt::Debug for Config {
             url,
             schema,
             schema_check,
+            durable_state_delete,
             require_durable,
             max_connections,
             recovery_connections,
@@ -493,6 +508,7 @@ impl fmt::Debug for Config {
             .field("url", &without_password(url))
             .field("schema", schema)
             .field("schema_check", schema_check)
+            .field("durable_state_delete", durable_state_delete)
             .field("require_durable", require_durable)
             .field("max_connections", max_connections)
             .field("recovery_connections", recovery_connections)
@@ -582,7 +598,7 @@ mod tests {
     fn keys_are_kebab_case_and_each_has_a_default() {
         let config = parse(
             r#"{"url": "postgres://h/d", "schema": "s", "schema-check": "verify",
-                "require-durable": true, "max-connections": 20, "recovery-connections": 3,
+                "durable-state-delete": "row", "require-durable": true, "max-connections": 20, "recovery-connections": 3,
                 "pipeline-depth": 4, "max-statement-events": 5, "max-statement-bytes": 6,
                 "connect-timeout": "1s", "acquire-timeout": "2s", "statement-timeout": "3s",
                 "lock-timeout": "4s", "call-timeout": "1m 30s", "slow-call": "20ms",
@@ -596,6 +612,7 @@ mod tests {
                 .with_url("postgres://h/d")
                 .with_schema("s")
                 .with_schema_check(SchemaCheck::Verify)
+                .with_durable_state_delete(DurableStateDelete::Row)
                 .with_require_durable(true)
                 .with_max_connections(20)
                 .with_recovery_connections(3)

@@ -30,7 +30,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) reason: String,
-    pub(crate) source: Source,
+    pub(crate) source: Option<Source>,
 }
 
 impl Failure {
@@ -66,10 +66,10 @@ impl Failure {
             Self::Refused(refusal) => Error::Rejected {
                 persistence_id: persistence_id.clone(),
                 reason: refusal.reason,
-                source: Some(refusal.source),
+                source: refusal.source,
             },
             Self::Duplicate(refusal) | Self::Broken(refusal) => {
-                Error::unavailable(refusal.reason, Some(refusal.source))
+                Error::unavailable(refusal.reason, refusal.source)
             }
             Self::Unavailable {
                 reason,
@@ -122,7 +122,10 @@ pub(crate) fn judge(file: &str, error: &tokio_postgres::Error) -> Judgement {
             prepare_again: false,
         };
     }
-    let refusal = Refusal { reason, source };
+    let refusal = Refusal {
+        reason,
+        source: Some(source),
+    };
     let class = classify(server.code().code());
     let failure = match class {
         Class::Duplicate => Failure::Duplicate(refusal),
@@ -130,7 +133,7 @@ pub(crate) fn judge(file: &str, error: &tokio_postgres::Error) -> Judgement {
         Class::Broken => Failure::Broken(refusal),
         Class::Busy | Class::Environment | Class::Outdated => Failure::not_sent(
             format!("the server refused {file}: {}", refusal.reason),
-            Some(refusal.source),
+            refusal.source,
         ),
     };
     Judgement {
@@ -170,13 +173,13 @@ fn classify(code: &str) -> Class {
         "55P03" | "55006" => Class::Busy,
         // The WITH CHECK OPTION of a view, a trigger's RAISE, and an index row that is too large.
         "44000" => Class::Data,
-        // One statement may be too large as a whole; halves of it may not be.
-        "53200" => Class::Broken,
+        // One statement may be too large as a whole, or stand in another's way; halves of it may not.
+        "53200" | "40P01" => Class::Broken,
         _ => match code.get(..2) {
             // Data exception, integrity constraint, triggered action, program limit, PL/pgSQL.
             Some("22" | "23" | "09" | "27" | "54" | "P0" | "38") => Class::Data,
-            // Connection, invalid transaction state (read-only), rollback (serialization,
-            // deadlock), resources, operator intervention, system error (disk).
+            // Connection, invalid transaction state (read-only), rollback (serialization), resources,
+            // operator intervention, system error (disk).
             Some("08" | "25" | "40" | "53" | "57" | "58") => Class::Busy,
             // Authorization, catalog and schema names, missing objects and rights, configuration.
             Some("28" | "3D" | "3F" | "42" | "55" | "F0" | "0L" | "0P") => Class::Environment,
@@ -408,9 +411,8 @@ mod tests {
             ("P0001", Class::Data),
             ("44000", Class::Data),
             ("27000", Class::Data),
-            // serialization, deadlock, lock time-out, statement time-out, in use
+            // serialization, lock time-out, statement time-out, in use
             ("40001", Class::Busy),
-            ("40P01", Class::Busy),
             ("55P03", Class::Busy),
             ("57014", Class::Busy),
             ("55006", Class::Busy),
@@ -433,8 +435,9 @@ mod tests {
             // a plan or a statement that is gone
             ("0A000", Class::Outdated),
             ("26000", Class::Outdated),
-            // out of memory, internal error, damaged index
+            // out of memory, deadlock, internal error, damaged index
             ("53200", Class::Broken),
+            ("40P01", Class::Broken),
             ("XX000", Class::Broken),
             ("XX002", Class::Broken),
             ("", Class::Broken),

@@ -45,6 +45,11 @@ pub(crate) use sql;
 /// Parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
+/// The index of what `WITH ORDINALITY` has numbered from 1 on.
+pub(crate) fn ordinality(number: i64) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
 /// Runs statements.
 pub(crate) struct Executor {
     connector: Connector,

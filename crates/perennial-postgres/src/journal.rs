@@ -12,8 +12,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use tracing::Instrument;
 
-use crate::batch::Batch;
+use crate::batch::{self, LARGEST_WRITE, StatementBounds};
 use crate::error::Failure;
+use crate::event_batch::EventBatch;
 use crate::executor::{Executor, Sql, sql};
 use crate::row::{Micros, PayloadBytes, Payloads, Pending, WriterText, column, corrupt};
 
@@ -30,13 +31,6 @@ const DELETE_ATTEMPTS: usize = 3;
 pub(crate) struct PostgresJournal {
     executor: Arc<Executor>,
     bounds: StatementBounds,
-}
-
-/// How much one statement carries at the most.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StatementBounds {
-    pub(crate) events: usize,
-    pub(crate) bytes: usize,
 }
 
 impl PostgresJournal {
@@ -56,9 +50,9 @@ impl PostgresJournal {
                 Err(failure) => return vec![Err(failure.into_error(write.persistence_id()))],
             }
         }
-        Batch::new(&self.executor, batch, self.bounds)
-            .write(failure)
-            .await
+        let mut batch = EventBatch::new(&self.executor, batch);
+        batch::write(&mut batch, self.bounds, failure).await;
+        batch.answers()
     }
 
     /// A lone event costs one round trip and a one-row statement, and nothing else.
@@ -248,10 +242,6 @@ impl Journal for PostgresJournal {
         Box::pin(self.delete(persistence_id, to))
     }
 }
-
-/// The most bytes of an atomic write. PostgreSQL ends the connection over a message of a gibibyte,
-/// which would look like a lost one and be tried again for ever.
-pub(crate) const LARGEST_WRITE: usize = 512 << 20;
 
 /// How many bytes of a statement a write takes, apart from columns of fixed size.
 pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {

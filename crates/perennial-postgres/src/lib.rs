@@ -70,13 +70,16 @@ mod batch;
 mod config;
 mod connect;
 mod conninfo;
+mod durable_state_store;
 mod error;
+mod event_batch;
 mod executor;
 mod journal;
 mod migrate;
 mod password;
 mod row;
 mod snapshot_store;
+mod state_batch;
 mod store;
 #[cfg(feature = "tls")]
 mod tls;

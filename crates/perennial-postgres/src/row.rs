@@ -133,17 +133,17 @@ pub(crate) struct NewRow<'a> {
 /// One column of many rows as an array parameter, encoded straight from where the values are.
 ///
 /// `F` appends one row's value, or says that it is NULL.
-pub(crate) struct Column<'a, F> {
-    rows: &'a [NewRow<'a>],
+pub(crate) struct Column<'a, R, F> {
+    rows: &'a [R],
     element: Type,
     encode: F,
 }
 
-impl<'a, F> Column<'a, F>
+impl<'a, R: Sync, F> Column<'a, R, F>
 where
-    F: Fn(&NewRow<'a>, &mut BytesMut) -> IsNull + Sync,
+    F: Fn(&R, &mut BytesMut) -> IsNull + Sync,
 {
-    pub(crate) fn new(rows: &'a [NewRow<'a>], element: Type, encode: F) -> Self {
+    pub(crate) fn new(rows: &'a [R], element: Type, encode: F) -> Self {
         Self {
             rows,
             element,
@@ -152,15 +152,15 @@ where
     }
 }
 
-impl<F> fmt::Debug for Column<'_, F> {
+impl<R, F> fmt::Debug for Column<'_, R, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} values of type {}", self.rows.len(), self.element)
     }
 }
 
-impl<'a, F> ToSql for Column<'a, F>
+impl<R: Sync, F> ToSql for Column<'_, R, F>
 where
-    F: Fn(&NewRow<'a>, &mut BytesMut) -> IsNull + Sync,
+    F: Fn(&R, &mut BytesMut) -> IsNull + Sync,
 {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
         let dimension = ArrayDimension {
@@ -195,6 +195,12 @@ where
             _ => Err(Box::new(WrongType::new::<Vec<String>>(ty.clone()))),
         }
     }
+}
+
+/// A text, which is never NULL.
+pub(crate) fn put_text(text: &str, out: &mut BytesMut) -> IsNull {
+    out.extend_from_slice(text.as_bytes());
+    IsNull::No
 }
 
 /// Tags as the text of an array, since PostgreSQL has no arrays of arrays of different lengths.

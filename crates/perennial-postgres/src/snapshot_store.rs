@@ -10,8 +10,8 @@ use perennial_persistence::{
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
+use crate::batch::LARGEST_WRITE;
 use crate::executor::{Executor, Sql, sql};
-use crate::journal::LARGEST_WRITE;
 use crate::row::{PayloadBytes, corrupt};
 
 const LOAD: Sql = sql!("snapshot_store/load.sql");

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use perennial_persistence::{BoxFuture, Journal, OpenError, SchemaCheck, SnapshotStore, Store};
+use perennial_persistence::{
+    BoxFuture, DurableStateStore, Journal, OpenError, SchemaCheck, SnapshotStore, Store,
+};
 use tokio_postgres::Client;
 
 use crate::Config;
+use crate::batch::StatementBounds;
 use crate::connect::Connector;
+use crate::durable_state_store::PostgresDurableStateStore;
 use crate::error::source_of;
 use crate::executor::{Executor, Sql, sql};
-use crate::journal::{PostgresJournal, StatementBounds};
+use crate::journal::PostgresJournal;
 use crate::migrate;
 use crate::snapshot_store::PostgresSnapshotStore;
 
@@ -21,6 +25,7 @@ pub struct Postgres {
     executor: Arc<Executor>,
     journal: Arc<PostgresJournal>,
     snapshot_store: Arc<PostgresSnapshotStore>,
+    durable_state_store: Arc<PostgresDurableStateStore>,
     warnings: Vec<String>,
 }
 
@@ -76,13 +81,18 @@ impl Postgres {
         }
 
         let bounds = StatementBounds {
-            events: config.max_statement_events,
+            rows: config.max_statement_events,
             bytes: config.max_statement_bytes,
         };
         let executor = Executor::new(&config, connector)?;
         Ok(Self {
             journal: Arc::new(PostgresJournal::new(Arc::clone(&executor), bounds)),
             snapshot_store: Arc::new(PostgresSnapshotStore::new(Arc::clone(&executor))),
+            durable_state_store: Arc::new(PostgresDurableStateStore::new(
+                Arc::clone(&executor),
+                bounds,
+                config.durable_state_delete,
+            )),
             executor,
             warnings,
         })
@@ -100,6 +110,10 @@ impl Store for Postgres {
 
     fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
         Arc::clone(&self.snapshot_store) as Arc<dyn SnapshotStore>
+    }
+
+    fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        Arc::clone(&self.durable_state_store) as Arc<dyn DurableStateStore>
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use perennial_persistence::{BoxFuture, PersistenceId, SequenceNr, Store};
+use perennial_persistence::{BoxFuture, DurableStateDelete, PersistenceId, SequenceNr, Store};
 use perennial_postgres::{Config, Postgres};
 use perennial_testkit::contract::StoreFixture;
 use perennial_testkit::postgres::TestPostgres;
@@ -10,6 +10,7 @@ use perennial_testkit::postgres::TestPostgres;
 struct Fixture {
     store: Arc<Postgres>,
     database: TestPostgres,
+    durable_state_delete: DurableStateDelete,
 }
 
 impl StoreFixture for Fixture {
@@ -18,14 +19,15 @@ impl StoreFixture for Fixture {
     }
 
     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        Box::pin(async { Arc::new(open(&self.database).await) as Arc<dyn Store> })
+        Box::pin(async { Arc::new(self.open().await) as Arc<dyn Store> })
     }
 
     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.database.execute(&format!(
                 "ALTER TABLE event_journal ADD CHECK (event_ser_id <> {serializer_id}); \
-                 ALTER TABLE snapshot ADD CHECK (ser_id <> {serializer_id})"
+                 ALTER TABLE snapshot ADD CHECK (ser_id <> {serializer_id}); \
+                 ALTER TABLE durable_state ADD CHECK (state_ser_id <> {serializer_id})"
             ));
         })
     }
@@ -45,20 +47,57 @@ impl StoreFixture for Fixture {
             tags.map(|json| serde_json::from_str(json).expect("a list of texts"))
         })
     }
+    fn damage_state<'a>(&'a self, persistence_id: &'a PersistenceId) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let damaged = self.database.query(&format!(
+                "UPDATE durable_state SET state_ser_id = 0 \
+                 WHERE persistence_id = '{persistence_id}' RETURNING revision"
+            ));
+            assert_eq!(damaged.len(), 1, "a stored state");
+        })
+    }
+
+    fn durable_state_delete(&self) -> DurableStateDelete {
+        self.durable_state_delete
+    }
 }
 
-async fn open(database: &TestPostgres) -> Postgres {
-    let config = Config::default().with_url(database.url());
+impl Fixture {
+    async fn new(durable_state_delete: DurableStateDelete) -> Self {
+        let database = TestPostgres::new();
+        Self {
+            store: Arc::new(open(&database, durable_state_delete).await),
+            database,
+            durable_state_delete,
+        }
+    }
+
+    async fn open(&self) -> Postgres {
+        open(&self.database, self.durable_state_delete).await
+    }
+}
+
+async fn open(database: &TestPostgres, durable_state_delete: DurableStateDelete) -> Postgres {
+    let config = Config::default()
+        .with_url(database.url())
+        .with_durable_state_delete(durable_state_delete);
     Postgres::open(config).await.expect("a usable database")
 }
 
-async fn empty_database() -> Fixture {
-    let database = TestPostgres::new();
-    Fixture {
-        store: Arc::new(open(&database).await),
-        database,
-    }
+fn empty_database() -> impl Future<Output = Fixture> {
+    Fixture::new(DurableStateDelete::default())
 }
 
 perennial_testkit::journal_contract!(empty_database());
 perennial_testkit::snapshot_store_contract!(empty_database());
+perennial_testkit::durable_state_store_contract!(empty_database());
+
+mod removing_rows {
+    use super::*;
+
+    fn empty_database() -> impl Future<Output = Fixture> {
+        Fixture::new(DurableStateDelete::Row)
+    }
+
+    perennial_testkit::durable_state_store_contract!(empty_database());
+}

@@ -5,7 +5,7 @@ mod common;
 use common::{open, replay, seq};
 use perennial_persistence::{
     NewEvent, PageLimit, PersistenceId, Previous, SequenceNr, SerializedPayload, SnapshotCriteria,
-    Store,
+    StateChange, StateWrite, Store,
 };
 use perennial_testkit::postgres::TestPostgres;
 use serde_json::Value;
@@ -23,14 +23,25 @@ fn golden() -> TestPostgres {
 
 /// The journaled entities.
 fn entities() -> Vec<(PersistenceId, Value)> {
+    let all = all_entities().into_iter();
+    all.filter(|(_, entity)| entity.get("highest_seq_nr").is_some())
+        .collect()
+}
+
+/// The entities with durable state.
+fn durable_entities() -> Vec<(PersistenceId, Value)> {
+    let all = all_entities().into_iter();
+    all.filter(|(_, entity)| entity.get("revision").is_some())
+        .collect()
+}
+
+fn all_entities() -> Vec<(PersistenceId, Value)> {
     let lines = EXPECTED.lines().map(|line| {
         let entity: Value = serde_json::from_str(line).expect("JSON");
         let id = entity["persistence_id"].as_str().expect("an id");
         (PersistenceId::of_unique_id(id).expect("a valid id"), entity)
     });
-    lines
-        .filter(|(_, entity)| entity.get("highest_seq_nr").is_some())
-        .collect()
+    lines.collect()
 }
 
 fn number(value: &Value) -> u64 {
@@ -216,5 +227,130 @@ async fn our_rows_have_the_columns_that_pekko_writes() {
                 writer
             ],
         ]
+    );
+}
+
+#[tokio::test]
+async fn every_entity_has_the_durable_state_that_pekko_recovered() {
+    let database = golden();
+    let store = open(&database).await;
+    let states = store.durable_state_store();
+    let entities = durable_entities();
+    assert_eq!(entities.len(), 16);
+    let mut found = 0;
+    for (id, expected) in &entities {
+        let row = states.load(id).await.expect("a readable row");
+        let expected_row = &expected["row"];
+        let Some(row) = row else {
+            assert!(expected_row.is_null(), "{id}");
+            assert_eq!(number(&expected["revision"]), 0, "{id}");
+            continue;
+        };
+        assert_eq!(
+            row.revision.value(),
+            number(&expected_row["revision"]),
+            "{id}"
+        );
+        let payload = row.payload.expect("Pekko 1.2 leaves no markers");
+        check_payload(&payload, expected_row, id.as_str());
+        let state = match payload.serializer_id {
+            31 => serde_json::from_slice(&payload.bytes).expect("JSON"),
+            20 => Value::from(std::str::from_utf8(&payload.bytes).expect("UTF-8")),
+            // CBOR: a map of indefinite length, as Jackson writes it.
+            33 => {
+                assert_eq!(
+                    (payload.bytes[0], payload.bytes.last()),
+                    (0xbf, Some(&0xff))
+                );
+                expected["state"].clone()
+            }
+            other => panic!("{id} has serializer id {other}"),
+        };
+        assert_eq!(state, expected["state"], "{id}");
+        let tags: Vec<&str> = expected_row["tags"].as_array().map_or(Vec::new(), |tags| {
+            tags.iter().filter_map(Value::as_str).collect()
+        });
+        assert_eq!(row.tags, tags, "{id}");
+        found += 1;
+    }
+    assert_eq!(found, 15);
+}
+
+/// The columns of all durable states but their times, which are the clock's.
+fn state_columns(database: &TestPostgres) -> Vec<Vec<Option<String>>> {
+    database.query(
+        "SELECT slice, entity_type, persistence_id, revision, state_ser_id, state_ser_manifest, \
+         state_payload, tags FROM durable_state ORDER BY persistence_id COLLATE \"C\"",
+    )
+}
+
+#[tokio::test]
+async fn our_durable_states_have_the_columns_that_pekko_writes() {
+    let theirs = golden();
+    let ours = TestPostgres::new();
+    let (read, written) = (open(&theirs).await, open(&ours).await);
+    let (read, written) = (read.durable_state_store(), written.durable_state_store());
+    let mut count = 0;
+    for (id, _) in durable_entities() {
+        let Some(row) = read.load(&id).await.expect("a readable row") else {
+            continue;
+        };
+        let put = StateChange::Put {
+            payload: row.payload.expect("Pekko 1.2 leaves no markers"),
+            tags: row.tags,
+        };
+        // Lone writes and batches in turn, up to the revision that Pekko has reached.
+        let mut batch = Vec::new();
+        for expected in 0..row.revision.value() {
+            let put = put.clone();
+            let write = StateWrite::new(id.clone(), seq(expected), seq(expected + 1), put);
+            batch.push(write.expect("a valid write"));
+            if expected % 3 != 0 {
+                for answer in written.write_states(&std::mem::take(&mut batch)).await {
+                    answer.expect("a good write");
+                }
+            }
+        }
+        for answer in written.write_states(&batch).await {
+            answer.expect("a good write");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 15);
+    assert_eq!(state_columns(&ours), state_columns(&theirs));
+}
+
+/// Every row of Pekko's goes on under our hands, is deleted as Akka and Pekko 2 do it, and put
+/// again.
+#[tokio::test]
+async fn durable_states_of_pekko_go_on() {
+    let database = golden();
+    let store = open(&database).await;
+    let states = store.durable_state_store();
+    for (id, _) in durable_entities() {
+        let before = states.load(&id).await.expect("a readable row");
+        let revision = before.as_ref().map_or(SequenceNr::ZERO, |row| row.revision);
+        let delete = StateWrite::new(id.clone(), revision, revision.next(), StateChange::Delete);
+        let answer = states.write_states(&[delete.expect("a valid write")]).await;
+        let written = *answer[0].as_ref().expect("a good write");
+        let marker = states.load(&id).await.expect("a readable row");
+        let marker = marker.expect("a marker");
+        assert_eq!(marker.revision, revision.next(), "{id}");
+        assert_eq!(marker.payload, None, "{id}");
+        assert_eq!(marker.timestamp, written.timestamp, "{id}");
+        if let Some(before) = before {
+            assert!(before.timestamp < marker.timestamp, "{id}");
+            assert_eq!(marker.tags, before.tags, "{id}");
+        }
+    }
+    let text = |text: &str| Some(text.to_owned());
+    let columns = database.query(
+        "SELECT DISTINCT state_ser_id, state_ser_manifest, state_payload, tags \
+         FROM durable_state ORDER BY tags NULLS FIRST",
+    );
+    let marker = |tags| vec![text("0"), text(""), text("\\x"), tags];
+    assert_eq!(
+        columns,
+        [marker(None), marker(text("{gauge}")), marker(text("{vip}"))]
     );
 }

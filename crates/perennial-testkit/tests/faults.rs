@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, Error, Journal, NewEvent, PageLimit, PersistenceId, ReplayPage, SequenceNr,
-    SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, Store, Timestamp, WriterId,
-    Written,
+    AtomicWrite, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId, ReplayPage,
+    SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, StateChange,
+    StateWrite, Store, Timestamp, WriterId, Written,
 };
 use perennial_testkit::{
     ChangeFault, FaultyStore, Gate, ManualClock, MemoryStore, ReadFault, WriteFault,
@@ -33,6 +33,21 @@ impl Stores {
 
     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
         self.faulty.snapshot_store()
+    }
+
+    fn states(&self) -> Arc<dyn DurableStateStore> {
+        self.faulty.durable_state_store()
+    }
+
+    /// The revision that stands in the store behind.
+    fn revision(&self, name: &str) -> u64 {
+        let row = self.memory.state(&id(name));
+        row.map_or(0, |row| row.revision.value())
+    }
+
+    async fn write_state(&self, write: &StateWrite) -> Result<Written, Error> {
+        let batch = std::slice::from_ref(write);
+        self.states().write_states(batch).await.remove(0)
     }
 
     fn writes(&self, fault: WriteFault) {
@@ -83,6 +98,21 @@ fn snapshot(name: &str) -> Snapshot {
         payload: SerializedPayload::new(77, "State", &b"state"[..]),
         metadata: None,
     }
+}
+
+fn state(name: &str, expected: u64) -> StateWrite {
+    let expected = SequenceNr::new(expected).expect("a small number");
+    let put = StateChange::Put {
+        payload: SerializedPayload::new(77, "State", &b"state"[..]),
+        tags: Vec::new(),
+    };
+    StateWrite::new(id(name), expected, expected.next(), put).expect("a valid write")
+}
+
+/// The same write, sent again after an unknown outcome.
+fn again(mut write: StateWrite) -> StateWrite {
+    write.maybe_stored = true;
+    write
 }
 
 fn is_unavailable<T>(answer: &Result<T, Error>, unknown: bool) -> bool {
@@ -400,6 +430,120 @@ async fn snapshots_cannot_be_loaded_or_decoded() {
     assert_eq!(damaged.payload.manifest, saved.payload.manifest);
     assert_eq!(damaged.payload.bytes[0], 0xc1, "no value in MessagePack");
     assert_eq!(load().await.expect("readable"), Some(saved));
+}
+
+#[tokio::test]
+async fn refused_states_fail_with_their_entitys_later_ones_only() {
+    let stores = Stores::new();
+    let writes = &stores.faulty.faults().state_writes;
+    writes.at(2, WriteFault::Rejected);
+    writes.at(4, WriteFault::Conflict);
+    let batch = [
+        state("a", 0),
+        state("b", 0),
+        state("b", 1),
+        state("c", 0),
+        state("a", 1),
+    ];
+    let answers = stores.states().write_states(&batch).await;
+    assert!(answers[0].is_ok() && answers[4].is_ok());
+    for refused in [1, 2] {
+        assert!(matches!(&answers[refused], Err(Error::Rejected { .. })));
+    }
+    assert!(matches!(
+        &answers[3],
+        Err(Error::StaleRevision { persistence_id, expected, found })
+            if *persistence_id == id("c") && expected.value() == 0 && found.value() == 1
+    ));
+    let revisions = ["a", "b", "c"].map(|name| stores.revision(name));
+    assert_eq!(revisions, [2, 0, 0]);
+    assert_eq!(writes.count(), 5);
+    assert_eq!(stores.faulty.faults().writes.count(), 0, "another plan");
+}
+
+#[tokio::test]
+async fn lost_states_are_unknown_and_recognised_when_they_were_stored() {
+    let stores = Stores::new();
+    let writes = &stores.faulty.faults().state_writes;
+    for (fault, unknown, stored) in [
+        (WriteFault::Unavailable, false, false),
+        (WriteFault::LostRequest, true, false),
+        (WriteFault::LostAnswer, true, true),
+        (WriteFault::StoredLate, true, false),
+    ] {
+        let name = format!("{fault:?}");
+        writes.next(fault);
+        let answer = stores.write_state(&state(&name, 0)).await;
+        assert!(is_unavailable(&answer, unknown), "{name}");
+        assert_eq!(stores.revision(&name), u64::from(stored), "{name}");
+        // What may be stored is not refused when it is sent again.
+        if stored {
+            writes.next(WriteFault::Conflict);
+        }
+        let answer = stores.write_state(&again(state(&name, 0))).await;
+        answer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(stores.revision(&name), 1, "{name}");
+    }
+    // What arrives late finds that it is there, or that it is too late.
+    stores
+        .write_state(&state("StoredLate", 1))
+        .await
+        .expect("the next");
+    stores.faulty.deliver_late_writes().await;
+    assert_eq!(stores.revision("StoredLate"), 2);
+    writes.next(WriteFault::StoredLate);
+    assert!(stores.write_state(&state("late", 0)).await.is_err());
+    stores.faulty.deliver_late_writes().await;
+    assert_eq!(stores.revision("late"), 1);
+}
+
+#[tokio::test]
+async fn held_states_and_answers_come_when_their_gates_open() {
+    let stores = Stores::new();
+    let writes = &stores.faulty.faults().state_writes;
+    let (before, after) = (Gate::new(), Gate::new());
+    writes.next(WriteFault::Held(before.clone()));
+    writes.next(WriteFault::AnswerHeld(after.clone()));
+    for (gate, expected) in [(before, 0), (after, 1)] {
+        let states = stores.states();
+        let batch = [state("a", expected)];
+        let sent = tokio::spawn(async move { states.write_states(&batch).await });
+        soon(gate.wait_for_arrivals(1)).await;
+        // The second one is stored, and only its answer waits.
+        assert_eq!(stores.revision("a"), expected * 2);
+        gate.open();
+        assert!(soon(sent).await.expect("no panic")[0].is_ok());
+    }
+    assert_eq!(stores.revision("a"), 2);
+}
+
+#[tokio::test]
+async fn states_cannot_be_loaded_decoded_or_removed() {
+    let stores = Stores::new();
+    stores.write_state(&state("a", 0)).await.expect("stored");
+    let (a, states) = (id("a"), stores.states());
+    let loads = &stores.faulty.faults().state_loads;
+    loads.next(ReadFault::Unavailable);
+    assert!(is_unavailable(&states.load(&a).await, false));
+    loads.next(ReadFault::Corrupt);
+    let corrupt = states.load(&a).await;
+    assert!(matches!(corrupt, Err(Error::Corrupt { seq_nr, .. }) if seq_nr == SequenceNr::FIRST));
+    loads.next(ReadFault::Undecodable);
+    let damaged = states.load(&a).await.expect("readable").expect("a row");
+    let payload = damaged.payload.expect("a state");
+    assert_eq!((payload.serializer_id, &*payload.manifest), (77, "State"));
+    assert_eq!(payload.bytes[0], 0xc1, "no value in MessagePack");
+    let row = states.load(&a).await.expect("readable").expect("a row");
+    assert_eq!(row.payload.expect("a state").bytes, "state");
+
+    let removals = &stores.faulty.faults().state_removals;
+    removals.next(ChangeFault::LostRequest);
+    assert!(is_unavailable(&states.remove(&a).await, true));
+    assert_eq!(stores.revision("a"), 1);
+    removals.next(ChangeFault::LostAnswer);
+    assert!(is_unavailable(&states.remove(&a).await, true));
+    assert_eq!(stores.revision("a"), 0);
+    states.remove(&a).await.expect("nothing is there");
 }
 
 #[tokio::test]

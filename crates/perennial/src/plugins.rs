@@ -100,22 +100,33 @@ mod memory {
 
     use perennial_core::config::{ConfigError, ConfigSource};
     use perennial_core::{OpenStore, StorePlugin};
-    use perennial_persistence::Store;
+    use perennial_persistence::{DurableStateDelete, Store};
     use perennial_testkit::MemoryStore;
+    use serde::Deserialize;
 
     #[derive(Debug)]
     pub(super) struct MemoryPlugin;
+
+    /// The section `[persistence.memory]`.
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(rename_all = "kebab-case", default)]
+    struct Config {
+        /// As that of the other stores.
+        durable_state_delete: DurableStateDelete,
+    }
 
     impl StorePlugin for MemoryPlugin {
         fn name(&self) -> &'static str {
             "memory"
         }
 
-        fn configure(&self, _: &ConfigSource) -> Result<OpenStore, ConfigError> {
-            Ok(Box::new(|| {
-                Box::pin(async {
-                    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-                    Ok(store)
+        fn configure(&self, source: &ConfigSource) -> Result<OpenStore, ConfigError> {
+            let config: Config = source.section("persistence.memory")?;
+            Ok(Box::new(move || {
+                Box::pin(async move {
+                    let store = MemoryStore::default();
+                    let store = store.with_durable_state_delete(config.durable_state_delete);
+                    Ok(Arc::new(store) as Arc<dyn Store>)
                 })
             }))
         }

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "no test program uses all of it")]
 
 use perennial_persistence::{
-    AtomicWrite, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous, ReplayPage,
-    SequenceNr, SerializedPayload, WriterId, Written,
+    AtomicWrite, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous,
+    ReplayPage, SequenceNr, SerializedPayload, StateChange, StateWrite, WriterId, Written,
 };
 use perennial_postgres::{Config, Postgres};
 use perennial_testkit::postgres::TestPostgres;
@@ -74,6 +74,46 @@ pub(crate) async fn payloads(journal: &dyn Journal, id: &PersistenceId) -> Vec<S
         .iter()
         .map(|event| text(&event.payload.bytes))
         .collect()
+}
+
+/// A state without tags.
+pub(crate) fn state(id: &PersistenceId, expected: u64, payload: &str) -> StateWrite {
+    let payload = SerializedPayload::new(77, "State", payload.as_bytes().to_vec());
+    let tags = Vec::new();
+    change(id, expected, StateChange::Put { payload, tags })
+}
+
+pub(crate) fn change(id: &PersistenceId, expected: u64, change: StateChange) -> StateWrite {
+    let revision = seq(expected + 1);
+    StateWrite::new(id.clone(), seq(expected), revision, change).expect("a valid write")
+}
+
+/// The same write, sent again after an unknown outcome.
+pub(crate) fn again(write: &StateWrite) -> StateWrite {
+    let mut write = write.clone();
+    write.maybe_stored = true;
+    write
+}
+
+pub(crate) async fn write_state(
+    states: &dyn DurableStateStore,
+    write: &StateWrite,
+) -> Result<Written, Error> {
+    let mut answers = states.write_states(std::slice::from_ref(write)).await;
+    assert_eq!(answers.len(), 1);
+    answers.remove(0)
+}
+
+/// Revision and text of a state, none of a marker; revision 0 without a row.
+pub(crate) async fn load_state(
+    states: &dyn DurableStateStore,
+    id: &PersistenceId,
+) -> (u64, Option<String>) {
+    let Some(row) = states.load(id).await.expect("a readable row") else {
+        return (0, None);
+    };
+    let text = |payload: SerializedPayload| String::from_utf8_lossy(&payload.bytes).into_owned();
+    (row.revision.value(), row.payload.map(text))
 }
 
 /// The number that a query answers.

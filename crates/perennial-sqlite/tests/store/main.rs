@@ -4,6 +4,7 @@ mod crash;
 mod failures;
 mod opening;
 mod schema;
+mod states;
 mod time;
 
 use std::future::poll_fn;

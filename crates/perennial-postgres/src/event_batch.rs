@@ -1,0 +1,435 @@
+//! Batches of events: one statement for many, and what their keys say when it fails.
+
+use std::ops::Range;
+
+use bytes::BufMut;
+use perennial_persistence::{AtomicWrite, Error, Previous, Timestamp, Written};
+use tokio_postgres::types::{IsNull, Type};
+
+use crate::batch::{Batch, LARGEST_WRITE, Size};
+use crate::error::{Failure, Refusal};
+use crate::executor::{Executor, Sql, ordinality, sql};
+use crate::journal::size_of_write;
+use crate::row::{Column, Micros, NewRow, WriterText, put_tags, put_text};
+
+const WRITE_BATCH: Sql = sql!("journal/write_batch.sql");
+const WRITE_BATCH_WITH_METADATA: Sql = sql!("journal/write_batch_with_metadata.sql");
+const READ_PREVIOUS_TIMESTAMPS: Sql = sql!("journal/read_previous_timestamps.sql");
+const READ_TAKEN: Sql = sql!("journal/read_taken.sql");
+
+/// A batch of events while it is being written.
+pub(crate) struct EventBatch<'a> {
+    executor: &'a Executor,
+    writes: &'a [AtomicWrite],
+    /// Indexes of `writes`, sorted by id and number.
+    order: Vec<usize>,
+    /// One per write, in the order of `writes`.
+    answers: Vec<Option<Result<Written, Error>>>,
+}
+
+/// The time before which a write may not be.
+#[derive(Debug, Clone, Copy)]
+enum Base {
+    /// Any time is right.
+    None,
+    /// Later than this by a number of microseconds.
+    After(Micros, usize),
+    /// Later by a number of microseconds than a row that has to be read: the one before the write
+    /// with this index.
+    AfterUnknown(usize, usize),
+}
+
+/// A write that is about to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    /// In the order.
+    place: usize,
+    /// In the batch.
+    index: usize,
+    base: Base,
+}
+
+impl<'a> EventBatch<'a> {
+    pub(crate) fn new(executor: &'a Executor, writes: &'a [AtomicWrite]) -> Self {
+        let mut order: Vec<usize> = (0..writes.len()).collect();
+        // Stable, so that wrongly repeated numbers keep the batch's order.
+        order.sort_by(|&a, &b| {
+            let (a, b) = (&writes[a], &writes[b]);
+            a.persistence_id()
+                .cmp(b.persistence_id())
+                .then(a.first().cmp(&b.first()))
+        });
+        let mut batch = Self {
+            executor,
+            writes,
+            order,
+            answers: vec![None; writes.len()],
+        };
+        batch.refuse_the_too_large();
+        batch
+    }
+
+    /// The answers, in the order of the batch.
+    pub(crate) fn answers(self) -> Vec<Result<Written, Error>> {
+        self.answers
+            .into_iter()
+            .map(|answer| answer.expect("every part answers its writes"))
+            .collect()
+    }
+
+    fn refuse_the_too_large(&mut self) {
+        for (write, answer) in self.writes.iter().zip(&mut self.answers) {
+            let size = size_of_write(write);
+            if size > LARGEST_WRITE {
+                *answer = Some(Err(Error::Rejected {
+                    persistence_id: write.persistence_id().clone(),
+                    reason: format!(
+                        "a write of {size} bytes is too large; at most {LARGEST_WRITE} fit a \
+                         statement"
+                    ),
+                    source: None,
+                }));
+            }
+        }
+    }
+
+    fn same_entity(&self, a: usize, b: usize) -> bool {
+        self.writes[a].persistence_id() == self.writes[b].persistence_id()
+    }
+
+    /// Stores the writes in one transaction and says when.
+    async fn insert(&self, pending: &[Pending]) -> Result<Vec<Timestamp>, Failure> {
+        let bases = self.known_bases(pending).await?;
+        let not_before = |base: Option<(Micros, usize)>| base.map(|(base, step)| base.plus(step));
+        let events = pending
+            .iter()
+            .map(|pending| self.writes[pending.index].events().len())
+            .sum();
+        let mut rows = Vec::with_capacity(events);
+        let mut with_metadata = false;
+        for (pending, &base) in pending.iter().zip(&bases) {
+            let write = &self.writes[pending.index];
+            let position = i32::try_from(pending.index).unwrap_or(i32::MAX);
+            for (seq_nr, event) in write.numbered() {
+                with_metadata |= event.metadata.is_some() || !event.tags.is_empty();
+                rows.push(NewRow {
+                    write,
+                    event,
+                    seq_nr,
+                    position,
+                    not_before: not_before(base),
+                });
+            }
+        }
+        let started = insert(self.executor, &rows, with_metadata).await?;
+        pending
+            .iter()
+            .zip(bases)
+            .map(|(pending, base)| {
+                let own = started.plus(pending.index);
+                let stored = not_before(base).map_or(own, |earliest| own.max(earliest));
+                stored.timestamp().ok_or_else(|| {
+                    Failure::unknown("the server's clock is beyond the year 9999", None)
+                })
+            })
+            .collect()
+    }
+
+    /// The times after which the writes must be, reading those that no writer knows.
+    async fn known_bases(
+        &self,
+        pending: &[Pending],
+    ) -> Result<Vec<Option<(Micros, usize)>>, Failure> {
+        let mut unknown: Vec<usize> = pending
+            .iter()
+            .filter_map(|pending| match pending.base {
+                Base::AfterUnknown(first, _) => Some(first),
+                _ => None,
+            })
+            .collect();
+        // Neighbours of one entity ask for the same row.
+        unknown.dedup();
+        let mut read: Vec<Option<Micros>> = vec![None; unknown.len()];
+        if !unknown.is_empty() {
+            let ids: Vec<&str> = unknown
+                .iter()
+                .map(|&first| self.writes[first].persistence_id().as_str())
+                .collect();
+            let numbers: Vec<i64> = unknown
+                .iter()
+                .map(|&first| self.writes[first].first().to_i64() - 1)
+                .collect();
+            let rows = self
+                .executor
+                .call(&READ_PREVIOUS_TIMESTAMPS, &[&ids, &numbers])
+                .await
+                .map_err(Failure::of_reading)?;
+            for row in rows {
+                if let Some(place) = ordinality(row.get(0)).and_then(|at| read.get_mut(at)) {
+                    *place = Some(row.get(1));
+                }
+            }
+        }
+        let mut at = 0;
+        Ok(pending
+            .iter()
+            .map(|pending| match pending.base {
+                Base::None => None,
+                Base::After(base, step) => Some((base, step)),
+                Base::AfterUnknown(first, step) => {
+                    while unknown[at] != first {
+                        at += 1;
+                    }
+                    read[at].map(|base| (base, step))
+                }
+            })
+            .collect())
+    }
+
+    /// Answers the writes whose keys are taken: as written if all their rows are their own.
+    async fn answer_taken(&mut self, pending: &[Pending]) -> Result<(), Failure> {
+        let mut ids = Vec::new();
+        let mut numbers = Vec::new();
+        let mut writers = Vec::new();
+        for pending in pending {
+            let write = &self.writes[pending.index];
+            let writer = WriterText::of(write);
+            for (seq_nr, _) in write.numbered() {
+                ids.push(write.persistence_id().as_str());
+                numbers.push(seq_nr.to_i64());
+                writers.push(writer);
+            }
+        }
+        let writers: Vec<&str> = writers.iter().map(WriterText::as_str).collect();
+        let rows = self
+            .executor
+            .call(&READ_TAKEN, &[&ids, &numbers, &writers])
+            .await?;
+        let mut taken: Vec<Option<(bool, Micros)>> = vec![None; ids.len()];
+        for row in rows {
+            if let Some(place) = ordinality(row.get(0)).and_then(|at| taken.get_mut(at)) {
+                *place = Some((row.get(1), row.get(2)));
+            }
+        }
+        let mut rest = &taken[..];
+        for pending in pending {
+            let write = &self.writes[pending.index];
+            let (rows, after) = rest.split_at(write.events().len());
+            rest = after;
+            let Some(lowest) = rows.iter().position(Option::is_some) else {
+                continue;
+            };
+            let own = rows.iter().all(|row| matches!(row, Some((true, _))));
+            let stored = rows[0].and_then(|(_, timestamp)| timestamp.timestamp());
+            self.answers[pending.index] = Some(match stored {
+                Some(timestamp) if own => Ok(Written { timestamp }),
+                _ => Err(Error::Conflict {
+                    persistence_id: write.persistence_id().clone(),
+                    seq_nr: write.first().plus(lowest as u64),
+                }),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Batch for EventBatch<'_> {
+    type Pending = Pending;
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn size(&self, place: usize) -> Size {
+        let write = &self.writes[self.order[place]];
+        Size {
+            rows: write.events().len(),
+            bytes: size_of_write(write),
+        }
+    }
+
+    /// With their bases. A write whose entity's write before it failed gets the same answer and is
+    /// left out.
+    fn pending(&mut self, part: &Range<usize>) -> Vec<Pending> {
+        let mut pending: Vec<Pending> = Vec::with_capacity(part.len());
+        for place in part.clone() {
+            let index = self.order[place];
+            if self.answers[index].is_some() {
+                continue;
+            }
+            let before = place
+                .checked_sub(1)
+                .map(|before| self.order[before])
+                .filter(|&before| self.same_entity(before, index));
+            let base = match before.map(|before| &self.answers[before]) {
+                Some(Some(Err(error))) => {
+                    self.answers[index] = Some(Err(error.clone()));
+                    continue;
+                }
+                Some(Some(Ok(written))) => Base::After(Micros::of(written.timestamp), 1),
+                // Unanswered and before this one in the order: the last of `pending`.
+                Some(None) => match pending.last().map(|last| last.base) {
+                    Some(Base::After(base, step)) => Base::After(base, step + 1),
+                    Some(Base::AfterUnknown(first, step)) => Base::AfterUnknown(first, step + 1),
+                    Some(Base::None) | None => Base::None,
+                },
+                None => match self.writes[index].previous {
+                    Previous::None => Base::None,
+                    Previous::At(previous) => Base::After(Micros::of(previous), 1),
+                    Previous::Unknown => Base::AfterUnknown(index, 1),
+                },
+            };
+            pending.push(Pending { place, index, base });
+        }
+        pending
+    }
+
+    fn place(pending: &Pending) -> usize {
+        pending.place
+    }
+
+    async fn send(&mut self, pending: &[Pending]) -> Result<Option<Refusal>, Failure> {
+        let timestamps = self.insert(pending).await?;
+        for (pending, timestamp) in pending.iter().zip(timestamps) {
+            self.answers[pending.index] = Some(Ok(Written { timestamp }));
+        }
+        Ok(None)
+    }
+
+    async fn explain(&mut self, pending: &[Pending]) -> Result<(), Failure> {
+        self.answer_taken(pending).await
+    }
+
+    fn fail(&mut self, pending: &Pending, failure: &Failure) {
+        let id = self.writes[pending.index].persistence_id();
+        self.answers[pending.index] = Some(Err(failure.clone().into_error(id)));
+    }
+
+    fn fail_rest(&mut self, failure: &Failure) {
+        for (write, answer) in self.writes.iter().zip(&mut self.answers) {
+            let error = || failure.clone().into_error(write.persistence_id());
+            answer.get_or_insert_with(|| Err(error()));
+        }
+    }
+}
+
+/// Inserts rows in one transaction and says when that began.
+async fn insert(
+    executor: &Executor,
+    rows: &[NewRow<'_>],
+    with_metadata: bool,
+) -> Result<Micros, Failure> {
+    let slice = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+        out.put_i32(row.write.persistence_id().slice().into());
+        IsNull::No
+    });
+    let entity_type = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+        put_text(row.write.persistence_id().entity_type(), out)
+    });
+    let id = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+        put_text(row.write.persistence_id().as_str(), out)
+    });
+    let seq_nr = Column::new(rows, Type::INT8, |row: &NewRow<'_>, out| {
+        out.put_i64(row.seq_nr.to_i64());
+        IsNull::No
+    });
+    let position = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+        out.put_i32(row.position);
+        IsNull::No
+    });
+    let not_before = Column::new(rows, Type::TIMESTAMPTZ, |row: &NewRow<'_>, out| {
+        match row.not_before {
+            Some(time) => {
+                time.put(out);
+                IsNull::No
+            }
+            None => IsNull::Yes,
+        }
+    });
+    let serializer_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+        out.put_i32(row.event.payload.serializer_id);
+        IsNull::No
+    });
+    let manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+        put_text(&row.event.payload.manifest, out)
+    });
+    let payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
+        out.put_slice(&row.event.payload.bytes);
+        IsNull::No
+    });
+    let writer = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+        put_text(WriterText::of(row.write).as_str(), out)
+    });
+    let answer = if with_metadata {
+        let tags = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            put_tags(&row.event.tags, out)
+        });
+        let meta_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+            match &row.event.metadata {
+                Some(metadata) => {
+                    out.put_i32(metadata.serializer_id);
+                    IsNull::No
+                }
+                None => IsNull::Yes,
+            }
+        });
+        let meta_manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            match &row.event.metadata {
+                Some(metadata) => put_text(&metadata.manifest, out),
+                None => IsNull::Yes,
+            }
+        });
+        let meta_payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
+            match &row.event.metadata {
+                Some(metadata) => {
+                    out.put_slice(&metadata.bytes);
+                    IsNull::No
+                }
+                None => IsNull::Yes,
+            }
+        });
+        executor
+            .call(
+                &WRITE_BATCH_WITH_METADATA,
+                &[
+                    &slice,
+                    &entity_type,
+                    &id,
+                    &seq_nr,
+                    &position,
+                    &not_before,
+                    &serializer_id,
+                    &manifest,
+                    &payload,
+                    &writer,
+                    &tags,
+                    &meta_id,
+                    &meta_manifest,
+                    &meta_payload,
+                ],
+            )
+            .await?
+    } else {
+        executor
+            .call(
+                &WRITE_BATCH,
+                &[
+                    &slice,
+                    &entity_type,
+                    &id,
+                    &seq_nr,
+                    &position,
+                    &not_before,
+                    &serializer_id,
+                    &manifest,
+                    &payload,
+                    &writer,
+                ],
+            )
+            .await?
+    };
+    answer
+        .first()
+        .map(|row| row.get(0))
+        .ok_or_else(|| Failure::unknown("the server stored the batch and gave no time", None))
+}

@@ -1,0 +1,1 @@
+DELETE FROM durable_state WHERE persistence_id = $1
