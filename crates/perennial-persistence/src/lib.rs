@@ -9,10 +9,12 @@
 //! It does not decide what to try again and when: that is the engine's part.
 
 mod clock;
+mod codec;
 mod error;
 mod id;
 mod journal;
 mod payload;
+mod schema;
 mod sequence;
 mod slice;
 mod snapshot_store;
@@ -22,6 +24,10 @@ pub mod telemetry;
 use std::pin::Pin;
 
 pub use clock::{Clock, SystemClock};
+pub use codec::{
+    Compression, Decimal, FIRST_OWN_ID, Format, InvalidRegistry, MAX_NESTING, Registry, Tree,
+    TreeError,
+};
 pub use error::{Error, OpenError, Source};
 pub use id::{InvalidId, MAX_ID_CHARS, PersistenceId, SEPARATOR};
 pub use jiff::Timestamp;
@@ -32,6 +38,10 @@ pub use journal::{
 pub use payload::{
     Codec, CodecError, MAX_MANIFEST_CHARS, MESSAGE_PACK_ID, MessagePack, NO_PAYLOAD_ID,
     SerializedPayload,
+};
+pub use schema::{
+    Adapted, DEFAULT_MAX_EXPANDED, InvalidSchema, LockError, Locked, Named, Schema, SchemaBuilder,
+    SchemaLock, UPDATE_LOCK_VARIABLE, Versions,
 };
 pub use sequence::{NegativeSequenceNr, SequenceNr};
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
