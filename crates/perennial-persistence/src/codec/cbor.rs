@@ -50,7 +50,11 @@ impl<'a> CborSink<'a> {
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
         // The bytes are those of a signed number: the first bit is no digit.
         let signed = zeros - usize::from(bytes[zeros..].first().is_some_and(|byte| *byte > 0x7F));
-        done(self.0.tag(tag).and_then(|cbor| cbor.bytes(&bytes[signed..])))
+        done(
+            self.0
+                .tag(tag)
+                .and_then(|cbor| cbor.bytes(&bytes[signed..])),
+        )
     }
 
     /// The digits of a decimal: unlike other whole numbers those beyond 32 bits have 64.
@@ -58,7 +62,11 @@ impl<'a> CborSink<'a> {
         match (i32::try_from(value), i64::try_from(value)) {
             (Ok(value), _) => done(self.0.i32(value)),
             (_, Ok(value)) => {
-                let (kind, magnitude) = if value < 0 { (0x3B, !value) } else { (0x1B, value) };
+                let (kind, magnitude) = if value < 0 {
+                    (0x3B, !value)
+                } else {
+                    (0x1B, value)
+                };
                 let buffer = self.0.writer_mut();
                 buffer.push(kind);
                 buffer.extend_from_slice(&magnitude.to_be_bytes());
@@ -302,7 +310,9 @@ fn read_tagged(tag: Tag, content: Tree) -> Result<Tree, TreeError> {
             [Tree::Integer(exponent), Tree::Integer(number)] => {
                 Ok(Tree::Decimal(decimal(*number, *exponent)))
             }
-            _ => Err(TreeError::new("CBOR's decimal fraction has two whole numbers")),
+            _ => Err(TreeError::new(
+                "CBOR's decimal fraction has two whole numbers",
+            )),
         },
         // What other tags say of a value (a time, a URI) is said by the type that reads it.
         (_, content) => Ok(content),

@@ -431,7 +431,10 @@ impl<'de> MapAccess<'de> for Entries {
         let Some((tree, value)) = self.entries.next() else {
             return Ok(None);
         };
-        let field = self.fields.iter().find(|name| Some(**name) == tree.as_str());
+        let field = self
+            .fields
+            .iter()
+            .find(|name| Some(**name) == tree.as_str());
         self.value = Some((value, field.copied()));
         let key = TreeDeserializer {
             tree,
@@ -506,11 +509,7 @@ impl<'de> VariantAccess<'de> for Content {
         seed.deserialize(self.some()?)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, TreeError> {
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, TreeError> {
         self.some()?.deserialize_tuple(len, visitor)
     }
 

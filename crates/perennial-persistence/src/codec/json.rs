@@ -90,7 +90,11 @@ impl Sink for JsonSink<'_> {
         if value.is_nan() {
             self.put(b"\"NaN\"")
         } else if value.is_infinite() {
-            self.put(if value > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" })
+            self.put(if value > 0.0 {
+                b"\"Infinity\""
+            } else {
+                b"\"-Infinity\""
+            })
         } else {
             self.display(java_number(&format!("{value:e}")))
         }
@@ -158,7 +162,13 @@ fn java_number(scientific: &str) -> String {
         None => ("", mantissa),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let or_zero = |digits: &str| if digits.is_empty() { "0".to_owned() } else { digits.to_owned() };
+    let or_zero = |digits: &str| {
+        if digits.is_empty() {
+            "0".to_owned()
+        } else {
+            digits.to_owned()
+        }
+    };
     match exponent {
         0..=6 => {
             let places = usize::try_from(exponent).unwrap_or(0);
@@ -179,7 +189,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tree, TreeError> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let mut json = Jiter::new(bytes);
     let first = json.peek();
-    let tree = first.map_err(Problem::from).and_then(|first| read_value(&mut json, first, 0));
+    let tree = first
+        .map_err(Problem::from)
+        .and_then(|first| read_value(&mut json, first, 0));
     let tree = tree.and_then(|tree| {
         json.finish()?;
         Ok(tree)
@@ -235,7 +247,8 @@ fn read_value(json: &mut Jiter<'_>, first: Peek, depth: usize) -> Result<Tree, P
         }
         number => {
             let digits = std::str::from_utf8(json.known_number_bytes(number)?);
-            let digits = digits.map_err(|error| Problem::Tree(TreeError::new(error.to_string())))?;
+            let digits =
+                digits.map_err(|error| Problem::Tree(TreeError::new(error.to_string())))?;
             Ok(match digits.parse() {
                 // There is no whole number -0.
                 Ok(value) if digits != "-0" => Tree::Integer(value),

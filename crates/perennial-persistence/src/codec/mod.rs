@@ -10,6 +10,9 @@ mod registry;
 pub(crate) mod ser;
 pub(crate) mod tree;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -167,9 +170,7 @@ impl Writing {
         }
         payload::with_buffer(|buffer| {
             let written = match self.format {
-                Format::JacksonJson => {
-                    ser::serialize(value, type_property, &mut JsonSink(buffer))
-                }
+                Format::JacksonJson => ser::serialize(value, type_property, &mut JsonSink(buffer)),
                 Format::JacksonCbor => {
                     ser::serialize(value, type_property, &mut CborSink::new(buffer))
                 }
@@ -179,7 +180,10 @@ impl Writing {
             if !self.format.is_jackson() {
                 return Ok(Bytes::copy_from_slice(buffer));
             }
-            let stored = self.compression.apply(buffer).map_err(CodecError::unencodable)?;
+            let stored = self
+                .compression
+                .apply(buffer)
+                .map_err(CodecError::unencodable)?;
             // Only what is compressed is bounded when it is read.
             if matches!(stored, std::borrow::Cow::Owned(_)) && buffer.len() > self.max_expanded {
                 return Err(CodecError::unencodable(format!(
@@ -194,7 +198,11 @@ impl Writing {
 }
 
 /// Reads a payload of a format without a type.
-pub(crate) fn read_tree(format: Format, bytes: &[u8], max_expanded: usize) -> Result<Tree, CodecError> {
+pub(crate) fn read_tree(
+    format: Format,
+    bytes: &[u8],
+    max_expanded: usize,
+) -> Result<Tree, CodecError> {
     let tree = match format {
         Format::MessagePack => return message_pack::read_tree(bytes),
         Format::JacksonJson => {

@@ -17,7 +17,9 @@ impl<'a> PrimitiveSink<'a> {
 
     fn refuse<T>(&self, what: &str) -> Result<T, TreeError> {
         let format = self.format;
-        Err(TreeError::new(format!("{what} cannot be written as {format}")))
+        Err(TreeError::new(format!(
+            "{what} cannot be written as {format}"
+        )))
     }
 
     fn is_bytes(&self) -> bool {
@@ -84,7 +86,11 @@ impl Sink for PrimitiveSink<'_> {
 
     /// `Vec<u8>` is a list to serde; its elements are bytes here.
     fn begin_list(&mut self, _len: Option<usize>) -> Result<(), TreeError> {
-        if self.is_bytes() { Ok(()) } else { self.refuse("a list") }
+        if self.is_bytes() {
+            Ok(())
+        } else {
+            self.refuse("a list")
+        }
     }
 
     fn element(&mut self, _first: bool) -> Result<(), TreeError> {
@@ -123,7 +129,10 @@ impl Sink for PrimitiveSink<'_> {
 /// Reads a payload of a primitive format.
 pub(crate) fn read(format: Format, bytes: &[u8]) -> Result<Tree, TreeError> {
     let length = |expected: usize| {
-        TreeError::new(format!("{} bytes, expected {expected} of {format}", bytes.len()))
+        TreeError::new(format!(
+            "{} bytes, expected {expected} of {format}",
+            bytes.len()
+        ))
     };
     match format {
         Format::Bytes | Format::ByteString => Ok(Tree::Bytes(bytes.to_owned())),

@@ -133,9 +133,7 @@ impl<T: 'static> Registry<T> {
 
 /// Whether an id may be that of a codec of a user's own.
 fn check_own_id(serializer_id: i32) -> Result<(), InvalidRegistry> {
-    if serializer_id < FIRST_OWN_ID
-        || super::Format::of_serializer_id(serializer_id).is_some()
-    {
+    if serializer_id < FIRST_OWN_ID || super::Format::of_serializer_id(serializer_id).is_some() {
         return Err(InvalidRegistry::Reserved { serializer_id });
     }
     Ok(())

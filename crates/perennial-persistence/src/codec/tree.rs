@@ -51,7 +51,11 @@ impl Tree {
     /// A map with these keys.
     pub fn map<K: Into<String>>(entries: impl IntoIterator<Item = (K, Tree)>) -> Self {
         let entries = entries.into_iter();
-        Self::Map(entries.map(|(key, value)| (Self::Text(key.into()), value)).collect())
+        Self::Map(
+            entries
+                .map(|(key, value)| (Self::Text(key.into()), value))
+                .collect(),
+        )
     }
 
     /// The value of a key; none if there is no such key or this is no map.
@@ -140,7 +144,8 @@ impl Tree {
 
     /// The number, if this is a whole one of 64 bits, also when it is written as `5.0`.
     pub fn as_i64(&self) -> Option<i64> {
-        self.as_integer().and_then(|value| i64::try_from(value).ok())
+        self.as_integer()
+            .and_then(|value| i64::try_from(value).ok())
     }
 
     /// The number as binary floating point, if this is one.

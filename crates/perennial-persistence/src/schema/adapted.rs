@@ -58,7 +58,9 @@ impl<T, J, C: Codec<J>> Adapted<T, J, C> {
         Self {
             codec,
             to_journal: Box::new(to_journal),
-            from_journal: Box::new(move |value, each| from_journal(value).into_iter().for_each(each)),
+            from_journal: Box::new(move |value, each| {
+                from_journal(value).into_iter().for_each(each)
+            }),
             types: PhantomData,
         }
     }

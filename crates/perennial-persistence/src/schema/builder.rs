@@ -293,6 +293,10 @@ impl<T: 'static> SchemaBuilder<T> {
         self.check_names(&mut problems);
         self.check_format(&mut problems);
         let next = self.next_of_each_version(&mut problems);
+        if !problems.is_empty() {
+            return Err(InvalidSchema { problems });
+        }
+        // Only now, or every missing step would be said twice.
         let (routes, manifests) = resolve(&next, &mut problems);
         let primitives = self.primitives(&manifests, &mut problems);
         if !problems.is_empty() {
@@ -368,7 +372,9 @@ impl<T: 'static> SchemaBuilder<T> {
     fn check_format(&self, problems: &mut Vec<String>) {
         let format = self.format;
         if !format.is_jackson()
-            && self.compression.is_some_and(|compression| compression != Compression::Off)
+            && self
+                .compression
+                .is_some_and(|compression| compression != Compression::Off)
         {
             problems.push(format!("{format} is never compressed"));
         }
@@ -380,7 +386,13 @@ impl<T: 'static> SchemaBuilder<T> {
                 type_value,
                 ..
             } = &entry.versions;
-            let is_written = matches!(entry.role, Role::Current { encode: Some(_), .. });
+            let is_written = matches!(
+                entry.role,
+                Role::Current {
+                    encode: Some(_),
+                    ..
+                }
+            );
             written += usize::from(is_written);
             match (&self.type_property, type_value) {
                 (Some(key), None) if is_written => problems.push(format!(
@@ -480,7 +492,15 @@ impl<T: 'static> SchemaBuilder<T> {
         if !self.format.is_primitive() {
             return None;
         }
-        let written = |entry: &&Entry<T>| matches!(entry.role, Role::Current { encode: Some(_), .. });
+        let written = |entry: &&Entry<T>| {
+            matches!(
+                entry.role,
+                Role::Current {
+                    encode: Some(_),
+                    ..
+                }
+            )
+        };
         let entry = self.entries.iter().find(written)?;
         manifests.get(&entry.versions.manifest()).copied()
     }
@@ -550,7 +570,8 @@ fn resolve(
                 }
             }
         };
-        problems.extend(problem.map(|problem| format!("version {version} of \"{name}\" {problem}")));
+        problems
+            .extend(problem.map(|problem| format!("version {version} of \"{name}\" {problem}")));
     }
     problems.sort_unstable();
     (routes, manifests)

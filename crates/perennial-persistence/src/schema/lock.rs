@@ -234,7 +234,9 @@ impl SchemaLock {
         let mut bytes = text.into_bytes();
         for line in added {
             serialize(line, None, &mut JsonSink(&mut bytes)).map_err(|error| {
-                self.io(io::Error::other(format!("a line cannot be written: {error}")))
+                self.io(io::Error::other(format!(
+                    "a line cannot be written: {error}"
+                )))
             })?;
             bytes.push(b'\n');
         }
@@ -371,4 +373,225 @@ pub enum LockError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Format, Named, Schema, Versions};
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct First {
+        amount: i64,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Second {
+        cents: i64,
+    }
+
+    fn first(format: Format) -> Schema<First> {
+        let schema = Schema::of(Versions::new("Deposited")).format(format);
+        schema.build().expect("a schema")
+    }
+
+    fn second() -> Schema<Second> {
+        let versions = Versions::new("Deposited").version(2);
+        Schema::of(versions.upcast(1, |event| event.rename("amount", "cents")))
+            .format(Format::JacksonJson)
+            .build()
+            .expect("a schema")
+    }
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            Self { dir }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("schema.lock")
+        }
+
+        fn run<T, C: Named<T>>(
+            &self,
+            mode: Mode,
+            codec: &C,
+            samples: Vec<(&str, T)>,
+        ) -> Result<Vec<Locked<T>>, LockError> {
+            SchemaLock::file(self.path()).run(mode, "account", codec, samples)
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.path()).unwrap_or_default()
+        }
+    }
+
+    fn check_broken<T: std::fmt::Debug>(result: Result<T, LockError>, parts: &[&str]) {
+        let error = result.expect_err("broken");
+        let LockError::Broken { problems, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(problems.len(), parts.len(), "{error}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn new_versions_are_added_and_old_lines_stay() {
+        let lock = Fixture::new();
+        let old = || vec![("plain", First { amount: 5 })];
+        let new = || vec![("plain", Second { cents: 5 })];
+        let json = first(Format::JacksonJson);
+        check_broken(
+            lock.run(Mode::Check, &json, old()),
+            &["PERENNIAL_UPDATE_SCHEMA_LOCK=1 cargo test"],
+        );
+        lock.run(Mode::Update, &json, old()).expect("a new line");
+        let before = lock.text();
+        assert_eq!(
+            before,
+            concat!(
+                r#"{"schema":"account","sample":"plain","serializer_id":31,"#,
+                r#""manifest":"Deposited","text":"{\"amount\":5}"}"#,
+                "\n"
+            )
+        );
+        lock.run(Mode::Check, &json, old()).expect("nothing new");
+
+        check_broken(
+            lock.run(Mode::Check, &second(), new()),
+            &["\"Deposited#2\" is not in the file"],
+        );
+        lock.run(Mode::Update, &second(), new())
+            .expect("a new line");
+        let after = lock.text();
+        assert!(after.starts_with(&before));
+        assert_eq!(after.lines().count(), 2);
+        lock.run(Mode::Update, &second(), new())
+            .expect("nothing new");
+        assert_eq!(lock.text(), after);
+
+        let locked = lock.run(Mode::Check, &second(), new()).expect("a lock");
+        let meaning: Vec<_> = locked
+            .iter()
+            .map(|line| (&*line.manifest, &line.values))
+            .collect();
+        let five = vec![Second { cents: 5 }];
+        assert_eq!(meaning, [("Deposited", &five), ("Deposited#2", &five)]);
+    }
+
+    #[test]
+    fn a_changed_encoding_without_a_new_version_is_broken() {
+        let lock = Fixture::new();
+        let json = first(Format::JacksonJson);
+        let samples = vec![("plain", First { amount: 5 })];
+        lock.run(Mode::Update, &json, samples).expect("a new line");
+        let before = lock.text();
+        let changed: Schema<Second> = Schema::of(Versions::new("Deposited"))
+            .format(Format::JacksonJson)
+            .build()
+            .expect("a schema");
+        for mode in [Mode::Check, Mode::Update] {
+            check_broken(
+                lock.run(mode, &changed, vec![("plain", Second { cents: 5 })]),
+                &["give that name its next version", "can no longer be read"],
+            );
+        }
+        assert_eq!(lock.text(), before);
+    }
+
+    #[test]
+    fn a_version_that_is_no_longer_read_is_broken() {
+        let lock = Fixture::new();
+        let samples = vec![("plain", First { amount: 5 })];
+        lock.run(Mode::Update, &first(Format::JacksonJson), samples)
+            .expect("a new line");
+        let forgetful: Schema<Second> = Schema::of(Versions::new("Deposited").version(2).oldest(2))
+            .format(Format::JacksonJson)
+            .build()
+            .expect("a schema");
+        check_broken(
+            lock.run(
+                Mode::Update,
+                &forgetful,
+                vec![("plain", Second { cents: 5 })],
+            ),
+            &["keep its name and an upcast"],
+        );
+    }
+
+    #[test]
+    fn samples_are_complete_and_stay() {
+        let lock = Fixture::new();
+        let json = first(Format::JacksonJson);
+        check_broken(
+            lock.run(Mode::Update, &json, vec![]),
+            &["no sample of \"Deposited\""],
+        );
+        let both = vec![("one", First { amount: 1 }), ("two", First { amount: 2 })];
+        lock.run(Mode::Update, &json, both).expect("two new lines");
+        let one = || ("one", First { amount: 1 });
+        check_broken(
+            lock.run(Mode::Check, &json, vec![one()]),
+            &["the sample \"two\" of \"Deposited\" is gone"],
+        );
+        check_broken(
+            lock.run(
+                Mode::Check,
+                &json,
+                vec![one(), one(), ("two", First { amount: 2 })],
+            ),
+            &["two samples are called \"one\""],
+        );
+    }
+
+    #[test]
+    fn another_format_of_the_same_version_is_another_line() {
+        let lock = Fixture::new();
+        let samples = || vec![("plain", First { amount: 5 })];
+        lock.run(Mode::Update, &first(Format::JacksonJson), samples())
+            .expect("a new line");
+        let pack = first(Format::MessagePack);
+        lock.run(Mode::Update, &pack, samples())
+            .expect("a new line");
+        let text = lock.text();
+        assert!(text.contains(r#""hex":"81a6616d6f756e7405""#), "{text}");
+        assert_eq!(
+            lock.run(Mode::Check, &pack, samples())
+                .expect("a lock")
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_says_which_line() {
+        let lock = Fixture::new();
+        let json = first(Format::JacksonJson);
+        for line in [
+            "no json",
+            "{}",
+            r#"{"schema":"x","sample":"y","serializer_id":31,"manifest":"z"}"#,
+            r#"{"schema":"x","sample":"y","serializer_id":31,"manifest":"z","hex":"0"}"#,
+            r#"{"schema":"x","sample":"y","serializer_id":31,"manifest":"z","hex":"+1"}"#,
+        ] {
+            fs::write(lock.path(), format!("\n{line}\n")).expect("a file");
+            let samples = vec![("plain", First { amount: 5 })];
+            let error = lock.run(Mode::Update, &json, samples).expect_err("damaged");
+            assert!(
+                matches!(error, LockError::Malformed { line: 2, .. }),
+                "{error}"
+            );
+        }
+        fs::remove_file(lock.path()).expect("a file");
+        fs::create_dir(lock.path()).expect("a directory");
+        let error = lock.run(Mode::Check, &json, vec![]).expect_err("no file");
+        assert!(matches!(error, LockError::Io { .. }), "{error}");
+    }
 }

@@ -160,7 +160,11 @@ impl<T: 'static> Schema<T> {
                 known,
             };
         }
-        let mut known: Vec<_> = self.manifests.keys().map(|text| format!("\"{text}\"")).collect();
+        let mut known: Vec<_> = self
+            .manifests
+            .keys()
+            .map(|text| format!("\"{text}\""))
+            .collect();
         known.sort_unstable();
         if format.is_primitive() {
             known.push("no primitive (see `SchemaBuilder::primitives_as`)".to_owned());
