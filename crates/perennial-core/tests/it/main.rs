@@ -9,6 +9,7 @@ mod chaos;
 mod effects;
 mod fairness;
 mod first_path;
+mod formats;
 mod group_commit;
 mod later;
 mod outcome;
