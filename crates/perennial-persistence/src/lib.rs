@@ -11,11 +11,13 @@
 //! It does not decide what to try again and when: that is the engine's part.
 
 mod clock;
+mod codec;
 mod durable_state_store;
 mod error;
 mod id;
 mod journal;
 mod payload;
+mod schema;
 mod sequence;
 mod slice;
 mod snapshot_store;
@@ -25,6 +27,10 @@ pub mod telemetry;
 use std::pin::Pin;
 
 pub use clock::{Clock, SystemClock};
+pub use codec::{
+    Compression, Decimal, FIRST_OWN_ID, Format, InvalidRegistry, MAX_NESTING, Registry, Tree,
+    TreeError,
+};
 pub use durable_state_store::{
     DurableStateDelete, DurableStateStore, FoldedBatch, FoldedOutcome, FoldedWrite, StateChange,
     StateWrite, StoredState,
@@ -39,6 +45,10 @@ pub use journal::{
 pub use payload::{
     Codec, CodecError, FILTERED_PAYLOAD_ID, MAX_MANIFEST_CHARS, MESSAGE_PACK_ID, MessagePack,
     NO_PAYLOAD_ID, SerializedPayload,
+};
+pub use schema::{
+    Adapted, DEFAULT_MAX_EXPANDED, InvalidSchema, LockError, Locked, Named, Schema, SchemaBuilder,
+    SchemaLock, UPDATE_LOCK_VARIABLE, Versions,
 };
 pub use sequence::{NegativeSequenceNr, SequenceNr};
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::message_pack;
+
 /// The serializer id of [`MessagePack`]: `0x4D736750`, the ASCII letters "MsgP".
 pub const MESSAGE_PACK_ID: i32 = 0x4D73_6750;
 
@@ -117,6 +119,10 @@ impl<T> MessagePack<T> {
             values: PhantomData,
         }
     }
+
+    pub(crate) fn manifest(&self) -> &str {
+        &self.manifest
+    }
 }
 
 impl<T> fmt::Debug for MessagePack<T> {
@@ -149,20 +155,22 @@ impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for MessagePack<T> {
                 expected: self.manifest.to_string(),
             });
         }
-        let mut rest: &[u8] = &payload.bytes;
-        let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
-            .map_err(CodecError::undecodable)?;
-        if rest.is_empty() {
-            Ok(value)
-        } else {
-            Err(CodecError::TrailingBytes { count: rest.len() })
-        }
+        message_pack::read(&payload.bytes)
     }
 }
 
-/// Encodes into a buffer that the thread keeps, so that a payload costs one allocation of its own
-/// size however often the buffer grew.
-fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
+/// Encodes as MessagePack with named fields.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
+    with_buffer(|buffer| {
+        rmp_serde::encode::write_named(buffer, value).map_err(CodecError::unencodable)?;
+        message_pack::check_nesting(buffer).map_err(CodecError::unencodable)?;
+        Ok(Bytes::copy_from_slice(buffer))
+    })
+}
+
+/// Gives `encode` an empty buffer that the thread keeps, so that a payload costs one allocation of
+/// its own size however often the buffer grew.
+pub(crate) fn with_buffer<R>(encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     /// A buffer that grew beyond this is not kept.
     const KEPT: usize = 64 << 10;
     thread_local! {
@@ -171,14 +179,11 @@ fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
     // Taken out meanwhile: a value may encode another one while it is encoded.
     let mut buffer = BUFFER.take();
     buffer.clear();
-    let encoded = rmp_serde::encode::write_named(&mut buffer, value);
-    let bytes = encoded
-        .map(|()| Bytes::copy_from_slice(&buffer))
-        .map_err(CodecError::unencodable);
+    let encoded = encode(&mut buffer);
     if buffer.capacity() <= KEPT {
         BUFFER.set(buffer);
     }
-    bytes
+    encoded
 }
 
 /// Why a value could not be encoded or a payload not decoded.
@@ -200,6 +205,61 @@ pub enum CodecError {
         manifest: String,
         /// The codec's own.
         expected: String,
+    },
+    /// No format or codec for the payload's serializer id.
+    #[error(
+        "no codec for serializer id {serializer_id} (manifest \"{manifest}\"); known here: {known}"
+    )]
+    UnknownFormat {
+        /// The payload's id.
+        serializer_id: i32,
+        /// The payload's manifest.
+        manifest: String,
+        /// The ids that can be read.
+        known: String,
+    },
+    /// The schema has no such name.
+    #[error(
+        "nothing is known of the manifest \"{manifest}\" (serializer id {serializer_id}); known \
+         here: {known}"
+    )]
+    UnknownName {
+        /// The payload's id.
+        serializer_id: i32,
+        /// The payload's manifest.
+        manifest: String,
+        /// The names and versions that can be read.
+        known: String,
+    },
+    /// The payload was written by a later release.
+    #[error(
+        "version {version} of \"{name}\" is newer than version {known}, the newest that is known \
+         here; run a release that knows it"
+    )]
+    NewerVersion {
+        /// The name in the manifest.
+        name: String,
+        /// The version in the manifest.
+        version: u32,
+        /// The newest that can be read.
+        known: u32,
+    },
+    /// A step from one version to the next did not work.
+    #[error("version {version} of \"{name}\" cannot be brought up to date")]
+    Upcast {
+        /// The name before the step.
+        name: String,
+        /// The version before the step.
+        version: u32,
+        /// What the step said.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// One value was asked for of a payload that stands for none or for several.
+    #[error("the payload stands for {count} values, not for one")]
+    NotOne {
+        /// How many.
+        count: usize,
     },
     /// More bytes than one value has.
     #[error("{count} bytes follow the value")]

@@ -102,7 +102,10 @@ pub use perennial_core::{
     SystemStats, Then, Timers, engine,
 };
 pub use perennial_persistence as persistence;
-pub use perennial_persistence::{PersistenceId, SequenceNr, Timestamp};
+pub use perennial_persistence::{
+    Adapted, Codec, Compression, Decimal, Format, MessagePack, PersistenceId, Registry, Schema,
+    SchemaLock, SequenceNr, Timestamp, Tree, TreeError, Versions,
+};
 #[cfg(feature = "postgres")]
 pub use perennial_postgres as postgres;
 #[cfg(feature = "sqlite")]
@@ -151,4 +154,11 @@ impl FromConfig for ActorSystem {
     fn from_source(source: ConfigSource) -> SystemBuilder {
         ActorSystem::with_plugins(source, plugins())
     }
+}
+
+/// The guide's pages, whose code is compiled and run.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
+    struct ChangeAnEventsFormat;
 }

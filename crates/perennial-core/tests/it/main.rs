@@ -10,6 +10,7 @@ mod durable_state;
 mod effects;
 mod fairness;
 mod first_path;
+mod formats;
 mod group_commit;
 mod later;
 mod outcome;
