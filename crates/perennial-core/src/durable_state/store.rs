@@ -13,7 +13,7 @@ use perennial_persistence::{
 pub(super) const DELETED: i32 = i32::MIN;
 
 /// The payload of a deletion on its way to the state store.
-pub(super) fn deleted() -> SerializedPayload {
+pub fn deletion() -> SerializedPayload {
     SerializedPayload::new(DELETED, "", &b""[..])
 }
 

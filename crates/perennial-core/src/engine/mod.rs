@@ -39,6 +39,8 @@ use perennial_persistence::{Error, Journal, PersistenceId, SequenceNr, Snapshot}
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
+#[doc(hidden)]
+pub use crate::durable_state::deletion;
 pub use assembly::{Assembled, Assembly, Frame};
 #[doc(hidden)]
 pub use cell::Peek;
