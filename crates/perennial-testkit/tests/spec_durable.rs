@@ -114,7 +114,10 @@ fn a_state_that_does_not_come_back_is_noticed() {
 fn faults_of_the_state_store_are_planned_by_number() {
     let mut t = spec();
     t.faults().state_writes.next(WriteFault::LostAnswer);
-    assert_eq!(t.when(Aim(10.0)), (vec![StateChange::put(at(10.0))], Ok(10.0)));
+    assert_eq!(
+        t.when(Aim(10.0)),
+        (vec![StateChange::put(at(10.0))], Ok(10.0))
+    );
     t.faults().state_writes.next(WriteFault::Rejected);
     let refused = t.when(Aim(11.0));
     assert!(matches!(refused.error(), Some(AskError::PersistFailed(_))));

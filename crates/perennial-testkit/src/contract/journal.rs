@@ -49,6 +49,7 @@ macro_rules! journal_contract {
                 timestamps_stay_above_a_known_one_in_the_future,
                 timestamps_stay_above_an_unknown_one_in_the_future,
                 commit_order_is_time_order_where_promised,
+                any_split_into_writes_gives_the_same_rows,
                 a_marker_counts_as_the_previous_event,
                 a_marker_is_not_earlier_than_what_was_deleted,
                 a_taken_number_is_a_conflict,
@@ -542,6 +543,63 @@ pub async fn commit_order_is_time_order_where_promised(fixture: &dyn StoreFixtur
             assert!(timestamp >= latest);
             latest = timestamp;
         }
+    }
+}
+
+/// However events are divided among atomic writes, and those among batches, what stands in the
+/// table is the same but for the times.
+pub async fn any_split_into_writes_gives_the_same_rows(fixture: &dyn StoreFixture) {
+    const EVENTS: usize = 5;
+    let journal = fixture.store().journal();
+    let event = |n: usize| {
+        let payload = SerializedPayload::new(77, format!("Kind{}", n % 2), vec![b'x'; n]);
+        let mut event = NewEvent::new(payload);
+        if n % 2 == 0 {
+            event.tags = vec!["even".to_owned()];
+        }
+        if n % 3 == 0 {
+            event.metadata = Some(SerializedPayload::new(78, "Cause", vec![b'y'; n]));
+        }
+        event
+    };
+    let mut expected = None;
+    // A bit per gap between events: whether another write begins there. The highest bit decides
+    // whether the writes go out in one batch or one after the other.
+    for split in 0..1_usize << EVENTS {
+        let cart = id(&format!("split-{split}"));
+        let mut writes: Vec<Vec<NewEvent>> = vec![Vec::new()];
+        for n in 0..EVENTS {
+            if n > 0 && split >> (n - 1) & 1 == 1 {
+                writes.push(Vec::new());
+            }
+            writes.last_mut().expect("one was begun").push(event(n));
+        }
+        let mut first = SequenceNr::FIRST;
+        let mut batch = Vec::new();
+        for events in writes {
+            let next = first.plus(events.len() as u64);
+            let write = AtomicWrite::new(cart.clone(), writer(1), first, events);
+            batch.push(write.expect("valid events"));
+            first = next;
+        }
+        let together = split >> (EVENTS - 1) & 1 == 1;
+        let size = if together { batch.len() } else { 1 };
+        for batch in batch.chunks(size) {
+            for answer in journal.write_events(batch).await {
+                answer.expect("good writes");
+            }
+        }
+        let rows: Vec<_> = events(&*journal, &cart)
+            .await
+            .into_iter()
+            .map(|stored| (stored.seq_nr, stored.payload, stored.metadata))
+            .collect();
+        assert_eq!(rows.len(), EVENTS);
+        assert_eq!(
+            &rows,
+            expected.get_or_insert_with(|| rows.clone()),
+            "{split:b}"
+        );
     }
 }
 
