@@ -553,12 +553,26 @@ fn an_error_names_the_field() {
     struct Outer {
         limits: Vec<Inner>,
     }
-    let text = br#"{"limits":[{"cents":1},{"cents":"secret"}]}"#;
-    let error = read::<Outer>(Format::JacksonJson, text).expect_err("text is no number");
-    assert!(
-        error.contains("in `limits.1.cents`: found text, expected i64"),
-        "{error}"
-    );
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Other {
+        limits: Vec<BTreeMap<String, String>>,
+    }
+    let limit = BTreeMap::from([("cents".to_owned(), "secret".to_owned())]);
+    let other = Other {
+        limits: vec![limit],
+    };
+    for format in NAMED {
+        let bytes = write(format, &other);
+        let error = read::<Outer>(format, &bytes).expect_err("text is no number");
+        let expected = "in `limits.0.cents`: found text, expected i64";
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_tree_takes_no_more_memory_than_is_said() {
+    assert_eq!(size_of::<Tree>(), 32);
 }
 
 #[test]
