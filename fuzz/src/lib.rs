@@ -76,11 +76,21 @@ where
         let Ok(value) = schema.decode(&payload) else {
             continue;
         };
-        let written = schema.encode(&value).expect("what was read can be written");
-        let again = schema
-            .decode(&written)
-            .expect("what was written can be read");
-        // Text, because NaN is not equal to itself.
-        assert_eq!(format!("{value:?}"), format!("{again:?}"));
+        let write_and_read = |value: &T| {
+            let written = schema.encode(value).expect("what was read can be written");
+            schema
+                .decode(&written)
+                .expect("what was written can be read")
+        };
+        let again = write_and_read(&value);
+        // Text, because NaN is not equal to itself. And not the first value: CBOR gives a decimal
+        // its one form.
+        assert_eq!(
+            format!("{:?}", write_and_read(&again)),
+            format!("{again:?}")
+        );
+        if format != Format::JacksonCbor {
+            assert_eq!(format!("{value:?}"), format!("{again:?}"));
+        }
     }
 }
