@@ -711,8 +711,6 @@ fn read_everything(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     #[test]
     fn what_is_written_is_read(all in values()) {
         for format in JACKSON {

@@ -175,6 +175,8 @@ fn a_payload_stands_for_as_many_values_as_its_name_says() {
     );
     check("Batch", "[]", &[]);
     check("Heartbeat", "{}", &[]);
+    check("Heartbeat", "no JSON", &[]);
+    check("Closed", "no JSON", &[Event::Closed]);
     let decode = |manifest: &str, text: &'static str| {
         let payload = SerializedPayload::new(31, manifest, text.as_bytes());
         schema().decode(&payload)
