@@ -98,8 +98,11 @@ type Decode<T> =
 enum Reader<T> {
     Content(Decode<T>),
     /// The payload is not looked at.
-    Constant(Box<dyn Fn(&mut dyn FnMut(T)) + Send + Sync>),
+    Constant(Give<T>),
 }
+
+/// Gives values without looking at a payload.
+type Give<T> = Box<dyn Fn(&mut dyn FnMut(T)) + Send + Sync>;
 
 struct Writer<T> {
     manifest: Arc<str>,
