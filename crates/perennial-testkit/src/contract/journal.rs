@@ -554,10 +554,10 @@ pub async fn any_split_into_writes_gives_the_same_rows(fixture: &dyn StoreFixtur
     let event = |n: usize| {
         let payload = SerializedPayload::new(77, format!("Kind{}", n % 2), vec![b'x'; n]);
         let mut event = NewEvent::new(payload);
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             event.tags = vec!["even".to_owned()];
         }
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             event.metadata = Some(SerializedPayload::new(78, "Cause", vec![b'y'; n]));
         }
         event
