@@ -75,13 +75,8 @@ impl Profile {
         settings.laters = random.random_range(1..=3);
         settings.later_timeout = Duration::from_secs(1);
         let milliseconds = Duration::from_millis;
-        // Once events are deleted, the journal knows a stale writer only by the marker.
         let delete_events = random.random_bool(0.3);
-        let systems = if delete_events {
-            1
-        } else {
-            pick(random, &[1, 1, 2])
-        };
+        let systems = pick(random, &[1, 1, 2]);
         Self {
             workers: random.random_range(1..=3),
             systems,
@@ -866,6 +861,10 @@ impl World {
             )
         });
         self.ledger.report.batches += 1;
+        let is_superseded =
+            |answer: &&Result<_, Error>| matches!(answer, Err(Error::Superseded { .. }));
+        let superseded = answers.iter().filter(is_superseded).count();
+        self.ledger.report.superseded += superseded as u64;
         answers
     }
 
@@ -1290,6 +1289,7 @@ fn summary(answer: &Result<Written, Error>) -> &'static str {
     match answer {
         Ok(_) => "stored",
         Err(Error::Conflict { .. }) => "conflict",
+        Err(Error::Superseded { .. }) => "superseded",
         Err(Error::Rejected { .. }) => "rejected",
         Err(error) if error.is_outcome_unknown() => "unknown",
         Err(_) => "unavailable",
