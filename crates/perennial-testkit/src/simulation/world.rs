@@ -10,8 +10,8 @@ use perennial_core::engine::{
 };
 use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
-    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp,
-    Written,
+    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr, Snapshot,
+    Timestamp, Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -490,7 +490,7 @@ impl World {
                 let deleted = self.random.random_bool(0.5);
                 if deleted {
                     // Nobody hears whether they were.
-                    let _ = self.storage_delete(&deletion);
+                    let _ = self.storage_delete(&deletion.persistence_id, deletion.to);
                 }
             }
             Effect::Save(_, snapshot) => {
@@ -936,7 +936,7 @@ impl World {
     fn delete(&mut self, deletion: Deletion, goes_wrong: bool) -> DeletionDone {
         let is_done = !goes_wrong || self.random.random_bool(0.5);
         let result = if is_done {
-            self.storage_delete(&deletion)
+            self.storage_delete(&deletion.persistence_id, deletion.to)
         } else {
             Ok(())
         };
@@ -958,15 +958,14 @@ impl World {
         }
     }
 
-    fn storage_delete(&mut self, deletion: &Deletion) -> Result<(), Error> {
+    fn storage_delete(&mut self, id: &PersistenceId, to: SequenceNr) -> Result<(), Error> {
         self.ledger.report.deletions += 1;
-        let id = &deletion.persistence_id;
         // What was stored stays known here, and what is told is checked against it.
         let entity = self.ledger.index_of(id);
         if let Err(violation) = self.ledger.read_journal(entity) {
             self.found.get_or_insert(violation);
         }
-        self.storage.delete(id, deletion.to)
+        self.storage.delete(id, to)
     }
 
     fn run_later(&mut self, request: LaterRequest, goes_wrong: bool) -> LaterDone {
@@ -1001,6 +1000,20 @@ impl World {
         self.ledger.troubles[entity].contended = true;
         self.ledger.report.foreign += 1;
         let id = self.ids[entity].clone();
+        if self.profile.delete_events
+            && self.random.random_bool(0.5)
+            && let Some(to) = self.storage.snapshot_of(&id)
+        {
+            // As a peer with retention of its own does, it deletes what a snapshot stands for.
+            self.log(|| format!("a foreign program deletes the events of {id} to {to}"));
+            if let Err(error) = self.storage_delete(&id, to) {
+                self.found.get_or_insert(Violation {
+                    rule: "the store in memory is open",
+                    detail: error.to_string(),
+                });
+            }
+            return;
+        }
         self.storage.write_foreign_next(&id);
         self.log(|| format!("a foreign program writes to {id}"));
     }
