@@ -41,8 +41,9 @@ pub enum Error {
         /// The highest number of the id, that of an event or of a delete marker.
         highest: SequenceNr,
     },
-    /// The state's row has another revision: this writer is stale. Nothing of the write was stored.
-    /// Never try it again; load the state first.
+    /// The state's row has another revision: this writer is stale. This attempt stored nothing;
+    /// what an earlier one may have stored has been replaced, if `found` is above the write's
+    /// revision, or removed, if it is below `expected`. Never try it again; load the state first.
     #[error(
         "revision {expected} of {persistence_id} was expected, but {}", what_is_there(*found)
     )]
