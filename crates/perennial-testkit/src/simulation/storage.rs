@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use perennial_core::engine::{ReadDone, ReadRequest};
 use perennial_persistence::{
     AtomicWrite, BoxFuture, Codec, Error, NewEvent, PersistenceId, Previous, SequenceNr, Snapshot,
-    SnapshotCriteria, Store, WriterId, Written,
+    Store, WriterId, Written,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -219,14 +219,6 @@ impl Storage {
 
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), Error> {
         at_once(self.memory.snapshot_store().save(snapshot))
-    }
-
-    /// The number of an entity's snapshot.
-    pub(crate) fn snapshot_of(&self, id: &PersistenceId) -> Option<SequenceNr> {
-        let snapshots = self.memory.snapshot_store();
-        let snapshot = at_once(snapshots.load(id, SnapshotCriteria::ANY));
-        let snapshot = snapshot.expect("the store in memory is open");
-        snapshot.map(|snapshot| snapshot.seq_nr)
     }
 
     pub(crate) fn delete(&self, id: &PersistenceId, to: SequenceNr) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::mpsc;
 
 use super::entity::{
-    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec,
+    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec, state_payload,
 };
 use super::ledger::{Checked, Fate, Ledger, Situation, Standing, Violation};
 use super::storage::{Storage, WriteFate, run_at_once};
@@ -293,7 +293,7 @@ impl World {
         if self.chance(crashes) || is_maimed && self.chance(100) {
             self.change_systems();
         } else if self.chance(foreign) {
-            self.write_foreign();
+            self.write_foreign()?;
         } else if self.chance(impatience) && !self.ledger.open().is_empty() {
             let at = self.random.random_range(0..self.ledger.open().len());
             let dropped = self.random.random_bool(0.5);
@@ -995,27 +995,43 @@ impl World {
         }
     }
 
-    fn write_foreign(&mut self) {
+    fn write_foreign(&mut self) -> Checked {
         let entity = self.random.random_range(0..self.ids.len());
         self.ledger.troubles[entity].contended = true;
         self.ledger.report.foreign += 1;
         let id = self.ids[entity].clone();
-        if self.profile.delete_events
-            && self.random.random_bool(0.5)
-            && let Some(to) = self.storage.snapshot_of(&id)
-        {
-            // As a peer with retention of its own does, it deletes what a snapshot stands for.
-            self.log(|| format!("a foreign program deletes the events of {id} to {to}"));
-            if let Err(error) = self.storage_delete(&id, to) {
-                self.found.get_or_insert(Violation {
-                    rule: "the store in memory is open",
-                    detail: error.to_string(),
-                });
-            }
-            return;
-        }
         self.storage.write_foreign_next(&id);
         self.log(|| format!("a foreign program writes to {id}"));
+        let has_snapshots = id.entity_type() == "Snapped";
+        if has_snapshots && self.profile.delete_events && self.random.random_bool(0.5) {
+            self.delete_foreign(entity)?;
+        }
+        Ok(())
+    }
+
+    /// The foreign program has retention too: it saves a snapshot, and deletes all events or keeps
+    /// a few. Whoever does not know of its event may find the number free then.
+    fn delete_foreign(&mut self, entity: usize) -> Checked {
+        let state = self.ledger.stored(entity)?;
+        let locked = self.ledger.is_locked(entity)?;
+        let number = |number| SequenceNr::new(number).expect("a small number");
+        let persistence_id = self.ids[entity].clone();
+        let snapshot = Snapshot {
+            persistence_id: persistence_id.clone(),
+            seq_nr: number(state.count),
+            write_timestamp: self.clock.now(),
+            payload: state_payload(state, locked),
+            metadata: None,
+        };
+        let kept = self.random.random_range(0..3);
+        let to = number(state.count.saturating_sub(kept));
+        let done = self.storage.save(&snapshot);
+        let done = done.and_then(|()| self.storage_delete(&persistence_id, to));
+        self.log(|| format!("it saves a snapshot and deletes the events up to {to}"));
+        done.map_err(|error| Violation {
+            rule: "the store in memory is open",
+            detail: error.to_string(),
+        })
     }
 
     fn arrive_late(&mut self) {
