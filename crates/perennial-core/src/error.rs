@@ -32,7 +32,8 @@ pub enum AskError {
     /// have taken effect, or may still do.
     ///
     /// The time of the caller ran out first; the store could not say for the whole
-    /// `outcome-timeout` whether the events are stored; the future of the command panicked, took
+    /// `outcome-timeout` whether the events are stored, or another writer deleted or replaced them
+    /// before it could; the future of the command panicked, took
     /// too long or lost its entity to a restart or stop; or the system ended first.
     #[error("the outcome of the command is unknown: {reason}")]
     Unknown {

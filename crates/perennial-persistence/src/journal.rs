@@ -299,10 +299,17 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// *Idempotent*: a write whose rows are all there already with its own writer id is answered
     /// as written, so an identical batch may be sent again after an unknown outcome.
     ///
+    /// *Fenced*: any other write is refused if its id has a row, event or delete marker, at or
+    /// above the write's first number, even where that number itself is free. So a stale writer
+    /// is noticed although the events that it does not know of were deleted since. The later writes
+    /// of an id in the same batch are not in the way of its earlier ones.
+    ///
     /// # Errors
-    /// One per write: [`Error::Conflict`] (another writer has one of the numbers),
-    /// [`Error::Rejected`] (this data cannot be stored), [`Error::Unavailable`] (try the identical
-    /// write again; it may have been stored if `outcome_unknown`).
+    /// One per write: [`Error::Conflict`] (an event of another writer has one of the numbers, and
+    /// the write never was stored), [`Error::Superseded`] (no event has, but the numbers go beyond
+    /// it; whether an earlier attempt stored it nobody can say), [`Error::Rejected`] (this data
+    /// cannot be stored), [`Error::Unavailable`] (try the identical write again; it may have been
+    /// stored if `outcome_unknown`).
     ///
     /// # Cancel safety
     /// Not cancel safe: once polled, dropping the future leaves the outcome unknown.

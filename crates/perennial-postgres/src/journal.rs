@@ -13,7 +13,7 @@ use tokio_postgres::types::FromSql;
 use tracing::Instrument;
 
 use crate::batch::{self, LARGEST_WRITE, StatementBounds};
-use crate::error::Failure;
+use crate::error::{Failure, Refusal};
 use crate::event_batch::EventBatch;
 use crate::executor::{Executor, Sql, sql};
 use crate::row::{Micros, PayloadBytes, Payloads, Pending, WriterText, column, corrupt};
@@ -253,15 +253,17 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
     sizes.sum()
 }
 
+/// The time of a lone event; without a row it was not stored.
 fn the_timestamp(rows: &[Row]) -> Result<Timestamp, Failure> {
-    rows.first()
-        .and_then(|row| row.get::<_, Micros>(0).timestamp())
-        .ok_or_else(|| {
-            Failure::unknown(
-                "the server answered with a time that is none, after storing the event",
-                None,
-            )
-        })
+    let Some(row) = rows.first() else {
+        return Err(Failure::Duplicate(Refusal::beyond()));
+    };
+    row.get::<_, Micros>(0).timestamp().ok_or_else(|| {
+        Failure::unknown(
+            "the server answered with a time that is none, after storing the event",
+            None,
+        )
+    })
 }
 
 /// Gathers the rows of a page.

@@ -896,29 +896,45 @@ impl<E: EventSourced> Cell<E> {
             }
             // The journal refuses what follows a refused write of the same batch with it; to its
             // caller it is as if it had never been sent.
-            Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
-            Settled::Refused(error) => {
+            Settled::Refused {
+                maybe_stored: false,
+                ..
+            } if self.is_doomed() => self.take_back(item.last, item.held, None),
+            Settled::Refused {
+                error,
+                maybe_stored,
+            } => {
                 let kind = match error {
-                    Error::Conflict { .. } | Error::StaleRevision { .. } => {
-                        PersistFailure::Conflict
-                    }
+                    Error::Conflict { .. }
+                    | Error::Superseded { .. }
+                    | Error::StaleRevision { .. } => PersistFailure::Conflict,
                     _ => PersistFailure::Rejected,
                 };
-                tracing::warn!(
-                    persistence_id = %self.address.persistence_id(),
-                    seq_nr = item.last.value(),
-                    error = %chain(&error),
-                    "events were not stored, the entity recovers"
-                );
                 let failure = self.persist_failed(kind, chain(&error));
-                self.remember(
-                    entity,
-                    match kind {
-                        PersistFailure::Rejected => Signal::PersistRejected(failure.clone()),
-                        _ => Signal::PersistFailed(failure.clone()),
-                    },
-                );
-                let failure = AskError::PersistFailed(failure);
+                if !self.is_doomed() {
+                    tracing::warn!(
+                        persistence_id = %self.address.persistence_id(),
+                        seq_nr = item.last.value(),
+                        error = %chain(&error),
+                        maybe_stored,
+                        "events were not stored, the entity recovers"
+                    );
+                    self.remember(
+                        entity,
+                        match kind {
+                            PersistFailure::Rejected => Signal::PersistRejected(failure.clone()),
+                            _ => Signal::PersistFailed(failure.clone()),
+                        },
+                    );
+                }
+                let failure = if maybe_stored {
+                    AskError::Unknown {
+                        reason: "another writer was there before it was known whether the events \
+                                 were stored, and what it left does not tell",
+                    }
+                } else {
+                    AskError::PersistFailed(failure)
+                };
                 self.take_back(item.last, item.held, Some(failure));
                 self.give_up(core, NOT_STORED);
             }

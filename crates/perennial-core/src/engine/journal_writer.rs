@@ -120,8 +120,12 @@ impl fmt::Debug for SettledBatch {
 /// What became of one write for good.
 pub(crate) enum Settled {
     Stored(Written),
-    /// Certainly not stored.
-    Refused(Error),
+    /// Not stored by the last attempt. `maybe_stored` if an earlier one may have, and what it
+    /// stored is gone since.
+    Refused {
+        error: Error,
+        maybe_stored: bool,
+    },
     /// The time is up. `maybe_stored` if it may have been stored all the same.
     GivenUp {
         error: Error,
@@ -267,6 +271,8 @@ impl Lane {
         };
         // Cells of which a write has failed for good.
         let mut failed: Vec<CellKey> = Vec::new();
+        // Those of them whose refused write may have been stored before; so may the later ones.
+        let mut left_open: Vec<CellKey> = Vec::new();
         for ((mut item, mut write), result) in
             batch.items.into_iter().zip(batch.writes).zip(results)
         {
@@ -274,7 +280,17 @@ impl Lane {
                 Ok(written) => done.push((item, Settled::Stored(written))),
                 Err(error) if !error.is_retryable() => {
                     failed.push(item.key);
-                    done.push((item, Settled::Refused(error)));
+                    if item.maybe_stored && leaves_open(&error, item.last) {
+                        left_open.push(item.key);
+                    }
+                    let maybe_stored = item.maybe_stored && left_open.contains(&item.key);
+                    done.push((
+                        item,
+                        Settled::Refused {
+                            error,
+                            maybe_stored,
+                        },
+                    ));
                 }
                 Err(error) => {
                     item.maybe_stored |= error.is_outcome_unknown();
@@ -330,6 +346,19 @@ impl Lane {
                 None
             }
         }
+    }
+}
+
+/// Whether a refusal says nothing of what an earlier attempt at the write, which ends with `last`,
+/// has done: another writer was there since, and may have replaced or deleted it.
+fn leaves_open(error: &Error, last: SequenceNr) -> bool {
+    match error {
+        Error::Superseded { .. } => true,
+        // A row of a lower revision than was expected is a new one: the old one was removed.
+        Error::StaleRevision {
+            expected, found, ..
+        } => *found > last || found < expected,
+        _ => false,
     }
 }
 

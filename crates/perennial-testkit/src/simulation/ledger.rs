@@ -502,6 +502,9 @@ impl Ledger {
                     let is_built_on_failed = troubles.contended || troubles.rejected;
                     let is_late = waited >= self.report.outcome_timeout;
                     troubles.unavailable && (is_late || is_built_on_failed)
+                } else if reason.contains("another writer was there") {
+                    self.report.superseded_unknown += 1;
+                    troubles.contended && troubles.unavailable
                 } else {
                     standing == Standing::Crashed
                 }

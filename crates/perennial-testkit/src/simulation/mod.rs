@@ -183,6 +183,10 @@ pub struct Report {
     pub unknown: u64,
     /// Callers whose events the store could not take, or say whether it had, for too long.
     pub given_up: u64,
+    /// Writes that were refused because of higher numbers, while no event had theirs.
+    pub superseded: u64,
+    /// Callers told that nobody can say whether such a write was stored before.
+    pub superseded_unknown: u64,
     /// Callers told that events were not stored, for whatever reason.
     pub persist_failed: u64,
     /// Those of them who met another writer.
