@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use perennial_persistence::{InvalidId, PersistenceId, SequenceNr};
 
+/// What is busy while a store is slow or down.
+pub(crate) const STORE_AWAY: &str = "the store";
+
 /// Why an ask has no reply.
 ///
 /// [`AskError::is_not_handled`] and [`AskError::is_outcome_unknown`] tell what may have happened
@@ -16,12 +19,15 @@ pub enum AskError {
     /// A bound is reached. The command had no effect: it is safe to send it again.
     ///
     /// The bounds are `mailbox` and `inbox`, at which the command was never queued, and `stash` and
-    /// `later-limit`, at which its handler could not do what it wanted.
-    #[error("{what} is full; try again in {retry_after:?}")]
+    /// `later-limit`, at which its handler could not do what it wanted. It is also what a command
+    /// is told that needs the store while that is slow or down (`breaker-failures`): to bring its
+    /// entity back, or to store the events that its handler wanted to persist.
+    #[error("{what} {}; try again in {retry_after:?}", if *what == STORE_AWAY { "is slow or down" } else { "is full" })]
     Busy {
-        /// Which bound was reached.
+        /// Which bound was reached, or "the store".
         what: &'static str,
-        /// A time after which it makes sense to try again.
+        /// A time after which it makes sense to try again. For the store it is when the next call
+        /// may find out whether it is back.
         retry_after: Duration,
     },
     /// The time ran out while the command was waiting, in a queue or stashed. It certainly was not

@@ -150,11 +150,13 @@ mod runtime;
 mod system;
 
 pub use durable_state::{Durable, DurableState, StateChange};
+pub use engine::BreakerState;
 pub use entity_ref::{Ask, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
 };
 pub use system::{
-    ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, SystemBuilder, SystemStats,
+    ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,
+    SystemStats,
 };

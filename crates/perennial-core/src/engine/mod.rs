@@ -17,9 +17,11 @@
 //! - `cell`: one entity's life
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
+//! - `breaker`: what is refused and held back while a store is slow or down
 
 pub(crate) mod actix_driver;
 mod assembly;
+mod breaker;
 mod cell;
 mod core;
 mod envelope;
@@ -40,6 +42,7 @@ pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
 pub use assembly::{Assembled, Assembly, Frame};
+pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
 pub use cell::Peek;
 pub use envelope::{Delivery, Held};

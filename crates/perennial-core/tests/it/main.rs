@@ -5,6 +5,7 @@ mod fixture;
 
 mod asking;
 mod bare;
+mod breaker;
 mod chaos;
 mod durable_state;
 mod effects;
