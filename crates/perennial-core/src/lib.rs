@@ -138,6 +138,7 @@
 //!   named in the log; use [`Cx::blocking`] for such work.
 //! - It sends no command again, deletes no event, and stores nothing from inside a future.
 
+pub mod cleanup;
 pub mod config;
 mod deadline;
 mod durable_state;

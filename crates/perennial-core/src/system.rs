@@ -8,8 +8,10 @@ use std::time::Duration;
 use perennial_persistence::{
     BoxFuture, Clock, OpenError, PageLimit, SEPARATOR, Store, SystemClock, Timestamp,
 };
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::cleanup::{Cleanup, SystemPlace};
 use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
@@ -111,6 +113,16 @@ impl ActorSystem {
             status
         };
         self.inner.stores.iter().enumerate().map(of_store).collect()
+    }
+
+    /// Deletes what the stores keep of entities that are not in memory.
+    pub fn cleanup(&self) -> Cleanup {
+        Cleanup::of_system(SystemPlace {
+            registry: Arc::clone(&self.inner.registry),
+            stores: self.inner.stores.clone(),
+            kept_in: self.inner.kept_in.clone(),
+            persistence: self.inner.persistence.clone(),
+        })
     }
 
     /// What the store found at its start that someone should look at.
@@ -231,6 +243,10 @@ struct Inner {
     registry: Arc<Registry>,
     /// The system's own, and after it those that entity types have chosen.
     stores: Vec<Arc<dyn Store>>,
+    /// Which of them keeps each entity type.
+    kept_in: Vec<(&'static str, usize)>,
+    /// Where database futures run.
+    persistence: Handle,
     stats: Vec<Arc<Stats>>,
     shutdown_timeout: Duration,
     running: Mutex<Option<Running>>,
@@ -387,6 +403,7 @@ impl SystemBuilder {
 
         let mut assembly = Assembly::new().on_stores(stores.len());
         let mut stores_of_types = Vec::new();
+        let mut kept_in = Vec::new();
         for (entity, config) in self.entities.iter().zip(configs) {
             // Without a choice of its own, or with the same, it is the system's.
             let chosen = config.plugin.as_ref();
@@ -394,6 +411,7 @@ impl SystemBuilder {
                 .and_then(|chosen| plugins.iter().position(|plugin| plugin == chosen))
                 .unwrap_or(0);
             stores_of_types.push(entity.store(Arc::clone(&stores[at])));
+            kept_in.push((entity.name(), at));
             // Events and states go out in batches of their own.
             let number = match entity.kept() {
                 Kept::Events => at,
@@ -444,6 +462,8 @@ impl SystemBuilder {
                 name: system.name,
                 registry,
                 stores,
+                kept_in,
+                persistence: persistence_runtime.handle().clone(),
                 stats,
                 shutdown_timeout: system.shutdown_timeout,
                 running: Mutex::new(Some(Running {

@@ -1,6 +1,6 @@
 //! What all cells of a worker share: its bounds, time, timers, run queue, permits and lanes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use rand::{RngExt, SeedableRng};
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
-use crate::engine::{CellKey, Outbox, ReadRequest};
-use crate::error::{AskError, STORE_AWAY};
+use crate::engine::{CellKey, HoldRefused, Outbox, ReadRequest};
+use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
 /// What all cells of a worker share.
 pub(crate) struct Core {
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(super) lanes: Vec<Lane>,
     /// One per store.
     pub(super) breakers: Vec<Breaker>,
+    /// Entities that are kept out of memory.
+    held: BTreeSet<PersistenceId>,
     permits: usize,
     /// Cells that wait for a permit, those with waiting callers first.
     wanting: [VecDeque<CellKey>; 2],
@@ -213,6 +215,7 @@ impl Core {
             timer_count: 0,
             incarnations: 0,
             laters: 0,
+            held: BTreeSet::new(),
             wanting: [VecDeque::new(), VecDeque::new()],
         }
     }
@@ -412,6 +415,32 @@ impl Core {
             self.start_timer(probe_at, Timed::Probe(breaker));
         }
         change
+    }
+
+    /// Keeps an entity out of memory that is not there.
+    pub(super) fn hold(&mut self, id: PersistenceId, is_resident: bool) -> Result<(), HoldRefused> {
+        if is_resident {
+            Err(HoldRefused::Resident)
+        } else if self.held.insert(id) {
+            Ok(())
+        } else {
+            Err(HoldRefused::Held)
+        }
+    }
+
+    pub(super) fn let_go(&mut self, id: &PersistenceId) {
+        self.held.remove(id);
+    }
+
+    /// Whether an entity may come into memory.
+    ///
+    /// # Errors
+    /// [`AskError::Busy`] while it is kept out.
+    pub(crate) fn may_come(&self, id: &PersistenceId) -> Result<(), AskError> {
+        if self.held.is_empty() || !self.held.contains(id) {
+            return Ok(());
+        }
+        Err(self.busy(CLEANED_UP))
     }
 
     pub(crate) fn busy(&self, what: &'static str) -> AskError {

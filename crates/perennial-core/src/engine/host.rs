@@ -158,6 +158,11 @@ impl<E: EventSourced> AnyHost for Host<E> {
         let has_state = there
             .and_then(|index| self.cells.get(index))
             .is_some_and(Cell::needs_no_recovery);
+        if there.is_none()
+            && let Err(busy) = core.may_come(command.address().persistence_id())
+        {
+            return command.refuse(busy);
+        }
         if !has_state && let Err(busy) = core.admit(self.entity.store) {
             return command.refuse(busy);
         }

@@ -139,6 +139,15 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
+        Input::Hold(hold) => {
+            let is_resident = hold.registry.is_resident(&hold.persistence_id);
+            let held = core.hold(hold.persistence_id.clone(), is_resident);
+            // Nobody waits any more: whoever asked would not let it go either.
+            if hold.answer.send(held).is_err() && held.is_ok() {
+                core.let_go(&hold.persistence_id);
+            }
+        }
+        Input::LetGo(id) => core.let_go(&id),
         Input::Shutdown => {
             core.draining = true;
             for host in hosts {

@@ -7,6 +7,7 @@ mod asking;
 mod bare;
 mod breaker;
 mod chaos;
+mod cleanup;
 mod durable_state;
 mod effects;
 mod fairness;
