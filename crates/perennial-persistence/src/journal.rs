@@ -369,6 +369,27 @@ pub trait Journal: Debug + Send + Sync + 'static {
         persistence_id: &'a PersistenceId,
         to: SequenceNr,
     ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes the `limit` lowest rows of an id up to `to`, included, events and markers alike, in
+    /// one transaction, and leaves nothing in their place. Gives how many rows that were; fewer than
+    /// `limit`, which is at least 1, once none is left.
+    ///
+    /// Meant for cleaning up while nobody uses the id. When every row is gone, nobody knows any more
+    /// which numbers were used, and the next writer begins with 1.
+    ///
+    /// # Errors
+    /// As [`Journal::delete_events`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropping the future leaves open whether the rows are gone.
+    ///
+    /// Source: Pekko `JournalDao.deleteEventsTo` with `resetSequenceNumber`.
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>>;
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ const WRITE_ONE: Sql = sql!("journal/write_one.sql");
 const WRITE_ONE_AFTER_UNKNOWN: Sql = sql!("journal/write_one_after_unknown.sql");
 const REPLAY: Sql = sql!("journal/replay.sql");
 const READ_HIGHEST: Sql = sql!("journal/read_highest.sql");
+const REMOVE: Sql = sql!("journal/remove.sql");
 const DELETE: Sql = sql!("journal/delete.sql");
 
 /// How often a deletion is tried when another one of the same id runs at the same time.
@@ -240,6 +241,22 @@ impl Journal for PostgresJournal {
         to: SequenceNr,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.delete(persistence_id, to))
+    }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            self.executor
+                .call(&REMOVE, &[&persistence_id.as_str(), &to.to_i64(), &limit])
+                .await
+                .map(|removed| removed.len())
+                .map_err(|failure| failure.into_error(persistence_id))
+        })
     }
 }
 

@@ -21,6 +21,7 @@ const TAKEN: &str = include_str!("sql/event_journal/taken.sql");
 const REPLAY: &str = include_str!("sql/event_journal/replay.sql");
 const HIGHEST: &str = include_str!("sql/event_journal/highest.sql");
 const DELETE: &str = include_str!("sql/event_journal/delete.sql");
+const REMOVE: &str = include_str!("sql/event_journal/remove.sql");
 const INSERT_MARKER: &str = include_str!("sql/event_journal/insert_marker.sql");
 
 #[derive(Debug)]
@@ -102,6 +103,29 @@ impl Journal for SqliteJournal {
             self.executor
                 .write("event_journal/delete", 1, move |transaction| {
                     delete(transaction, &id, to)
+                })
+                .await?
+        })
+    }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        let id = persistence_id.clone();
+        Box::pin(async move {
+            self.executor
+                .write("event_journal/remove", 1, move |transaction| {
+                    let removed = transaction.prepare(REMOVE)?.execute(params![
+                        id.as_str(),
+                        to.to_i64(),
+                        i64::try_from(limit).unwrap_or(i64::MAX),
+                    ]);
+                    Ok(transaction
+                        .triage(removed)?
+                        .map_err(|error| rejected(&id, classify(&error).1, Some(error))))
                 })
                 .await?
         })

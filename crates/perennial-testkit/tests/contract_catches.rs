@@ -32,6 +32,8 @@ enum Breakage {
     NeverMore,
     PageIgnoresBytes,
     PageOfOneRowMore,
+    RemovesMoreThanItsLimit,
+    RemovingLeavesAMarker,
     ReplayExcludesTo,
     StoresHalfOfAWrite,
     SupersededIsAnsweredAsWritten,
@@ -353,6 +355,26 @@ impl Journal for Broken {
             self.inner.journal().delete_events(persistence_id, to).await
         })
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let limit = match self.breakage {
+                Breakage::RemovesMoreThanItsLimit => usize::MAX,
+                _ => limit,
+            };
+            let journal = self.inner.journal();
+            let removed = journal.remove_events(persistence_id, to, limit).await?;
+            if let Breakage::RemovingLeavesAMarker = self.breakage {
+                journal.delete_events(persistence_id, to).await?;
+            }
+            Ok(removed)
+        })
+    }
 }
 
 impl SnapshotStore for Broken {
@@ -596,6 +618,13 @@ catches! {
         journal::deleted_events_are_gone_and_their_numbers_are_not,
         journal::deleting_leaves_later_events,
         journal::deleting_beyond_the_highest_number_moves_it,
+    ];
+    a_removal_of_everything_at_once: RemovesMoreThanItsLimit => [
+        journal::removing_takes_the_lowest_rows_up_to_its_limit,
+    ];
+    a_removal_with_a_marker: RemovingLeavesAMarker => [
+        journal::removed_events_leave_nothing_behind,
+        journal::removing_takes_the_lowest_rows_up_to_its_limit,
     ];
     lost_metadata: DropsMetadata => [
         journal::metadata_comes_back,

@@ -82,7 +82,7 @@ struct Sum(BTreeMap<&'static str, u64>);
 impl Sum {
     fn of(reports: &[Report]) -> Self {
         type Number = (&'static str, fn(&Report) -> u64);
-        let numbers: [Number; 28] = [
+        let numbers: [Number; 29] = [
             ("steps", |report| report.steps),
             ("commands", |report| report.commands),
             ("answered", |report| report.answered),
@@ -100,6 +100,7 @@ impl Sum {
             ("foreign", |report| report.foreign),
             ("late", |report| report.late),
             ("busy", |report| report.busy),
+            ("store busy", |report| report.store_busy),
             ("stopped", |report| report.stopped),
             ("unknown", |report| report.unknown),
             ("given up", |report| report.given_up),

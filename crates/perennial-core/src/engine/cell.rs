@@ -322,6 +322,12 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
+    /// Whether a command can be answered without the store: from the state, or as that of an
+    /// entity that cannot be brought back.
+    pub(crate) fn needs_no_recovery(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Backoff(Some(_)))
+    }
+
     /// A command has come.
     pub(crate) fn enqueue(&mut self, core: &mut Core, command: Box<dyn Queued<E>>) {
         self.last_active = core.now;
@@ -456,6 +462,10 @@ impl<E: EventSourced> Cell<E> {
             return;
         }
 
+        if let Err(busy) = core.admit(entity.store) {
+            // Nothing was applied yet, so the entity goes on as if the command never came.
+            return command.fail(busy);
+        }
         let mut write = match self.encode(entity, core, &body) {
             Ok(write) => write,
             Err(reason) => {
@@ -852,7 +862,7 @@ impl<E: EventSourced> Cell<E> {
     }
 
     /// Whether an earlier write has failed, so that nothing built on it may be stored.
-    fn is_doomed(&self) -> bool {
+    pub(crate) fn is_doomed(&self) -> bool {
         matches!(
             self.phase,
             Phase::Draining(Next::Restart { doomed: true, .. })
@@ -1209,7 +1219,7 @@ impl<E: EventSourced> Cell<E> {
             },
             Recovery::Disabled => Part::Highest,
         };
-        let mut recovering = Recovering::new(entity.config.recovery_timeout, gaps);
+        let mut recovering = Recovering::new(entity.store, entity.config.recovery_timeout, gaps);
         recovering.ask(core, self.key, self.address.persistence_id(), part);
         self.phase = Phase::Recovering(Box::new(recovering));
     }

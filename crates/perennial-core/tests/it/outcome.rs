@@ -13,6 +13,9 @@ use crate::fixture::{
     Bed, Entry, Ledger, Note, Read, id, in_time, noted, persist_failure, run, send, settle, until,
 };
 
+/// Here only what becomes of writes counts.
+const NO_BREAKER: (&str, &str) = ("persistence.breaker-failures", "0");
+
 #[tokio::test]
 async fn a_lost_answer_is_resolved_as_stored() {
     let bed = Bed::new();
@@ -83,7 +86,7 @@ async fn later_commands_wait_for_the_outcome_and_keep_their_order() {
 #[tokio::test]
 async fn a_store_that_stays_away_ends_in_unavailable() {
     let bed = Bed::new();
-    let settings = [("persistence.outcome-timeout", "50ms")];
+    let settings = [("persistence.outcome-timeout", "50ms"), NO_BREAKER];
     let system = bed.start(&settings).await;
     let entity = system.entity::<Ledger>("a");
     bed.faults.writes.decide(|_| Some(WriteFault::Unavailable));
@@ -109,7 +112,7 @@ async fn a_store_that_stays_away_ends_in_unavailable() {
 #[tokio::test]
 async fn an_outcome_that_cannot_be_found_out_is_unknown() {
     let bed = Bed::new();
-    let settings = [("persistence.outcome-timeout", "50ms")];
+    let settings = [("persistence.outcome-timeout", "50ms"), NO_BREAKER];
     let system = bed.start(&settings).await;
     let entity = system.entity::<Ledger>("a");
     // The first attempt was stored, but its answer got lost, and the store stays away from then on.
@@ -142,6 +145,7 @@ async fn a_write_given_up_and_stored_late_is_not_overwritten() {
     let (store, faulty) = bed.open();
     let config = perennial_core::config::ConfigSource::empty()
         .set("persistence.outcome-timeout", "50ms")
+        .and_then(|config| config.set("persistence.breaker-failures", 0))
         .and_then(|config| config.set("persistence.retry-min", "1ms"))
         .and_then(|config| config.set("persistence.retry-max", "5ms"))
         .expect("known keys");
@@ -264,6 +268,7 @@ async fn nobody_is_told_failed_for_what_is_stored() {
         let settings = [
             ("persistence.outcome-timeout", "10ms"),
             ("persistence.batch-events", "7"),
+            NO_BREAKER,
         ];
         let system = bed.start(&settings).await;
         let mut random = SmallRng::seed_from_u64(seed);

@@ -97,6 +97,9 @@ macro_rules! journal_contract {
                 deleting_further_replaces_the_marker,
                 deleting_less_than_before_changes_nothing,
                 deleting_concerns_one_id_only,
+                removed_events_leave_nothing_behind,
+                removing_takes_the_lowest_rows_up_to_its_limit,
+                removing_concerns_one_id_and_its_numbers_only,
                 another_store_sees_everything,
                 a_closed_store_is_unavailable,
                 everything_is_there_after_opening_again,
@@ -1661,6 +1664,62 @@ pub async fn deleting_concerns_one_id_only(fixture: &dyn StoreFixture) {
 }
 
 // ---- other stores on the same data, closing, opening again ----
+
+async fn remove(journal: &dyn Journal, id: &PersistenceId, to: u64, limit: usize) -> usize {
+    let removed = journal.remove_events(id, seq(to), limit).await;
+    removed.expect("a removal")
+}
+
+/// When every row is removed, the numbers begin again with 1.
+pub async fn removed_events_leave_nothing_behind(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(&*journal, &write(&cart, writer(1), 1, &["1", "2", "3"])).await;
+    delete(&*journal, &cart, 2).await;
+    assert_eq!(
+        remove(&*journal, &cart, MAX, 10).await,
+        2,
+        "marker and event"
+    );
+    assert_eq!(highest(&*journal, &cart).await, 0);
+    let page = page(&*journal, &cart, 0, MAX, UNLIMITED).await;
+    assert_eq!((page.highest.value(), page.events.len()), (0, 0));
+    assert_eq!(
+        remove(&*journal, &cart, MAX, 10).await,
+        0,
+        "there is nothing"
+    );
+    store_one(&*journal, &write(&cart, writer(2), 1, &["again"])).await;
+    assert_eq!(texts(&events(&*journal, &cart).await), ["again"]);
+}
+
+/// One call removes no more rows than it may, from the lowest on.
+pub async fn removing_takes_the_lowest_rows_up_to_its_limit(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(
+        &*journal,
+        &write(&cart, writer(1), 1, &["1", "2", "3", "4", "5"]),
+    )
+    .await;
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 3);
+    assert_eq!(numbers(&events(&*journal, &cart).await), [4, 5]);
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 1);
+    assert_eq!(numbers(&events(&*journal, &cart).await), [5]);
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 0);
+    assert_eq!(highest(&*journal, &cart).await, 5);
+}
+
+/// Rows of other ids stay, and so do higher numbers.
+pub async fn removing_concerns_one_id_and_its_numbers_only(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let (a, b) = (id("a"), id("b"));
+    store_one(&*journal, &write(&a, writer(1), 1, &["1", "2", "3"])).await;
+    store_one(&*journal, &write(&b, writer(2), 1, &["1", "2"])).await;
+    assert_eq!(remove(&*journal, &a, 2, 100).await, 2);
+    assert_eq!(numbers(&events(&*journal, &a).await), [3]);
+    assert_eq!(numbers(&events(&*journal, &b).await), [1, 2]);
+}
 
 /// Another store on the same data sees what was answered as written or deleted.
 pub async fn another_store_sees_everything(fixture: &dyn StoreFixture) {

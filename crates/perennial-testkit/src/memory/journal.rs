@@ -57,6 +57,26 @@ impl Journal for Handle {
             Ok(())
         })
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let mut tables = self.tables()?;
+            let Some(rows) = tables.journal.get_mut(persistence_id) else {
+                return Ok(0);
+            };
+            let numbers = rows.keys().copied().take_while(|&seq_nr| seq_nr <= to);
+            let lowest: Vec<SequenceNr> = numbers.take(limit).collect();
+            for seq_nr in &lowest {
+                rows.remove(seq_nr);
+            }
+            Ok(lowest.len())
+        })
+    }
 }
 
 fn write_batch(

@@ -175,8 +175,10 @@ pub struct Report {
     pub foreign: u64,
     /// Batches that reached the store after their senders had given up.
     pub late: u64,
-    /// Callers told that a queue was full.
+    /// Callers told that a queue was full, or the store down.
     pub busy: u64,
+    /// Those of them who were told of the store.
+    pub store_busy: u64,
     /// Callers told that the system stops.
     pub stopped: u64,
     /// Callers told that the outcome is unknown.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_core::engine::{
-    Assembly, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone, LaterFailure, LaterRequest,
-    Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch, Worker, WriteBatch,
+    Assembly, BreakerSettings, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone,
+    LaterFailure, LaterRequest, Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch,
+    Worker, WriteBatch,
 };
 use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
@@ -71,6 +72,11 @@ impl Profile {
         };
         settings.retry = (Duration::from_millis(2), Duration::from_millis(20));
         settings.outcome_timeout = Duration::from_millis(pick(random, &[5, 60, 2000]));
+        settings.breaker = BreakerSettings {
+            failures: pick(random, &[0, 1, 2, 3, 10]),
+            slow_call: Duration::from_millis(pick(random, &[5, 50, 10_000])),
+            reset: Duration::from_millis(pick(random, &[1, 10, 100])),
+        };
         settings.messages_per_run = random.random_range(1..=4);
         settings.laters = random.random_range(1..=3);
         settings.later_timeout = Duration::from_secs(1);
@@ -334,6 +340,10 @@ impl World {
             let seat = running.and_then(|running| running.seats[worker].as_ref());
             Situation {
                 standing: workers[worker],
+                store_failed: seat
+                    .is_none_or(|seat| seat.worker.stats().breakers[0].report().opened > 0),
+                slow_is_down: profile.settings.breaker.slow_call < Duration::from_secs(1),
+                reset: profile.settings.breaker.reset.max(profile.settings.retry.0),
                 futures_are_full: seat
                     .is_some_and(|seat| seat.most_laters >= profile.settings.laters),
                 worker,
@@ -901,6 +911,7 @@ impl World {
                 _ => false,
             };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
+            self.ledger.troubles[entity].unread |= matches!(fault, ReadFault::Unavailable);
         }
         let id = request.persistence_id().clone();
         let shown = fault
@@ -1132,6 +1143,10 @@ impl World {
             })?;
             if self.ledger.is_answered(index) {
                 return Ok(());
+            }
+            // The store is back, but nobody has asked it yet.
+            if let Some(after) = self.ledger.may_come_back_after(index) {
+                self.clock.advance(after);
             }
         }
         Ok(())
