@@ -13,6 +13,7 @@ use tokio_postgres::types::FromSql;
 use tracing::Instrument;
 
 use crate::batch::{self, LARGEST_WRITE, StatementBounds};
+use crate::command_replies::size_of_reply;
 use crate::error::Failure;
 use crate::event_batch::EventBatch;
 use crate::executor::{Executor, Sql, sql};
@@ -42,6 +43,7 @@ impl PostgresJournal {
         let mut failure = None;
         if let [write] = batch
             && let [event] = write.events()
+            && write.reply().is_none()
             && size_of_write(write) <= LARGEST_WRITE
         {
             match self.write_one(write, event).await {
@@ -250,7 +252,7 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
         let metadata = event.metadata.as_ref().map_or(0, |data| data.bytes.len());
         event.payload.bytes.len() + tags + metadata
     });
-    sizes.sum()
+    sizes.sum::<usize>() + size_of_reply(write)
 }
 
 fn the_timestamp(rows: &[Row]) -> Result<Timestamp, Failure> {

@@ -29,6 +29,11 @@ const GUARD_DURABLE_STATE: Migration = Migration {
     name: "guard_durable_state",
     text: include_str!("../migrations/0002_guard_durable_state.sql"),
 };
+const CREATE_COMMAND_REPLY: Migration = Migration {
+    version: 3,
+    name: "create_command_reply",
+    text: include_str!("../migrations/0003_create_command_reply.sql"),
+};
 
 struct Migration {
     version: i32,
@@ -122,6 +127,12 @@ async fn apply(client: &mut Client, schema: Option<&str>) -> Result<Vec<String>,
             transaction.batch_execute(CREATE_TABLES.text).await?;
         }
         record(&transaction, &CREATE_TABLES).await?;
+        transaction.commit().await?;
+    }
+    if !applied.contains(&CREATE_COMMAND_REPLY.version) {
+        let transaction = locked(client).await?;
+        transaction.batch_execute(CREATE_COMMAND_REPLY.text).await?;
+        record(&transaction, &CREATE_COMMAND_REPLY).await?;
         transaction.commit().await?;
     }
     if applied.contains(&GUARD_DURABLE_STATE.version) {
@@ -222,6 +233,7 @@ async fn create_schema(transaction: &Transaction<'_>, schema: &str) -> Result<()
 async fn all_there(transaction: &Transaction<'_>) -> Result<bool, Obstacle> {
     let names: Vec<&str> = TABLES
         .iter()
+        .filter(|table| !table.is_ours)
         .map(|table| table.name)
         .chain(["event_journal_slice_idx", "durable_state_slice_idx"])
         .collect();
@@ -387,6 +399,8 @@ struct Table {
     /// The columns, sorted by name, that no two rows may have in common; only for tables whose
     /// key this crate relies on.
     fence: Option<&'static [&'static str]>,
+    /// Whether other programs don't know it.
+    is_ours: bool,
     columns: &'static [Column],
 }
 
@@ -418,8 +432,26 @@ const TIME: &str = "timestamp with time zone";
 
 const TABLES: &[Table] = &[
     Table {
+        name: "perennial_command_reply",
+        fence: Some(&["command_id", "persistence_id"]),
+        is_ours: true,
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("command_id", TEXT),
+            required("fingerprint", "bytea"),
+            required("seq_nr", "bigint"),
+            required("db_timestamp", TIME),
+            required("reply_ser_id", "integer"),
+            required("reply_ser_manifest", TEXT),
+            required("reply_payload", "bytea"),
+        ],
+    },
+    Table {
         name: "event_journal",
         fence: Some(&["persistence_id", "seq_nr"]),
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -441,6 +473,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "snapshot",
         fence: Some(&["persistence_id"]),
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -458,6 +491,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "durable_state",
         fence: None,
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -473,6 +507,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_offset_store",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),
@@ -485,6 +520,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_timestamp_offset_store",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),
@@ -498,6 +534,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_management",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),

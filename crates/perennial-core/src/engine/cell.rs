@@ -899,9 +899,9 @@ impl<E: EventSourced> Cell<E> {
             Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
             Settled::Refused(error) => {
                 let kind = match error {
-                    Error::Conflict { .. } | Error::StaleRevision { .. } => {
-                        PersistFailure::Conflict
-                    }
+                    Error::Conflict { .. }
+                    | Error::StaleRevision { .. }
+                    | Error::CommandTaken { .. } => PersistFailure::Conflict,
                     _ => PersistFailure::Rejected,
                 };
                 tracing::warn!(
