@@ -432,23 +432,6 @@ const TIME: &str = "timestamp with time zone";
 
 const TABLES: &[Table] = &[
     Table {
-        name: "perennial_command_reply",
-        fence: Some(&["command_id", "persistence_id"]),
-        is_ours: true,
-        columns: &[
-            required("slice", "integer"),
-            required("entity_type", TEXT),
-            required("persistence_id", TEXT),
-            required("command_id", TEXT),
-            required("fingerprint", "bytea"),
-            required("seq_nr", "bigint"),
-            required("db_timestamp", TIME),
-            required("reply_ser_id", "integer"),
-            required("reply_ser_manifest", TEXT),
-            required("reply_payload", "bytea"),
-        ],
-    },
-    Table {
         name: "event_journal",
         fence: Some(&["persistence_id", "seq_nr"]),
         is_ours: false,
@@ -542,6 +525,23 @@ const TABLES: &[Table] = &[
             required("last_updated", "bigint"),
         ],
     },
+    Table {
+        name: "perennial_command_reply",
+        fence: Some(&["command_id", "persistence_id"]),
+        is_ours: true,
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("command_id", TEXT),
+            required("fingerprint", "bytea"),
+            required("seq_nr", "bigint"),
+            required("db_timestamp", TIME),
+            required("reply_ser_id", "integer"),
+            required("reply_ser_manifest", TEXT),
+            required("reply_payload", "bytea"),
+        ],
+    },
 ];
 
 #[cfg(test)]
@@ -613,6 +613,8 @@ mod tests {
                  two writers apart",
                 "table snapshot has no unique index on (persistence_id), which keeps two writers \
                  apart",
+                "table perennial_command_reply has no unique index on (command_id, persistence_id), \
+                 which keeps two writers apart",
             ],
         );
     }

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
-use crate::engine::{CellKey, Outbox, ReadRequest};
+use crate::engine::{CellKey, Expired, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::AskError;
 
 /// What all cells of a worker share.
@@ -40,6 +40,8 @@ pub(crate) struct Core {
     /// The lanes of the first store, then those of the second, and so on.
     pub(super) lanes: Vec<Lane>,
     permits: usize,
+    /// When replies of entity types are next deleted by age, by the index of the type.
+    sweeps: Vec<Duration>,
     /// Cells that wait for a permit, those with waiting callers first.
     wanting: [VecDeque<CellKey>; 2],
 }
@@ -156,6 +158,8 @@ pub(crate) enum CellTimer {
     Read,
     /// The store was to have answered with a part of the entity's history by now.
     RecoveryTimeout,
+    /// The stored replies are to be asked for again.
+    Replies,
     /// A timer of the entity.
     User(u64),
 }
@@ -189,6 +193,7 @@ impl Core {
             timer_count: 0,
             incarnations: 0,
             laters: 0,
+            sweeps: Vec::new(),
             wanting: [VecDeque::new(), VecDeque::new()],
         }
     }
@@ -303,6 +308,25 @@ impl Core {
             part,
             limit: self.settings.page,
         });
+    }
+
+    /// Has the replies of a type deleted that are older than `age`, now and then.
+    pub(crate) fn sweep(&mut self, host: usize, entity_type: &'static str, age: Duration) {
+        /// How many times within `age`, and the shortest and longest time between two.
+        const OFTEN: u32 = 24;
+        const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+        if self.sweeps.len() <= host {
+            self.sweeps.resize(host + 1, Duration::ZERO);
+        }
+        if self.now < self.sweeps[host] {
+            return;
+        }
+        let interval = (age / OFTEN).clamp(BOUNDS.0, BOUNDS.1);
+        self.sweeps[host] = self.now.saturating_add(interval);
+        if let Ok(before) = self.wall.checked_sub(age) {
+            let expired = Expired::Before(entity_type, before);
+            self.out.cleanups.push(ReplyCleanup { host, expired });
+        }
     }
 
     pub(crate) fn busy(&self, what: &'static str) -> AskError {
