@@ -139,6 +139,7 @@
 //! - It sends no command again, deletes no event, and stores nothing from inside a future.
 
 pub mod cleanup;
+mod command;
 pub mod config;
 mod deadline;
 mod durable_state;
@@ -150,9 +151,10 @@ mod reply;
 mod runtime;
 mod system;
 
+pub use command::Repeatable;
 pub use durable_state::{Durable, DurableState, StateChange};
 pub use engine::BreakerState;
-pub use entity_ref::{Ask, Asking, EntityRef};
+pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,

@@ -14,7 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
-use crate::event_sourced::{Entity, EventSourced};
+use crate::event_sourced::{Entity, EventSourced, Kept};
 
 /// The entity types of a system, each with its final settings.
 #[derive(Default)]
@@ -81,6 +81,7 @@ impl Assembly {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
+            command_ids: entity.kept() == Kept::Events,
         });
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {

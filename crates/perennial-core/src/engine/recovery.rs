@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use perennial_persistence::{
     Error, FILTERED_PAYLOAD_ID, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot,
-    SnapshotCriteria, Store, StoredEvent, Timestamp,
+    SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
 };
 
 use crate::engine::CellKey;
@@ -39,6 +39,8 @@ pub(crate) enum Part {
     Highest,
     /// A page of events.
     Page { from: SequenceNr },
+    /// No events, but the latest replies to commands with ids.
+    Replies { limit: usize },
 }
 
 /// What was read.
@@ -47,6 +49,8 @@ pub struct PageRead {
     /// The snapshot, if it was asked for and is there.
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) page: ReplayPage,
+    /// The replies, if they were asked for.
+    pub(crate) replies: Vec<StoredReply>,
 }
 
 /// The answer to a [`ReadRequest`].
@@ -113,6 +117,19 @@ impl ReadRequest {
                 return Ok(PageRead {
                     snapshot: None,
                     page,
+                    replies: Vec::new(),
+                });
+            }
+            Part::Replies { limit } => {
+                return Ok(PageRead {
+                    snapshot: None,
+                    page: ReplayPage {
+                        events: Vec::new(),
+                        highest: SequenceNr::ZERO,
+                        highest_timestamp: None,
+                        more: false,
+                    },
+                    replies: store.command_replies().load(id, limit).await?,
                 });
             }
         };
@@ -124,7 +141,11 @@ impl ReadRequest {
         if nothing_else_read && from > SequenceNr::FIRST && page.highest == SequenceNr::ZERO {
             page.highest = journal.highest_sequence_nr(id, SequenceNr::ZERO).await?;
         }
-        Ok(PageRead { snapshot, page })
+        Ok(PageRead {
+            snapshot,
+            page,
+            replies: Vec::new(),
+        })
     }
 }
 

@@ -14,9 +14,9 @@ use perennial_core::{
     PersistFailure, SystemBuilder,
 };
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Clock, DurableStateStore, Error, Journal, MessagePack, NewEvent,
-    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store,
-    WriterId, Written,
+    AtomicWrite, BoxFuture, Clock, CommandReplyStore, DurableStateStore, Error, Journal,
+    MessagePack, NewEvent, PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload,
+    SnapshotStore, Store, WriterId, Written,
 };
 use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
 use serde::{Deserialize, Serialize, Serializer};
@@ -537,6 +537,10 @@ impl Store for Watched {
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         self.inner.durable_state_store()
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        self.inner.command_replies()
     }
 
     fn warnings(&self) -> Vec<String> {
