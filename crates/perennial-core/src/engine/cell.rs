@@ -1711,6 +1711,12 @@ impl<E: EventSourced> Cell<E> {
             known.look_up(key, &entity.config, core.wall),
             key.id.clone(),
         );
+        #[cfg(feature = "defects")]
+        let seen = if core.defects.handle_again {
+            Seen::Never
+        } else {
+            seen
+        };
         if matches!(seen, Seen::UnderWay) {
             // It keeps its place in the bounded queues.
             if let Some(command) = self.queue.pop_front() {

@@ -6,6 +6,7 @@ mod fixture;
 mod asking;
 mod bare;
 mod chaos;
+mod commands;
 mod durable_state;
 mod effects;
 mod fairness;
