@@ -397,7 +397,8 @@ impl Gate {
         self.wait_until(|state| state.arrived >= calls).await;
     }
 
-    async fn pass(&self) {
+    /// Comes to this gate and waits until it is open, as a held call does.
+    pub async fn pass(&self) {
         self.state.send_modify(|state| state.arrived += 1);
         self.wait_until(|state| state.open).await;
     }

@@ -150,6 +150,8 @@ pub struct Defects {
     pub show_tentative_state: bool,
     /// Later writes of an entity go out although an earlier one failed.
     pub keep_later_writes: bool,
+    /// A command with an id is handled although it was handled before.
+    pub handle_again: bool,
 }
 
 /// A timer that has not fired yet: when it does, and a count, so that timers of one instant fire in

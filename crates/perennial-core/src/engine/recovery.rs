@@ -61,6 +61,11 @@ pub struct ReadDone {
 }
 
 impl ReadDone {
+    /// Whether an entity recovers with it.
+    pub fn is_of_recovery(&self) -> bool {
+        self.request.is_of_recovery()
+    }
+
     /// Whose history it is.
     pub fn persistence_id(&self) -> &PersistenceId {
         self.request.persistence_id()
@@ -68,6 +73,12 @@ impl ReadDone {
 }
 
 impl ReadRequest {
+    /// Whether an entity recovers with it. One that has recovered may ask for the replies to
+    /// commands with ids.
+    pub fn is_of_recovery(&self) -> bool {
+        !matches!(self.part, Part::Replies { .. })
+    }
+
     /// Whose history it is.
     pub fn persistence_id(&self) -> &PersistenceId {
         &self.persistence_id

@@ -190,8 +190,17 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::with(MemoryStore::default())
+    }
+
+    /// A database that takes its time from `clock`.
+    pub(crate) fn on(clock: Arc<dyn Clock>) -> Self {
+        Self::with(MemoryStore::new(clock))
+    }
+
+    fn with(memory: MemoryStore) -> Self {
         Self {
-            memory: MemoryStore::default(),
+            memory,
             faults: Faults::default(),
             calls: Arc::default(),
         }
@@ -350,6 +359,18 @@ where
 /// A command that was sent.
 pub(crate) struct Pending<R> {
     task: tokio::task::JoinHandle<Result<R, AskError>>,
+}
+
+impl<R: Send + 'static> Pending<R> {
+    /// Sends an ask with whatever options right away.
+    pub(crate) fn of<A>(ask: A) -> Self
+    where
+        A: IntoFuture<Output = Result<R, AskError>, IntoFuture: Send + 'static>,
+    {
+        Self {
+            task: tokio::spawn(ask.into_future()),
+        }
+    }
 }
 
 impl<R> Pending<R> {

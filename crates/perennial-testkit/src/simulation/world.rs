@@ -11,8 +11,8 @@ use perennial_core::engine::{
 };
 use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
-    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr, Snapshot,
-    Timestamp, Written,
+    AtomicWrite, Clock, CommandId, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr,
+    Snapshot, Timestamp, Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -182,6 +182,13 @@ enum Target {
 
 impl Target {
     fn ask(&self, command: Command) -> Asking<Answer> {
+        if let Some(first) = command.action.first_attempt() {
+            let id = CommandId::new(&first.to_string()).expect("a number is an id");
+            return match self {
+                Self::Plain(entity) => entity.ask(command).command_id(id).into_future(),
+                Self::Snapped(entity) => entity.ask(command).command_id(id).into_future(),
+            };
+        }
         match self {
             Self::Plain(entity) => entity.ask(command).into_future(),
             Self::Snapped(entity) => entity.ask(command).into_future(),
@@ -555,9 +562,15 @@ impl World {
         if self.systems[at].stopping && self.random.random_bool(0.8) {
             return false;
         }
+        if self.random.random_ratio(1, 8)
+            && let Some((entity, action)) = self.draw_repetition()
+        {
+            self.send_to(at, entity, action, false);
+            return true;
+        }
         let entity = self.random.random_range(0..self.ids.len());
         let action = self.draw_action();
-        let told = self.random.random_ratio(1, 12);
+        let told = self.random.random_ratio(1, 12) && action.first_attempt().is_none();
         self.send_to(at, entity, action, told);
         true
     }
@@ -599,7 +612,16 @@ impl World {
         target
     }
 
+    /// One of the latest commands with ids, to be sent again.
+    fn draw_repetition(&mut self) -> Option<(usize, Action)> {
+        const LATEST: usize = 6;
+        let latest = self.ledger.latest_with_ids(LATEST);
+        let at = self.random.random_range(0..LATEST);
+        latest.get(at).copied()
+    }
+
     fn draw_action(&mut self) -> Action {
+        let first = self.ledger.next_command();
         let panics = self.profile.panics * 10;
         let panics = self.chance(panics);
         let random = &mut self.random;
@@ -620,7 +642,12 @@ impl World {
         }
         match random.random_range(0..100) {
             0..20 => Action::Read,
-            20..55 => Action::Append(count),
+            20..45 => Action::Append(count),
+            45..55 => Action::Once {
+                first,
+                count,
+                later: random.random_ratio(1, 4),
+            },
             55..59 => Action::AppendSilently(count),
             59..64 => Action::AppendThenRun(count),
             64..67 => Action::AppendStop(count),
@@ -698,6 +725,9 @@ impl World {
         for later in out.laters {
             effects.push((worker, Effect::Later(later)));
         }
+        for cleanup in out.cleanups {
+            self.storage.clean_up(cleanup);
+        }
         if done {
             system.seats[worker] = None;
             system.effects.retain(|(of, _)| *of != worker);
@@ -729,8 +759,8 @@ impl World {
         // One that begins anew may have two reads under way.
         let recovering: BTreeSet<&PersistenceId> = of_worker()
             .filter_map(|effect| match effect {
-                Effect::Read(request) => Some(request.persistence_id()),
-                Effect::ReadDone(done) => Some(done.persistence_id()),
+                Effect::Read(request) if request.is_of_recovery() => Some(request.persistence_id()),
+                Effect::ReadDone(done) if done.is_of_recovery() => Some(done.persistence_id()),
                 _ => None,
             })
             .collect();
@@ -905,6 +935,7 @@ impl World {
         if let Some((fault, is_snapshot)) = &fault {
             let entity = self.ledger.index_of(request.persistence_id());
             let is_harmless = match fault {
+                _ if !request.is_of_recovery() => true,
                 ReadFault::Unavailable => true,
                 // All events are replayed instead, unless they are gone.
                 ReadFault::Undecodable => *is_snapshot && !self.profile.delete_events,

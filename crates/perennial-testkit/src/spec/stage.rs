@@ -43,7 +43,7 @@ pub(super) struct Stage<E: EventSourced> {
 }
 
 /// A call of the store, with what the worker is told of its end.
-type Call = Pin<Box<dyn Future<Output = Input>>>;
+type Call = Pin<Box<dyn Future<Output = Option<Input>>>>;
 
 /// The future of a `later`.
 struct OpenFuture {
@@ -193,6 +193,7 @@ impl<E: EventSourced> Stage<E> {
             reads,
             snapshots,
             deletions,
+            cleanups,
             laters,
             wake_at,
             busy,
@@ -202,26 +203,35 @@ impl<E: EventSourced> Stage<E> {
             let journal = self.store.journal();
             self.calls.push(Box::pin(async move {
                 let results = journal.write_events(batch.writes()).await;
-                Input::Written(Box::new(batch.settle(results)))
+                Some(Input::Written(Box::new(batch.settle(results))))
             }));
         }
         for request in reads {
             let store = Arc::clone(&self.store);
             self.calls.push(Box::pin(async move {
-                Input::Read(Box::new(request.read(&*store).await))
+                Some(Input::Read(Box::new(request.read(&*store).await)))
             }));
         }
         for (key, snapshot) in snapshots {
             let store = self.store.snapshot_store();
             self.calls.push(Box::pin(async move {
                 let result = store.save(&snapshot).await;
-                Input::SnapshotSaved(key, Box::new(result))
+                Some(Input::SnapshotSaved(key, Box::new(result)))
             }));
         }
         for deletion in deletions {
             let journal = self.store.journal();
             self.calls.push(Box::pin(async move {
-                Input::EventsDeleted(Box::new(deletion.run(&*journal).await))
+                Some(Input::EventsDeleted(Box::new(
+                    deletion.run(&*journal).await,
+                )))
+            }));
+        }
+        for cleanup in cleanups {
+            let replies = self.store.command_replies();
+            self.calls.push(Box::pin(async move {
+                cleanup.run(&*replies).await;
+                None
             }));
         }
         for LaterRequest {
@@ -249,7 +259,7 @@ impl<E: EventSourced> Stage<E> {
         for mut call in std::mem::take(&mut self.calls) {
             match call.as_mut().poll(&mut context) {
                 Poll::Pending => self.calls.push(call),
-                Poll::Ready(input) => inputs.push(input),
+                Poll::Ready(input) => inputs.extend(input),
             }
         }
     }
