@@ -54,7 +54,7 @@ pub struct EntityConfig {
     /// How many commands with an id are known together with their replies, the latest of each
     /// entity. 1,000 by default; from 1 to 100,000. One that is sent again after that is a new one.
     pub command_window: usize,
-    /// How long a command with an id is known. 24 h by default; from 1 ms to 365 days.
+    /// How long a command with an id is known. 24 h by default; from 1 ms to 30 days.
     pub command_window_age: Duration,
     /// How many commands may be handled ahead of their writes. 1,024 by default, so that a hot
     /// entity fills whole batches; from 1 to 65,536. 1 turns it off: each command then waits for
@@ -176,7 +176,7 @@ impl EntityConfig {
         within(
             "command-window-age",
             self.command_window_age,
-            MILLISECOND..=365 * DAY,
+            MILLISECOND..=30 * DAY,
         )?;
         within("pipeline", self.pipeline, 1..=65_536)?;
         within("restart-min", self.restart_min, MILLISECOND..=DAY)?;

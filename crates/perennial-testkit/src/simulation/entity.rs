@@ -333,11 +333,28 @@ impl Action {
     }
 }
 
-/// What a command saw and made.
+/// What a command saw and made. Stored as four numbers, which stay below [`EVENT_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "[u64; 4]", from = "[u64; 4]")]
 pub(crate) struct Answer {
     pub(crate) before: Digest,
     pub(crate) after: Digest,
+}
+
+impl From<Answer> for [u64; 4] {
+    fn from(Answer { before, after }: Answer) -> Self {
+        [before.count, before.hash, after.count, after.hash]
+    }
+}
+
+impl From<[u64; 4]> for Answer {
+    fn from([before, before_hash, after, after_hash]: [u64; 4]) -> Self {
+        let digest = |count, hash| Digest { count, hash };
+        Self {
+            before: digest(before, before_hash),
+            after: digest(after, after_hash),
+        }
+    }
 }
 
 impl<const KIND: u8> Handle<Command> for Chain<KIND> {
