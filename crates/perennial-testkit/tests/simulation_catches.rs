@@ -61,3 +61,15 @@ fn a_later_write_that_survives_an_earlier_failure_is_caught() {
         ],
     );
 }
+
+#[test]
+fn a_stale_writer_in_the_place_of_deleted_events_is_caught() {
+    check(
+        Defect::MissingFence,
+        &[
+            "what is acknowledged is stored",
+            "what is told is durable",
+            "what is told is the fold of stored events",
+        ],
+    );
+}

@@ -112,6 +112,8 @@ pub enum Defect {
     UnrecognisedRetry,
     /// Later writes of an entity go out although an earlier one failed.
     SurvivingLaterWrite,
+    /// The journal lets a stale writer have the numbers of deleted events.
+    MissingFence,
 }
 
 /// A worker with the defect in it, if it is one of workers.

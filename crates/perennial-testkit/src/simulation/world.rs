@@ -231,6 +231,9 @@ impl World {
         #[cfg(feature = "defects")]
         {
             storage.forgets_writers = options.defect == Some(super::Defect::UnrecognisedRetry);
+            if options.defect == Some(super::Defect::MissingFence) {
+                storage.memory().take_fence_away();
+            }
         }
         let mut ledger = Ledger::new(storage.memory().clone(), ids.clone());
         ledger.report.outcome_timeout = profile.settings.outcome_timeout;
