@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use perennial::Retention;
 use perennial::prelude::*;
 use perennial_it::{Load, Notebook, Outcome, Read, TestStore, check_notes, on_every_store, until};
 
@@ -108,7 +109,11 @@ async fn check_states(system: &ActorSystem, load: &Load) {
 async fn start(store: &TestStore, retention: Retention) -> ActorSystem {
     store
         .system()
-        .entity(Entity::<Notebook>::new(()).retention(retention))
+        .entity(
+            Entity::<Notebook>::new(())
+                .snapshot_every(20)
+                .retention(retention),
+        )
         .start()
         .await
         .expect("a usable store")
