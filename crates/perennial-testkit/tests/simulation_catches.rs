@@ -73,3 +73,15 @@ fn a_command_that_is_handled_again_is_caught() {
         ],
     );
 }
+
+#[test]
+fn a_stale_writer_in_the_place_of_deleted_events_is_caught() {
+    check(
+        Defect::MissingFence,
+        &[
+            "what is acknowledged is stored",
+            "what is told is durable",
+            "what is told is the fold of stored events",
+        ],
+    );
+}

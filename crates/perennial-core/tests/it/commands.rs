@@ -232,7 +232,7 @@ async fn an_unknown_outcome_is_found_by_asking_again() {
     let settings = [
         ("persistence.outcome-timeout", "50ms"),
         // So often is the store asked meanwhile, and it is to be asked once more.
-        ("persistence.breaker-failures", "100000"),
+        ("persistence.breaker-failures", "0"),
     ];
     let system = bed.start(&settings).await;
     let entity = system.entity::<Ledger>("a");

@@ -148,6 +148,10 @@ fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>,
     if highest < write.first() {
         return Ok(None);
     }
+    #[cfg(feature = "defects")]
+    if tables.has_no_fence && rows.range(write.first()..=write.last()).next().is_none() {
+        return Ok(None);
+    }
 
     let mut timestamp = None;
     let mut found = 0;

@@ -120,6 +120,12 @@ impl MemoryStore {
         self.tables().refused_serializers.insert(serializer_id);
     }
 
+    /// Lets writers have numbers below the highest: a defect, to see that tests notice.
+    #[cfg(feature = "defects")]
+    pub(crate) fn take_fence_away(&self) {
+        self.tables().has_no_fence = true;
+    }
+
     /// The ids that have rows in the journal, sorted. Also answered when the store is closed.
     pub fn persistence_ids(&self) -> Vec<PersistenceId> {
         self.tables().journal.keys().cloned().collect()
@@ -277,6 +283,9 @@ struct Tables {
     states: BTreeMap<PersistenceId, StoredState>,
     replies: BTreeMap<PersistenceId, BTreeMap<CommandId, StoredReply>>,
     refused_serializers: BTreeSet<i32>,
+    /// A defect: a number is free if it has no row, even below the highest.
+    #[cfg(feature = "defects")]
+    has_no_fence: bool,
 }
 
 impl Tables {

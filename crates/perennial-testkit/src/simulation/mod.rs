@@ -116,6 +116,8 @@ pub enum Defect {
     SurvivingLaterWrite,
     /// Commands that are sent again are handled again.
     HandledAgain,
+    /// The journal lets a stale writer have the numbers of deleted events.
+    MissingFence,
 }
 
 /// A worker with the defect in it, if it is one of workers.

@@ -164,7 +164,7 @@ enum Effect {
     /// The replies are out; the worker is not told yet.
     Settled(SettledBatch),
     Read(ReadRequest),
-    ReadDone(ReadDone),
+    ReadDone(Box<ReadDone>),
     Save(CellKey, Snapshot),
     Saved(CellKey, Result<(), Error>),
     Delete(Deletion),
@@ -244,6 +244,9 @@ impl World {
         #[cfg(feature = "defects")]
         {
             storage.forgets_writers = options.defect == Some(super::Defect::UnrecognisedRetry);
+            if options.defect == Some(super::Defect::MissingFence) {
+                storage.memory().take_fence_away();
+            }
         }
         let mut ledger = Ledger::new(storage.memory().clone(), ids.clone());
         ledger.report.outcome_timeout = profile.settings.outcome_timeout;
@@ -824,8 +827,8 @@ impl World {
             }
             Effect::Answered(batch, answers) => Ok(Effect::Settled(batch.settle(answers))),
             Effect::Settled(settled) => Err(Input::Written(Box::new(settled))),
-            Effect::Read(request) => Ok(Effect::ReadDone(self.read(request, goes_wrong))),
-            Effect::ReadDone(done) => Err(Input::Read(Box::new(done))),
+            Effect::Read(request) => Ok(Effect::ReadDone(Box::new(self.read(request, goes_wrong)))),
+            Effect::ReadDone(done) => Err(Input::Read(done)),
             Effect::Save(key, snapshot) => {
                 let result = self.save(&snapshot, goes_wrong);
                 Ok(Effect::Saved(key, result))
