@@ -226,6 +226,8 @@ impl Lane {
     pub(crate) fn gather(&mut self, write: Gathered, now: Duration) {
         if self.gathered.is_empty() {
             self.gathering_since = now;
+            // What was held back before has gone, or was given up.
+            self.held_since = None;
         }
         self.gathered.push_back(write);
     }

@@ -945,7 +945,9 @@ impl World {
                 _ => false,
             };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
-            self.ledger.troubles[entity].unread |= matches!(fault, ReadFault::Unavailable);
+            // Replies that are damaged come as a store that is not available.
+            self.ledger.troubles[entity].unread |=
+                matches!(fault, ReadFault::Unavailable) || !request.is_of_recovery();
         }
         let id = request.persistence_id().clone();
         let shown = fault
