@@ -1842,6 +1842,24 @@ impl<E: EventSourced> Cell<E> {
             return;
         };
         let timer = match result {
+            Ok(PageRead { replies, .. })
+                if replies.iter().any(|reply| reply.seq_nr > self.seq_nr) =>
+            {
+                // Another writer has answered commands whose events are not known here. What it has
+                // told must not be told before they are.
+                tracing::debug!(
+                    persistence_id = %self.address.persistence_id(),
+                    "another writer was there, the entity recovers"
+                );
+                self.give_up(
+                    core,
+                    Next::Restart {
+                        after: Duration::ZERO,
+                        doomed: false,
+                    },
+                );
+                return;
+            }
             Ok(PageRead { replies, .. }) => known.take(replies, &entity.config, core.wall),
             Err(error) if error.is_retryable() => {
                 let failures = known.failures();

@@ -133,9 +133,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn of_stores(stores: usize) -> Self {
+    pub(super) fn of_stores(stores: &[&'static str], worker: usize) -> Self {
+        let breaker = |&store: &&'static str| BreakerView::new(store, worker);
         Self {
-            breakers: (0..stores).map(|_| BreakerView::default()).collect(),
+            breakers: stores.iter().map(breaker).collect(),
             ..Self::default()
         }
     }

@@ -559,6 +559,19 @@ mod tests {
     }
 
     #[test]
+    fn writes_are_held_back_since_the_first_of_them_came() {
+        let ms = Duration::from_millis;
+        let mut lane = Lane::new(0);
+        lane.gather(write(1), ms(0));
+        assert_eq!(lane.held_back(ms(1)), ms(1));
+        lane.gather(write(2), ms(2));
+        assert_eq!(lane.held_back(ms(3)), ms(1));
+        assert_eq!(lane.take_gathered(|_| true).len(), 2);
+        lane.gather(write(3), ms(50));
+        assert_eq!(lane.held_back(ms(50)), ms(50), "not since those before");
+    }
+
+    #[test]
     fn backoff_doubles_up_to_its_maximum() {
         let min = Duration::from_millis(100);
         let max = Duration::from_secs(1);

@@ -65,9 +65,12 @@ impl<E: EventSourced> Stage<E> {
         clock: ManualClock,
         seed: u64,
     ) -> Self {
+        let mut settings = Settings::default();
+        // Faults concern the one entity; that others would be refused too is not its matter.
+        settings.breaker.failures = 0;
         let frame = Frame {
             workers: 1,
-            settings: Settings::default(),
+            settings,
             inbox: usize::MAX,
             ask_timeout: Duration::MAX,
             deadlines: None,
