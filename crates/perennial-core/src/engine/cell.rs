@@ -377,8 +377,8 @@ impl<E: EventSourced> Cell<E> {
     /// are given back together, as other threads count at the other end; but not after the last
     /// reply is out, whose caller may come back at once.
     fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core, places: &mut usize) {
-        let has_id = |next: &Box<dyn Queued<E>>| next.command_key().is_some();
-        if self.queue.front().is_some_and(has_id) {
+        let next = self.queue.front();
+        if next.is_some_and(|next| next.command_key().is_some()) {
             self.handle_once(entity, core, places);
         } else if let Some(command) = self.next_command(places) {
             self.handle_claimed(entity, core, command);
@@ -1835,8 +1835,8 @@ impl<E: EventSourced> Cell<E> {
                     "the stored replies cannot be read"
                 );
                 // A continuation of another command may stand before the one that asked.
-                let asked = |command: &Box<dyn Queued<E>>| command.command_key().is_some();
-                let at = self.queue.iter().position(asked);
+                let mut waiting = self.queue.iter();
+                let at = waiting.position(|command| command.command_key().is_some());
                 if let Some(command) = at.and_then(|at| self.queue.remove(at)) {
                     command.fail(AskError::CommandIdRefused {
                         reason: chain(&error),
