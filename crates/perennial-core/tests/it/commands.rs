@@ -492,6 +492,19 @@ async fn a_command_that_another_system_has_handled_is_refused_and_then_found() {
 }
 
 #[tokio::test]
+async fn whoever_got_the_answer_of_another_system_sees_its_state() {
+    let bed = Bed::new();
+    let (one, two) = (bed.start(&[]).await, bed.start(&[]).await);
+    let (first, second) = (one.entity::<Ledger>("a"), two.entity::<Ledger>("a"));
+    assert_eq!(first.ask(Read).await, Ok(vec![]));
+    assert_eq!(pay(&second, "x", 1).await, paid([1]));
+    // Its state is older than the answer.
+    assert_eq!(pay(&first, "x", 1).await, paid([1]));
+    assert_eq!(first.ask(Read).await, Ok(vec![1]));
+    assert_eq!(bed.stored("a"), noted([1]));
+}
+
+#[tokio::test]
 async fn commands_without_ids_ask_for_no_replies() {
     let bed = Bed::new();
     let system = bed.start(&[]).await;
