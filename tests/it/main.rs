@@ -7,6 +7,7 @@ mod flights_crash_recovery;
 mod flights_outages;
 mod guide;
 mod postgres_outages;
+mod repeated_requests;
 mod starts;
 mod two_systems_one_database;
 

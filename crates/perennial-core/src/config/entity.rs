@@ -53,6 +53,7 @@ pub struct EntityConfig {
     pub stash: usize,
     /// How many commands with an id are known together with their replies, the latest of each
     /// entity. 1,000 by default; from 1 to 100,000. One that is sent again after that is a new one.
+    /// They are read at once by an entity's first command with an id, and stay in memory with it.
     pub command_window: usize,
     /// How long a command with an id is known. 24 h by default; from 1 ms to 30 days.
     pub command_window_age: Duration,

@@ -1227,7 +1227,9 @@ impl<E: EventSourced> Cell<E> {
     /// forgotten then.
     fn forget_state(&mut self, core: &mut Core) -> Result<(), Arc<str>> {
         if let Some(known) = self.commands.take() {
-            for command in known.into_waiting().into_iter().rev() {
+            let (known, waiting) = known.begin_again();
+            self.commands = Some(Box::new(known));
+            for command in waiting.into_iter().rev() {
                 self.queue.push_front(command);
             }
         }
@@ -1842,15 +1844,15 @@ impl<E: EventSourced> Cell<E> {
             return;
         };
         let timer = match result {
-            Ok(PageRead { replies, .. })
-                if replies.iter().any(|reply| reply.seq_nr > self.seq_nr) =>
-            {
-                // Another writer has answered commands whose events are not known here. What it has
-                // told must not be told before they are.
+            Ok(PageRead { replies, .. }) if known.is_overtaken(&replies, self.seq_nr) => {
                 tracing::debug!(
                     persistence_id = %self.address.persistence_id(),
-                    "another writer was there, the entity recovers"
+                    "another writer has handled commands, the entity recovers"
                 );
+                if let Some(timer) = known.give_up_reading() {
+                    core.cancel_timer(timer);
+                }
+                // Whoever gets one of these replies must not see an older state afterwards.
                 self.give_up(
                     core,
                     Next::Restart {

@@ -22,6 +22,9 @@ const TIDY: usize = 64;
 
 pub(super) struct CommandWindow<E: EventSourced> {
     reading: Reading,
+    /// The latest stored reply for which the cell has recovered anew, as it came after all of its
+    /// events.
+    overtaken: SequenceNr,
     known: HashMap<CommandId, Known>,
     /// By number; one per known command.
     order: VecDeque<(SequenceNr, CommandId)>,
@@ -70,6 +73,7 @@ impl<E: EventSourced> Default for CommandWindow<E> {
     fn default() -> Self {
         Self {
             reading: Reading::NotBegun,
+            overtaken: SequenceNr::ZERO,
             known: HashMap::new(),
             order: VecDeque::new(),
             forgotten_to: SequenceNr::ZERO,
@@ -229,9 +233,24 @@ impl<E: EventSourced> CommandWindow<E> {
             .collect()
     }
 
-    /// All commands that wait, when the window goes.
-    pub(super) fn into_waiting(self) -> Vec<Box<dyn Queued<E>>> {
-        self.waiting
+    /// Whether stored replies tell of events that a cell does not have whose last one is
+    /// `seq_nr`. Told once of the same reply: its events may be gone.
+    pub(super) fn is_overtaken(&mut self, replies: &[StoredReply], seq_nr: SequenceNr) -> bool {
+        let latest = replies
+            .first()
+            .map_or(SequenceNr::ZERO, |reply| reply.seq_nr);
+        let is_news = latest > seq_nr && latest > self.overtaken;
+        self.overtaken = self.overtaken.max(latest);
+        is_news
+    }
+
+    /// The window of the next incarnation, and the commands that wait.
+    pub(super) fn begin_again(self) -> (Self, Vec<Box<dyn Queued<E>>>) {
+        let window = Self {
+            overtaken: self.overtaken,
+            ..Self::default()
+        };
+        (window, self.waiting)
     }
 }
 

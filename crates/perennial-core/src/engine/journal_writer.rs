@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use perennial_persistence::{AtomicWrite, Error, SequenceNr, Written};
+use perennial_persistence::{AtomicWrite, Error, NewReply, SequenceNr, Written};
 
 use crate::engine::CellKey;
 use crate::engine::breaker::Call;
@@ -482,11 +482,10 @@ impl BatchBuilder {
 }
 
 fn bytes(write: &AtomicWrite) -> usize {
-    write
-        .events()
-        .iter()
-        .map(|event| event.payload.bytes.len())
-        .sum()
+    let events = write.events().iter();
+    let reply = write.reply().and_then(NewReply::payload);
+    let payloads = events.map(|event| &event.payload).chain(reply);
+    payloads.map(|payload| payload.bytes.len()).sum()
 }
 
 /// The time before attempt `number + 1`: it doubles from `min` to `max`, and `jitter` (0 to 1)

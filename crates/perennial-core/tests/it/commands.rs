@@ -13,8 +13,8 @@ use perennial_testkit::{ChangeFault, Gate, ManualClock, ReadFault, WriteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::fixture::{
-    Bed, Entry, Ledger, Note, Pending, Read, hold_writes, id, in_time, ledger, noted,
-    persist_failure, send, settle, until,
+    Bed, Entry, Ledger, Note, Pending, Read, Record, hold_writes, id, in_time, ledger, noted,
+    persist_failure, run, send, settle, until,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -151,6 +151,80 @@ async fn a_command_that_is_sent_again_gets_the_first_answer() {
 
     let other = system.entity::<Ledger>("b");
     assert_eq!(pay(&other, "x", 7).await, paid([7]), "of another entity");
+}
+
+/// Stores a number and notes when that is done; put aside while nothing is noted.
+#[derive(Debug, Clone, Serialize)]
+struct Settle {
+    number: u64,
+    #[serde(skip)]
+    record: Record,
+}
+
+impl Repeatable for Settle {
+    const NAME: &'static str = "Settle";
+}
+
+impl Handle<Settle> for Ledger {
+    type Reply = Receipt;
+
+    fn handle(&self, command: Settle, cx: &Cx<'_, Self>) -> Effect<Self, Receipt> {
+        if self.notes.is_empty() {
+            return cx.stash(command);
+        }
+        let Settle { number, record } = command;
+        cx.persist([Entry::Noted(number)])
+            .then_run(move |_, _| record.add("settled"))
+            .reply(|ledger| Receipt::Paid(ledger.notes.clone()))
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_command_does_not_follow_a_repetition() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    let record = Record::default();
+    for _ in 0..3 {
+        let command_of = Settle {
+            number: 2,
+            record: record.clone(),
+        };
+        let ask = entity.ask(command_of).command_id(command("x"));
+        assert_eq!(ask.await, paid([1, 2]));
+    }
+    // Whatever follows a command has run before the next one is handled.
+    assert_eq!(entity.ask(Read).await, Ok(vec![1, 2]));
+    assert_eq!(record.lines(), ["settled"]);
+}
+
+#[tokio::test]
+async fn a_command_that_is_put_aside_keeps_its_id() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let record = Record::default();
+    let ask = || {
+        let command_of = Settle {
+            number: 2,
+            record: record.clone(),
+        };
+        Pending::of(entity.ask(command_of).command_id(command("x")))
+    };
+    let (first, second) = (ask(), ask());
+    settle(&system).await;
+    assert!(first.is_open() && second.is_open());
+    let unstash = run(|_: &Ledger, cx| {
+        cx.persist(noted([1]))
+            .then_unstash_all()
+            .reply(|ledger| ledger.notes.len())
+    });
+    assert_eq!(entity.ask(unstash).await, Ok(1));
+    assert_eq!(first.answer().await, paid([1, 2]));
+    assert_eq!(second.answer().await, paid([1, 2]));
+    assert_eq!(bed.stored("a"), noted([1, 2]));
+    assert_eq!(record.lines(), ["settled"]);
 }
 
 #[tokio::test]
@@ -420,6 +494,19 @@ async fn a_command_that_another_system_has_handled_is_refused_and_then_found() {
     );
     assert_eq!(pay(&first, "x", 2).await, paid([1, 2]));
     assert_eq!(bed.stored("a"), noted([1, 2]));
+}
+
+#[tokio::test]
+async fn whoever_got_the_answer_of_another_system_sees_its_state() {
+    let bed = Bed::new();
+    let (one, two) = (bed.start(&[]).await, bed.start(&[]).await);
+    let (first, second) = (one.entity::<Ledger>("a"), two.entity::<Ledger>("a"));
+    assert_eq!(first.ask(Read).await, Ok(vec![]));
+    assert_eq!(pay(&second, "x", 1).await, paid([1]));
+    // Its state is older than the answer.
+    assert_eq!(pay(&first, "x", 1).await, paid([1]));
+    assert_eq!(first.ask(Read).await, Ok(vec![1]));
+    assert_eq!(bed.stored("a"), noted([1]));
 }
 
 #[tokio::test]
