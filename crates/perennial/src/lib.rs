@@ -121,6 +121,9 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/test-an-entity.md")]
     mod test_an_entity {}
+
+    #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
+    mod change_an_events_format {}
 }
 
 /// What most programs need.
@@ -154,11 +157,4 @@ impl FromConfig for ActorSystem {
     fn from_source(source: ConfigSource) -> SystemBuilder {
         ActorSystem::with_plugins(source, plugins())
     }
-}
-
-/// The guide's pages, whose code is compiled and run.
-#[cfg(doctest)]
-mod guide {
-    #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
-    struct ChangeAnEventsFormat;
 }

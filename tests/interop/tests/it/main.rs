@@ -1,0 +1,3 @@
+//! What perennial makes of tables that Pekko wrote, and what it writes itself for the same commands.
+
+mod golden;
