@@ -11,7 +11,9 @@ pub mod json;
 mod kind;
 pub mod kinds;
 mod lines;
+pub mod peer;
 mod tables;
+pub mod turns;
 
 pub use database::{Database, UnusableVariable};
 pub use engine::Engine;

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("INTEROP_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(false)
         .with_writer(io::stderr)
         .init();
     match run(arguments) {

@@ -1,3 +1,5 @@
 //! What perennial makes of tables that Pekko wrote, and what it writes itself for the same commands.
 
+mod columns;
 mod golden;
+mod turns;
