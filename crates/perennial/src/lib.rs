@@ -124,6 +124,9 @@ mod guide {
 
     #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
     mod change_an_events_format {}
+
+    #[doc = include_str!("../../../docs/guide/share-a-database-with-pekko.md")]
+    mod share_a_database_with_pekko {}
 }
 
 /// What most programs need.

@@ -40,6 +40,7 @@ pub struct Referee {
     sides: [Peer; 2],
     samples: Samples,
     counts: Counts,
+    patience: Duration,
 }
 
 type Outcome = Result<(), String>;
@@ -51,7 +52,16 @@ impl Referee {
             sides: [left, right],
             samples: Samples::read(),
             counts: Counts::default(),
+            patience: PATIENCE,
         }
+    }
+
+    /// How long a program may take until what it has begun is in the tables; 15 s unless said
+    /// otherwise.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// What was done so far.
@@ -165,14 +175,17 @@ impl Referee {
                 // What is beyond the last event is refused by both in the same words.
                 2 => {
                     let beyond = self.highest(side, kind, id)? + 7;
-                    self.delete_events(0, kind, id, beyond)?;
-                    self.delete_events(1, kind, id, beyond)?;
+                    let left = self.delete_events(0, kind, id, beyond)?;
+                    let right = self.delete_events(1, kind, id, beyond)?;
+                    if left != right || !left.starts_with("failed to") {
+                        return Err(format!("deleting {id} to {beyond}: {left} | {right}"));
+                    }
                 }
                 3 | 5 => {
                     let some = self.highest(side, kind, id)? - 2;
-                    self.delete_events(side, kind, id, some)?;
+                    self.deleted(side, kind, id, some)?;
                 }
-                6 => self.delete_events(side, kind, id, i64::MAX)?,
+                6 => self.deleted(side, kind, id, i64::MAX)?,
                 _ => {}
             }
             self.compare(kind, id)?;
@@ -180,7 +193,7 @@ impl Referee {
         self.two_writers(kind, id)?;
         // Markers of an id that nobody has written.
         let empty = format!("{id}-empty");
-        self.delete_events(first, kind, &empty, i64::MAX)?;
+        self.deleted(first, kind, &empty, i64::MAX)?;
         self.compare(kind, &empty)?;
         self.persist(1 - first, kind, &empty, 2)?;
         self.hand_over(1 - first, kind, &empty)
@@ -268,25 +281,31 @@ impl Referee {
         number.ok_or_else(|| format!("{}: {answer}", self.sides[side].name()))
     }
 
-    fn delete_events(&mut self, side: usize, kind: &str, id: &str, to: i64) -> Outcome {
-        // Nobody may have it in memory: whoever writes next has to know what is left.
+    /// What a side says of a deletion. Nobody has the entity in memory by then: whoever writes next
+    /// has to know what is left.
+    fn delete_events(
+        &mut self,
+        side: usize,
+        kind: &str,
+        id: &str,
+        to: i64,
+    ) -> Result<String, String> {
         for peer in &mut self.sides {
             stop(peer, kind, id)?;
         }
         let command = json!({"kind": kind, "id": id, "deleteEvents": to});
         let answer = self.sides[side].ask(&command)?;
         self.counts.deletions += 1;
-        // The words in which it is done or refused are the same on both sides.
-        let outcome = answer["outcome"].as_str().unwrap_or_default();
-        let known = outcome == format!("deleted to {to}")
-            || outcome.starts_with(&format!(
-                "failed to {to}: java.lang.RuntimeException: toSequenceNr [{to}] must be less than \
-                 or equal to lastSequenceNr ["
-            ));
-        if known {
+        let outcome = answer["outcome"].as_str().map(str::to_owned);
+        outcome.ok_or_else(|| format!("{}: {answer}", self.sides[side].name()))
+    }
+
+    fn deleted(&mut self, side: usize, kind: &str, id: &str, to: i64) -> Outcome {
+        let outcome = self.delete_events(side, kind, id, to)?;
+        if outcome == format!("deleted to {to}") {
             Ok(())
         } else {
-            Err(format!("{}: {answer}", self.sides[side].name()))
+            Err(format!("{} on {id}: {outcome}", self.sides[side].name()))
         }
     }
 
@@ -315,7 +334,7 @@ impl Referee {
     /// Asks both the same. A recovery of the JVM may go on to save a snapshot after its answer.
     fn agree(&mut self, kind: &str, id: &str, question: &str) -> Outcome {
         let command = json!({"kind": kind, "id": id, question: true});
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let [left, right] = &mut self.sides;
             let (said_left, said_right) = (left.ask(&command)?, right.ask(&command)?);
@@ -335,6 +354,13 @@ impl Referee {
                 ));
             }
             thread::sleep(Duration::from_millis(50));
+            // The replicas of the JVM write to each other's journals in their own time, and whoever
+            // only reads does not notice it in memory.
+            if kind == READ_ONLY {
+                for peer in &mut self.sides {
+                    stop(peer, kind, id)?;
+                }
+            }
         }
     }
 }

@@ -32,6 +32,9 @@ fn every_guarantee_names_tests_that_exist() {
                 Some((module, test)) => {
                     let file = match module {
                         "spec" => "../perennial-testkit/tests/spec.rs".to_owned(),
+                        "columns" | "pekko" | "turns" => {
+                            format!("../../tests/interop/tests/it/{module}.rs")
+                        }
                         _ => format!("tests/it/{module}.rs"),
                     };
                     let code = read(&crate_dir.join(file));

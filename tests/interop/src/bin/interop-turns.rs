@@ -3,8 +3,9 @@
 //! Needs what `scripts/interop` prepares: the JVM's program, built, and a PostgreSQL server.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::Parser;
@@ -37,6 +38,9 @@ struct Arguments {
     /// The JVM's line of versions: 2.7 or 2.8.
     #[arg(long, default_value = "2.7")]
     akka: String,
+    /// A file for what the JVM says on standard error.
+    #[arg(long)]
+    jvm_log: Option<PathBuf>,
     /// Only what comes with this name: recover, turns, versions, burst.
     #[arg(long)]
     only: Option<String>,
@@ -44,9 +48,12 @@ struct Arguments {
 
 type Outcome = Result<(), String>;
 
+/// A part of the whole, by its name.
+type Part = (&'static str, fn(&Arguments) -> Outcome);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let parts: [(&str, fn(&Arguments) -> Outcome); 4] = [
+    let parts: [Part; 4] = [
         ("recover", recover),
         ("turns", turns),
         ("versions", versions),
@@ -59,6 +66,9 @@ fn main() -> ExitCode {
         let started = Instant::now();
         if let Err(error) = part(&arguments) {
             eprintln!("interop {name}: {error}");
+            if let Some(log) = &arguments.jvm_log {
+                eprintln!("what the JVM said is in {}", log.display());
+            }
             return ExitCode::FAILURE;
         }
         println!("  {name} took {:.0?}", started.elapsed());
@@ -72,8 +82,17 @@ impl Arguments {
         command.env("INTEROP_AKKA", &self.akka);
         command.env("INTEROP_OVERLAY", overlay);
         // What is provoked here is no news.
-        command.env("INTEROP_LOG", "OFF");
+        command.env("INTEROP_LOG", "ERROR");
+        // Nor is what a JVM says of its libraries; without a folder it says so all the same.
+        if let Some(log) = self.log() {
+            command.stderr(log);
+        }
         command
+    }
+
+    fn log(&self) -> Option<File> {
+        let path = self.jvm_log.as_ref()?;
+        File::options().create(true).append(true).open(path).ok()
     }
 
     fn ours(&self) -> Result<Command, String> {
@@ -117,8 +136,9 @@ fn recover(arguments: &Arguments) -> Outcome {
         let output = program
             .args(["recover".as_ref(), file.as_os_str(), "--full".as_ref()])
             .envs(database.variables())
-            .stderr(Stdio::inherit())
-            .output()
+            .stdout(Stdio::piped())
+            .spawn()
+            .and_then(Child::wait_with_output)
             .map_err(|error| error.to_string())?;
         if !output.status.success() {
             return Err(format!("{program:?} ended with {}", output.status));
@@ -216,8 +236,9 @@ fn burst(arguments: &Arguments) -> Outcome {
             "6",
         ])
         .envs(database.variables())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(Child::wait_with_output)
         .map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(format!("the JVM's projection ended with {}", output.status));

@@ -2,6 +2,7 @@
 //! shows that the program keeps to its lines. `just interop` puts the JVM on one side.
 
 use std::process::Command;
+use std::time::Duration;
 
 use interop::Database;
 use interop::peer::Peer;
@@ -28,6 +29,25 @@ fn two_programs_take_turns_on_every_kind() {
     referee.play().unwrap_or_else(|error| panic!("{error}"));
     let counts = referee.counts();
     assert!(counts.entities > 30 && counts.refused > 60, "{counts:?}");
+    referee.end().expect("both end with their input");
+}
+
+#[test]
+fn a_difference_is_found_and_named() {
+    let databases = [TestPostgres::new(), TestPostgres::new()];
+    let [left, right] = ["left", "right"].map(|name| {
+        let database = &databases[usize::from(name == "right")];
+        database.execute(DDL);
+        let place = Database::from_url(database.url()).expect("a URL of the test kit");
+        Peer::start(name, program(), &place).expect("a program")
+    });
+    let mut referee = Referee::new(left, right).patience(Duration::from_millis(1));
+    let error = referee.play().expect_err("each sees its own database");
+    assert!(
+        error.contains("left and right differ about Account|turns-0"),
+        "{error}"
+    );
+    assert!(error.contains(".highest_seq_nr: 1 | 0"), "{error}");
     referee.end().expect("both end with their input");
 }
 
