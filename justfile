@@ -41,3 +41,8 @@ kill ROUNDS="20":
 # The documentation, in the browser.
 doc:
     cargo doc --workspace --all-features --no-deps --open
+
+# A decoder against arbitrary bytes: json, cbor, message_pack, primitives, compression, manifest.
+# Needs nightly and cargo-fuzz (`cargo install cargo-fuzz`).
+fuzz TARGET SECONDS="60":
+    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=4096

@@ -131,7 +131,11 @@ impl Load {
                     Outcome::Failed
                 }
                 Err(error) if error.is_outcome_unknown() => Outcome::Unknown,
-                Err(AskError::Busy { .. } | AskError::Expired) => Outcome::Failed,
+                Err(AskError::Busy { retry_after, .. }) => {
+                    tokio::time::sleep(retry_after).await;
+                    Outcome::Failed
+                }
+                Err(AskError::Expired) => Outcome::Failed,
                 Err(error) => panic!("note {note}: {error}"),
             };
             if !matches!(outcome, Outcome::Noted(_)) {

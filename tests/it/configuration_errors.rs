@@ -51,6 +51,18 @@ async fn settings_that_make_no_sense_are_named_with_their_line() {
             &["persistence.sqlite.readers", "bank.toml, line 2", "1 to 64"],
         ),
         (
+            "[persistence]\nplugin = \"memory\"\n[persistence.memory]\ndurable-state-delete = \"no\"",
+            &[
+                "persistence.memory.durable-state-delete",
+                "bank.toml, line 4",
+                "marker",
+            ],
+        ),
+        (
+            "[persistence.sqlite]\ndurable-state-delete = \"rows\"",
+            &["persistence.sqlite.durable-state-delete", "\"row\""],
+        ),
+        (
             "[persistence]\nplugin = \"postgress\"",
             &[
                 "postgress",

@@ -5,6 +5,12 @@ use std::time::Duration;
 
 use perennial_persistence::{InvalidId, PersistenceId, SequenceNr};
 
+/// What is busy while a store is slow or down.
+pub(crate) const STORE_AWAY: &str = "the store";
+
+/// What is busy while what a store has of an entity is deleted.
+pub(crate) const CLEANED_UP: &str = "the entity's clean-up";
+
 /// Why an ask has no reply.
 ///
 /// [`AskError::is_not_handled`] and [`AskError::is_outcome_unknown`] tell what may have happened
@@ -16,12 +22,16 @@ pub enum AskError {
     /// A bound is reached. The command had no effect: it is safe to send it again.
     ///
     /// The bounds are `mailbox` and `inbox`, at which the command was never queued, and `stash` and
-    /// `later-limit`, at which its handler could not do what it wanted.
-    #[error("{what} is full; try again in {retry_after:?}")]
+    /// `later-limit`, at which its handler could not do what it wanted. It is also what a command
+    /// is told that needs the store while that is slow or down (`breaker-failures`): to bring its
+    /// entity back, or to store the events that its handler wanted to persist. And it is what an
+    /// entity's commands are told while it is cleaned up (see [`cleanup`](crate::cleanup)).
+    #[error("{what} {}; try again in {retry_after:?}", how_busy(what))]
     Busy {
-        /// Which bound was reached.
+        /// Which bound was reached, or what else stands in the way.
         what: &'static str,
-        /// A time after which it makes sense to try again.
+        /// A time after which it makes sense to try again. For the store it is when the next call
+        /// may find out whether it is back.
         retry_after: Duration,
     },
     /// The time ran out while the command was waiting, in a queue or stashed. It certainly was not
@@ -32,7 +42,8 @@ pub enum AskError {
     /// have taken effect, or may still do.
     ///
     /// The time of the caller ran out first; the store could not say for the whole
-    /// `outcome-timeout` whether the events are stored; the future of the command panicked, took
+    /// `outcome-timeout` whether the events are stored, or another writer deleted or replaced them
+    /// before it could; the future of the command panicked, took
     /// too long or lost its entity to a restart or stop; or the system ended first.
     #[error("the outcome of the command is unknown: {reason}")]
     Unknown {
@@ -150,6 +161,14 @@ pub struct RecoveryFailed {
     pub seq_nr: Option<SequenceNr>,
     /// What happened, for people.
     pub reason: Arc<str>,
+}
+
+fn how_busy(what: &str) -> &'static str {
+    match what {
+        STORE_AWAY => "is slow or down",
+        CLEANED_UP => "has not ended",
+        _ => "is full",
+    }
 }
 
 fn at(seq_nr: Option<SequenceNr>) -> String {

@@ -138,6 +138,7 @@
 //!   named in the log; use [`Cx::blocking`] for such work.
 //! - It sends no command again, deletes no event, and stores nothing from inside a future.
 
+pub mod cleanup;
 pub mod config;
 mod deadline;
 mod durable_state;
@@ -150,11 +151,13 @@ mod runtime;
 mod system;
 
 pub use durable_state::{Durable, DurableState, StateChange};
+pub use engine::BreakerState;
 pub use entity_ref::{Ask, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
 };
 pub use system::{
-    ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, SystemBuilder, SystemStats,
+    ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,
+    SystemStats,
 };

@@ -6,14 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock,
+    BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
 };
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::cleanup::{Cleanup, SystemPlace};
 use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
-use crate::engine::{Assembly, Deadlines, Frame, Input, Registry, Settings, Stats};
+use crate::engine::{
+    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Input, Registry,
+    Settings, Stats,
+};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
 use crate::runtime::Background;
@@ -98,8 +103,45 @@ impl ActorSystem {
             sum.stored_events += stats.stored.load(Ordering::Relaxed);
             sum.saved_snapshots += stats.snapshots.load(Ordering::Relaxed);
             sum.slow_handlers += stats.slow_handlers.load(Ordering::Relaxed);
+            for breaker in &stats.breakers {
+                let report = breaker.report();
+                sum.refused_for_store += report.refused;
+                sum.breakers_opened += report.opened;
+            }
         }
         sum
+    }
+
+    /// How it stands with each store: whether it answers, and since when it does not. The system's
+    /// own store comes first, then those that entity types have chosen.
+    pub fn status(&self) -> Vec<StoreStatus> {
+        let of_store = |(number, store): (usize, &Arc<dyn Store>)| {
+            let mut status = StoreStatus {
+                store: store.name(),
+                breaker: BreakerState::Closed,
+                since: None,
+                workers: 0,
+                failures: 0,
+                last_error: None,
+                opened: 0,
+                refused: 0,
+            };
+            for stats in &self.inner.stats {
+                status.add(stats.breakers[number].report());
+            }
+            status
+        };
+        self.inner.stores.iter().enumerate().map(of_store).collect()
+    }
+
+    /// Deletes what the stores keep of entities that are not in memory.
+    pub fn cleanup(&self) -> Cleanup {
+        Cleanup::of_system(SystemPlace {
+            registry: Arc::clone(&self.inner.registry),
+            stores: self.inner.stores.clone(),
+            kept_in: self.inner.kept_in.clone(),
+            persistence: self.inner.persistence.clone(),
+        })
     }
 
     /// What the store found at its start that someone should look at.
@@ -161,6 +203,58 @@ pub struct SystemStats {
     pub saved_snapshots: u64,
     /// Commands that took longer than `system.slow-handler`; each is named in the log.
     pub slow_handlers: u64,
+    /// Commands that were refused as `Busy` because they needed a store that was slow or down.
+    pub refused_for_store: u64,
+    /// How often a worker found a store slow or down.
+    pub breakers_opened: u64,
+}
+
+/// How it stands with a store. Each worker sees for itself whether the store answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// The store's name.
+    pub store: &'static str,
+    /// What the workers let through; that of the worker for which it is worst.
+    pub breaker: BreakerState,
+    /// When that began; `None` if the store has answered from the start on.
+    pub since: Option<Timestamp>,
+    /// The workers that refuse commands because of it.
+    pub workers: usize,
+    /// The most calls in a row that failed at one worker, up to now.
+    pub failures: u64,
+    /// What the store said when it failed last, without credentials. It stays when the store is
+    /// back.
+    pub last_error: Option<Arc<str>>,
+    /// How often a worker found it slow or down.
+    pub opened: u64,
+    /// Commands that were refused meanwhile.
+    pub refused: u64,
+}
+
+impl StoreStatus {
+    /// Adds what another worker sees.
+    fn add(&mut self, report: BreakerReport) {
+        self.opened += report.opened;
+        self.refused += report.refused;
+        self.failures = self.failures.max(report.failures);
+        self.workers += usize::from(report.state != BreakerState::Closed);
+        let is_worse = report.state > self.breaker;
+        // An outage is told from its beginning, its end by when the last one saw it.
+        let is_as_bad = report.state == self.breaker
+            && if report.state == BreakerState::Closed {
+                report.since > self.since
+            } else {
+                report.since < self.since
+            };
+        if is_worse || is_as_bad {
+            self.since = report.since;
+            self.last_error = report.last_error.or(self.last_error.take());
+        } else if self.last_error.is_none() {
+            self.last_error = report.last_error;
+        }
+        self.breaker = self.breaker.max(report.state);
+    }
 }
 
 struct Inner {
@@ -168,6 +262,10 @@ struct Inner {
     registry: Arc<Registry>,
     /// The system's own, and after it those that entity types have chosen.
     stores: Vec<Arc<dyn Store>>,
+    /// Which of them keeps each entity type.
+    kept_in: Vec<(&'static str, usize)>,
+    /// Where database futures run.
+    persistence: Handle,
     stats: Vec<Arc<Stats>>,
     shutdown_timeout: Duration,
     running: Mutex<Option<Running>>,
@@ -322,8 +420,9 @@ impl SystemBuilder {
             plugins.push(plugin);
         }
 
-        let mut assembly = Assembly::new();
+        let mut assembly = Assembly::new().on_stores(stores.len());
         let mut stores_of_types = Vec::new();
+        let mut kept_in = Vec::new();
         for (entity, config) in self.entities.iter().zip(configs) {
             // Without a choice of its own, or with the same, it is the system's.
             let chosen = config.plugin.as_ref();
@@ -331,6 +430,7 @@ impl SystemBuilder {
                 .and_then(|chosen| plugins.iter().position(|plugin| plugin == chosen))
                 .unwrap_or(0);
             stores_of_types.push(entity.store(Arc::clone(&stores[at])));
+            kept_in.push((entity.name(), at));
             // Events and states go out in batches of their own.
             let number = match entity.kept() {
                 Kept::Events => at,
@@ -381,6 +481,8 @@ impl SystemBuilder {
                 name: system.name,
                 registry,
                 stores,
+                kept_in,
+                persistence: persistence_runtime.handle().clone(),
                 stats,
                 shutdown_timeout: system.shutdown_timeout,
                 running: Mutex::new(Some(Running {
@@ -608,6 +710,11 @@ fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usi
         },
         retry: (persistence.retry_min, persistence.retry_max),
         outcome_timeout: persistence.outcome_timeout,
+        breaker: BreakerSettings {
+            failures: persistence.breaker_failures,
+            slow_call: persistence.breaker_slow_call,
+            reset: persistence.breaker_reset,
+        },
         messages_per_run: system.messages_per_turn,
         turn_budget: system.turn_budget,
         slow_handler: system.slow_handler,

@@ -24,8 +24,26 @@ pub enum Error {
         /// The lowest number that is taken.
         seq_nr: SequenceNr,
     },
-    /// The state's row has another revision: this writer is stale. Nothing of the write was stored.
-    /// Never try it again; load the state first.
+    /// There are rows at or above the write's first number, but no event of another writer has one
+    /// of its numbers: this writer is stale, and what stood there was deleted. This attempt stored
+    /// nothing. An earlier attempt at the write may have stored it, and nobody can say any more; if
+    /// there was none, it is as certain as a [`Conflict`](Self::Conflict). Never try it again;
+    /// recover first.
+    #[error(
+        "sequence number {seq_nr} of {persistence_id} is no longer to be had: the numbers go up to \
+         {highest}, and the event that stood there was deleted"
+    )]
+    Superseded {
+        /// Whose write it was.
+        persistence_id: PersistenceId,
+        /// The write's first number.
+        seq_nr: SequenceNr,
+        /// The highest number of the id, that of an event or of a delete marker.
+        highest: SequenceNr,
+    },
+    /// The state's row has another revision: this writer is stale. This attempt stored nothing;
+    /// what an earlier one may have stored has been replaced, if `found` is above the write's
+    /// revision, or removed, if it is below `expected`. Never try it again; load the state first.
     #[error(
         "revision {expected} of {persistence_id} was expected, but {}", what_is_there(*found)
     )]

@@ -299,10 +299,17 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// *Idempotent*: a write whose rows are all there already with its own writer id is answered
     /// as written, so an identical batch may be sent again after an unknown outcome.
     ///
+    /// *Fenced*: any other write is refused if its id has a row, event or delete marker, at or
+    /// above the write's first number, even where that number itself is free. So a stale writer
+    /// is noticed although the events that it does not know of were deleted since. The later writes
+    /// of an id in the same batch are not in the way of its earlier ones.
+    ///
     /// # Errors
-    /// One per write: [`Error::Conflict`] (another writer has one of the numbers),
-    /// [`Error::Rejected`] (this data cannot be stored), [`Error::Unavailable`] (try the identical
-    /// write again; it may have been stored if `outcome_unknown`).
+    /// One per write: [`Error::Conflict`] (an event of another writer has one of the numbers, and
+    /// the write never was stored), [`Error::Superseded`] (no event has, but the numbers go beyond
+    /// it; whether an earlier attempt stored it nobody can say), [`Error::Rejected`] (this data
+    /// cannot be stored), [`Error::Unavailable`] (try the identical write again; it may have been
+    /// stored if `outcome_unknown`).
     ///
     /// # Cancel safety
     /// Not cancel safe: once polled, dropping the future leaves the outcome unknown.
@@ -362,6 +369,27 @@ pub trait Journal: Debug + Send + Sync + 'static {
         persistence_id: &'a PersistenceId,
         to: SequenceNr,
     ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes the `limit` lowest rows of an id up to `to`, included, events and markers alike, in
+    /// one transaction, and leaves nothing in their place. Gives how many rows that were; fewer than
+    /// `limit`, which is at least 1, once none is left.
+    ///
+    /// Meant for cleaning up while nobody uses the id. When every row is gone, nobody knows any more
+    /// which numbers were used, and the next writer begins with 1.
+    ///
+    /// # Errors
+    /// As [`Journal::delete_events`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropping the future leaves open whether the rows are gone.
+    ///
+    /// Source: Pekko `JournalDao.deleteEventsTo` with `resetSequenceNumber`.
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>>;
 }
 
 #[cfg(test)]

@@ -33,6 +33,16 @@ pub(crate) struct Refusal {
     pub(crate) source: Option<Source>,
 }
 
+impl Refusal {
+    /// A statement stored nothing, as one of its entities has rows beyond its write.
+    pub(crate) fn beyond() -> Self {
+        Self {
+            reason: "the entity has a row with the number or a higher one".to_owned(),
+            source: None,
+        }
+    }
+}
+
 impl Failure {
     /// Nothing reached the server.
     pub(crate) fn not_sent(reason: impl Into<String>, source: Option<Source>) -> Self {

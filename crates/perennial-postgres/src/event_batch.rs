@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::BufMut;
-use perennial_persistence::{AtomicWrite, Error, Previous, Timestamp, Written};
+use perennial_persistence::{AtomicWrite, Error, Previous, SequenceNr, Timestamp, Written};
 use tokio_postgres::types::{IsNull, Type};
 
 use crate::batch::{Batch, LARGEST_WRITE, Size};
@@ -97,8 +97,9 @@ impl<'a> EventBatch<'a> {
         self.writes[a].persistence_id() == self.writes[b].persistence_id()
     }
 
-    /// Stores the writes in one transaction and says when.
-    async fn insert(&self, pending: &[Pending]) -> Result<Vec<Timestamp>, Failure> {
+    /// Stores the writes in one transaction and says when; `None` if it stored nothing, as an entity
+    /// has rows beyond its first write.
+    async fn insert(&self, pending: &[Pending]) -> Result<Option<Vec<Timestamp>>, Failure> {
         let bases = self.known_bases(pending).await?;
         let not_before = |base: Option<(Micros, usize)>| base.map(|(base, step)| base.plus(step));
         let events = pending
@@ -121,8 +122,14 @@ impl<'a> EventBatch<'a> {
                 });
             }
         }
-        let started = insert(self.executor, &rows, with_metadata).await?;
-        pending
+        let firsts: Vec<&AtomicWrite> = pending
+            .chunk_by(|a, b| self.same_entity(a.index, b.index))
+            .map(|of_entity| &self.writes[of_entity[0].index])
+            .collect();
+        let Some(started) = insert(self.executor, &rows, &firsts, with_metadata).await? else {
+            return Ok(None);
+        };
+        let timestamps: Result<Vec<Timestamp>, Failure> = pending
             .iter()
             .zip(bases)
             .map(|(pending, base)| {
@@ -132,7 +139,8 @@ impl<'a> EventBatch<'a> {
                     Failure::unknown("the server's clock is beyond the year 9999", None)
                 })
             })
-            .collect()
+            .collect();
+        timestamps.map(Some)
     }
 
     /// The times after which the writes must be, reading those that no writer knows.
@@ -186,48 +194,52 @@ impl<'a> EventBatch<'a> {
             .collect())
     }
 
-    /// Answers the writes whose keys are taken: as written if all their rows are their own.
+    /// Answers the writes that have something at or above their first number: as written if all
+    /// their rows are there and their own.
     async fn answer_taken(&mut self, pending: &[Pending]) -> Result<(), Failure> {
-        let mut ids = Vec::new();
-        let mut numbers = Vec::new();
-        let mut writers = Vec::new();
-        for pending in pending {
-            let write = &self.writes[pending.index];
-            let writer = WriterText::of(write);
-            for (seq_nr, _) in write.numbered() {
-                ids.push(write.persistence_id().as_str());
-                numbers.push(seq_nr.to_i64());
-                writers.push(writer);
-            }
-        }
+        let writes = || pending.iter().map(|pending| &self.writes[pending.index]);
+        let ids: Vec<&str> = writes()
+            .map(|write| write.persistence_id().as_str())
+            .collect();
+        let firsts: Vec<i64> = writes().map(|write| write.first().to_i64()).collect();
+        let lasts: Vec<i64> = writes().map(|write| write.last().to_i64()).collect();
+        let writers: Vec<WriterText> = writes().map(WriterText::of).collect();
         let writers: Vec<&str> = writers.iter().map(WriterText::as_str).collect();
         let rows = self
             .executor
-            .call(&READ_TAKEN, &[&ids, &numbers, &writers])
+            .call(&READ_TAKEN, &[&ids, &firsts, &lasts, &writers])
             .await?;
-        let mut taken: Vec<Option<(bool, Micros)>> = vec![None; ids.len()];
         for row in rows {
-            if let Some(place) = ordinality(row.get(0)).and_then(|at| taken.get_mut(at)) {
-                *place = Some((row.get(1), row.get(2)));
-            }
-        }
-        let mut rest = &taken[..];
-        for pending in pending {
-            let write = &self.writes[pending.index];
-            let (rows, after) = rest.split_at(write.events().len());
-            rest = after;
-            let Some(lowest) = rows.iter().position(Option::is_some) else {
+            let Some(pending) = ordinality(row.get(0)).and_then(|at| pending.get(at)) else {
                 continue;
             };
-            let own = rows.iter().all(|row| matches!(row, Some((true, _))));
-            let stored = rows[0].and_then(|(_, timestamp)| timestamp.timestamp());
-            self.answers[pending.index] = Some(match stored {
-                Some(timestamp) if own => Ok(Written { timestamp }),
-                _ => Err(Error::Conflict {
-                    persistence_id: write.persistence_id().clone(),
-                    seq_nr: write.first().plus(lowest as u64),
+            let write = &self.writes[pending.index];
+            let own: i64 = row.get(1);
+            let timestamp = row
+                .get::<_, Option<Micros>>(2)
+                .and_then(|stored| stored.timestamp());
+            let number = |at: usize| {
+                let number: Option<i64> = row.get(at);
+                number.and_then(|number| SequenceNr::try_from(number).ok())
+            };
+            let id = || write.persistence_id().clone();
+            let answer = match (number(3), timestamp) {
+                (Some(seq_nr), _) => Err(Error::Conflict {
+                    persistence_id: id(),
+                    seq_nr,
                 }),
-            });
+                (None, Some(timestamp)) if usize::try_from(own) == Ok(write.events().len()) => {
+                    Ok(Written { timestamp })
+                }
+                // Of own rows that are not all there, the others were deleted: writes are stored
+                // whole.
+                _ => Err(Error::Superseded {
+                    persistence_id: id(),
+                    seq_nr: write.first(),
+                    highest: number(4).unwrap_or_else(|| write.first()),
+                }),
+            };
+            self.answers[pending.index] = Some(answer);
         }
         Ok(())
     }
@@ -289,7 +301,9 @@ impl Batch for EventBatch<'_> {
     }
 
     async fn send(&mut self, pending: &[Pending]) -> Result<Option<Refusal>, Failure> {
-        let timestamps = self.insert(pending).await?;
+        let Some(timestamps) = self.insert(pending).await? else {
+            return Ok(Some(Refusal::beyond()));
+        };
         for (pending, timestamp) in pending.iter().zip(timestamps) {
             self.answers[pending.index] = Some(Ok(Written { timestamp }));
         }
@@ -313,12 +327,21 @@ impl Batch for EventBatch<'_> {
     }
 }
 
-/// Inserts rows in one transaction and says when that began.
+/// Inserts rows in one transaction and says when that began; `None` if it inserted nothing because of
+/// rows that are there. `firsts` are the first writes of each entity.
 async fn insert(
     executor: &Executor,
     rows: &[NewRow<'_>],
+    firsts: &[&AtomicWrite],
     with_metadata: bool,
-) -> Result<Micros, Failure> {
+) -> Result<Option<Micros>, Failure> {
+    let entity = Column::new(firsts, Type::TEXT, |write: &&AtomicWrite, out| {
+        put_text(write.persistence_id().as_str(), out)
+    });
+    let first = Column::new(firsts, Type::INT8, |write: &&AtomicWrite, out| {
+        out.put_i64(write.first().to_i64());
+        IsNull::No
+    });
     let slice = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
         out.put_i32(row.write.persistence_id().slice().into());
         IsNull::No
@@ -406,6 +429,8 @@ async fn insert(
                     &meta_id,
                     &meta_manifest,
                     &meta_payload,
+                    &entity,
+                    &first,
                 ],
             )
             .await?
@@ -424,12 +449,11 @@ async fn insert(
                     &manifest,
                     &payload,
                     &writer,
+                    &entity,
+                    &first,
                 ],
             )
             .await?
     };
-    answer
-        .first()
-        .map(|row| row.get(0))
-        .ok_or_else(|| Failure::unknown("the server stored the batch and gave no time", None))
+    Ok(answer.first().map(|row| row.get(0)))
 }

@@ -13,7 +13,7 @@ use tokio_postgres::types::FromSql;
 use tracing::Instrument;
 
 use crate::batch::{self, LARGEST_WRITE, StatementBounds};
-use crate::error::Failure;
+use crate::error::{Failure, Refusal};
 use crate::event_batch::EventBatch;
 use crate::executor::{Executor, Sql, sql};
 use crate::row::{Micros, PayloadBytes, Payloads, Pending, WriterText, column, corrupt};
@@ -22,6 +22,7 @@ const WRITE_ONE: Sql = sql!("journal/write_one.sql");
 const WRITE_ONE_AFTER_UNKNOWN: Sql = sql!("journal/write_one_after_unknown.sql");
 const REPLAY: Sql = sql!("journal/replay.sql");
 const READ_HIGHEST: Sql = sql!("journal/read_highest.sql");
+const REMOVE: Sql = sql!("journal/remove.sql");
 const DELETE: Sql = sql!("journal/delete.sql");
 
 /// How often a deletion is tried when another one of the same id runs at the same time.
@@ -241,6 +242,22 @@ impl Journal for PostgresJournal {
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.delete(persistence_id, to))
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            self.executor
+                .call(&REMOVE, &[&persistence_id.as_str(), &to.to_i64(), &limit])
+                .await
+                .map(|removed| removed.len())
+                .map_err(|failure| failure.into_error(persistence_id))
+        })
+    }
 }
 
 /// How many bytes of a statement a write takes, apart from columns of fixed size.
@@ -253,15 +270,17 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
     sizes.sum()
 }
 
+/// The time of a lone event; without a row it was not stored.
 fn the_timestamp(rows: &[Row]) -> Result<Timestamp, Failure> {
-    rows.first()
-        .and_then(|row| row.get::<_, Micros>(0).timestamp())
-        .ok_or_else(|| {
-            Failure::unknown(
-                "the server answered with a time that is none, after storing the event",
-                None,
-            )
-        })
+    let Some(row) = rows.first() else {
+        return Err(Failure::Duplicate(Refusal::beyond()));
+    };
+    row.get::<_, Micros>(0).timestamp().ok_or_else(|| {
+        Failure::unknown(
+            "the server answered with a time that is none, after storing the event",
+            None,
+        )
+    })
 }
 
 /// Gathers the rows of a page.

@@ -25,6 +25,8 @@
 //!   they say otherwise.
 //! - A batch is one statement. A conflict or a refused row fails its own write only; the others
 //!   are sent again without it.
+//! - A durable state is changed only over the revision that its writer expects, and there is never a
+//!   second row for one id.
 //! - An outcome is called unknown exactly when the statement was sent and the server did not say
 //!   how it ended. An error answer of the server means that nothing was stored.
 //! - Rows are those of Pekko persistence-r2dbc: a Pekko service and a perennial service can read

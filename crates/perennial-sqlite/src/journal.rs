@@ -21,6 +21,7 @@ const TAKEN: &str = include_str!("sql/event_journal/taken.sql");
 const REPLAY: &str = include_str!("sql/event_journal/replay.sql");
 const HIGHEST: &str = include_str!("sql/event_journal/highest.sql");
 const DELETE: &str = include_str!("sql/event_journal/delete.sql");
+const REMOVE: &str = include_str!("sql/event_journal/remove.sql");
 const INSERT_MARKER: &str = include_str!("sql/event_journal/insert_marker.sql");
 
 #[derive(Debug)]
@@ -106,6 +107,29 @@ impl Journal for SqliteJournal {
                 .await?
         })
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        let id = persistence_id.clone();
+        Box::pin(async move {
+            self.executor
+                .write("event_journal/remove", 1, move |transaction| {
+                    let removed = transaction.prepare(REMOVE)?.execute(params![
+                        id.as_str(),
+                        to.to_i64(),
+                        i64::try_from(limit).unwrap_or(i64::MAX),
+                    ]);
+                    Ok(transaction
+                        .triage(removed)?
+                        .map_err(|error| rejected(&id, classify(&error).1, Some(error))))
+                })
+                .await?
+        })
+    }
 }
 
 /// Stores each write of a batch or finds out why not; an error undoes all of them.
@@ -114,6 +138,7 @@ fn store(
     batch: &[AtomicWrite],
 ) -> rusqlite::Result<Vec<Result<Written, Error>>> {
     let mut insert = transaction.prepare(INSERT)?;
+    let mut fence = transaction.prepare(HIGHEST)?;
     let mut results = Vec::with_capacity(batch.len());
     let mut failed: HashMap<&PersistenceId, Error> = HashMap::new();
     for write in batch {
@@ -123,7 +148,9 @@ fn store(
         let result = match (earlier, timestamp) {
             (Some(error), _) => Err(error.clone()),
             (None, None) => Err(no_time_left(write.persistence_id())),
-            (None, Some(timestamp)) => store_one(transaction, &mut insert, write, timestamp)?,
+            (None, Some(timestamp)) => {
+                store_one(transaction, &mut insert, &mut fence, write, timestamp)?
+            }
         };
         if let Err(error) = &result {
             failed.insert(write.persistence_id(), error.clone());
@@ -138,6 +165,7 @@ fn store(
 fn store_one(
     transaction: &WriteTransaction<'_>,
     insert: &mut CachedStatement<'_>,
+    fence: &mut CachedStatement<'_>,
     write: &AtomicWrite,
     timestamp: Timestamp,
 ) -> rusqlite::Result<Result<Written, Error>> {
@@ -148,6 +176,14 @@ fn store_one(
         .as_uuid()
         .hyphenated()
         .encode_lower(&mut buffer);
+    // The key alone would let a stale writer have a number whose event was deleted. The rows of
+    // the entity's earlier writes in the batch are there already, and lie below.
+    let fence = highest(&mut fence.query(params![id.as_str(), write.first().to_i64()])?)?;
+    if fence > SequenceNr::ZERO
+        && let Some(found) = find_rows(transaction, write, writer)?
+    {
+        return Ok(found);
+    }
     for (seq_nr, event) in write.numbered() {
         let (payload, metadata) = (&event.payload, event.metadata.as_ref());
         let inserted = insert.execute(params![
@@ -204,7 +240,7 @@ fn explain(
     Ok(Err(rejected(write.persistence_id(), reason, cause)))
 }
 
-/// What the rows that have the numbers of a write say about it; `None` if there are none.
+/// What the rows from a write's first number on say about it; `None` if there are none.
 fn find_rows(
     transaction: &WriteTransaction<'_>,
     write: &AtomicWrite,
@@ -213,46 +249,52 @@ fn find_rows(
     const SEQ_NR: Column = Column(0, "seq_nr");
     const WRITER: Column = Column(1, "writer");
     const DB_TIMESTAMP: Column = Column(2, "db_timestamp");
+    const DELETED: Column = Column(3, "deleted");
 
     let id = write.persistence_id();
+    let first = write.first();
+    let mut statement = transaction.prepare(HIGHEST)?;
+    let highest = highest(&mut statement.query(params![id.as_str(), first.to_i64()])?)?;
+    if highest == SequenceNr::ZERO {
+        return Ok(None);
+    }
     let mut statement = transaction.prepare(TAKEN)?;
-    let mut rows = statement.query(params![
-        id.as_str(),
-        write.first().to_i64(),
-        write.last().to_i64()
-    ])?;
+    let mut rows = statement.query(params![id.as_str(), first.to_i64(), write.last().to_i64()])?;
     let mut ours = 0;
     let mut timestamp = None;
-    let mut lowest = None;
-    let mut lowest_of_another = None;
     while let Some(row) = rows.next()? {
+        let damaged = |damage| Ok(Some(Err(corrupt(id, first, damage))));
         let seq_nr = match SEQ_NR.seq_nr(row) {
             Ok(seq_nr) => seq_nr,
-            Err(damage) => return Ok(Some(Err(corrupt(id, write.first(), damage)))),
+            Err(damage) => return damaged(damage),
         };
-        lowest.get_or_insert(seq_nr);
-        if WRITER.text(row) == Ok(writer) {
-            ours += 1;
-            timestamp.get_or_insert(DB_TIMESTAMP.micros(row));
-        } else {
-            lowest_of_another.get_or_insert(seq_nr);
+        match DELETED.integer(row) {
+            Ok(0) if WRITER.text(row) == Ok(writer) => {
+                ours += 1;
+                timestamp.get_or_insert(DB_TIMESTAMP.micros(row));
+            }
+            Ok(0) => {
+                return Ok(Some(Err(Error::Conflict {
+                    persistence_id: id.clone(),
+                    seq_nr,
+                })));
+            }
+            Ok(_) => {}
+            Err(damage) => return damaged(damage),
         }
     }
-    if ours == write.events().len()
-        && let Some(timestamp) = timestamp
-    {
-        let written = timestamp
+    let found = match timestamp {
+        Some(timestamp) if ours == write.events().len() => timestamp
             .map(|timestamp| Written { timestamp })
-            .map_err(|damage| corrupt(id, write.first(), damage));
-        return Ok(Some(written));
-    }
-    // A part of the rows with our own writer is none of our writes: they are stored whole.
-    Ok(lowest_of_another.or(lowest).map(|seq_nr| {
-        Err(Error::Conflict {
+            .map_err(|damage| corrupt(id, first, damage)),
+        // Of rows of ours that are not all there, the others were deleted: writes are stored whole.
+        _ => Err(Error::Superseded {
             persistence_id: id.clone(),
-            seq_nr,
-        })
-    }))
+            seq_nr: first,
+            highest,
+        }),
+    };
+    Ok(Some(found))
 }
 
 fn replay(

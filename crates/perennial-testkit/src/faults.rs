@@ -124,7 +124,7 @@ pub struct Faults {
     pub writes: Plan<WriteFault>,
     /// [`Journal::replay_events`], counted by pages, and [`Journal::highest_sequence_nr`].
     pub reads: Plan<ReadFault>,
-    /// [`Journal::delete_events`].
+    /// [`Journal::delete_events`] and [`Journal::remove_events`].
     pub deletes: Plan<ChangeFault>,
     /// [`SnapshotStore::load`].
     pub snapshot_loads: Plan<ReadFault>,
@@ -653,6 +653,24 @@ impl Journal for FaultyJournal {
         Box::pin(async move {
             let fault = self.faults.deletes.take(persistence_id);
             change(fault, self.inner.delete_events(persistence_id, to)).await
+        })
+    }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.deletes.take(persistence_id);
+            let mut removed = 0;
+            let remove = Box::pin(async {
+                removed = self.inner.remove_events(persistence_id, to, limit).await?;
+                Ok(())
+            });
+            change(fault, remove).await?;
+            Ok(removed)
         })
     }
 }

@@ -32,8 +32,12 @@ enum Breakage {
     NeverMore,
     PageIgnoresBytes,
     PageOfOneRowMore,
+    RemovesMoreThanItsLimit,
+    RemovingLeavesAMarker,
     ReplayExcludesTo,
     StoresHalfOfAWrite,
+    SupersededIsAnsweredAsWritten,
+    SupersededIsConflict,
     SnapshotCriteriaIgnored,
     SnapshotDeletesUnasked,
     SnapshotOlderReplacesNewer,
@@ -163,6 +167,34 @@ impl Broken {
                 for answer in &mut answers {
                     if matches!(answer, Err(Error::Conflict { .. })) {
                         *answer = Ok(Written { timestamp });
+                    }
+                }
+                answers
+            }
+            // What a table answers whose only fence is its key.
+            Breakage::SupersededIsAnsweredAsWritten => {
+                let mut answers = journal.write_events(batch).await;
+                let timestamp = perennial_persistence::Timestamp::UNIX_EPOCH;
+                for answer in &mut answers {
+                    if matches!(answer, Err(Error::Superseded { .. })) {
+                        *answer = Ok(Written { timestamp });
+                    }
+                }
+                answers
+            }
+            Breakage::SupersededIsConflict => {
+                let mut answers = journal.write_events(batch).await;
+                for answer in &mut answers {
+                    if let Err(Error::Superseded {
+                        persistence_id,
+                        seq_nr,
+                        ..
+                    }) = answer
+                    {
+                        *answer = Err(Error::Conflict {
+                            persistence_id: persistence_id.clone(),
+                            seq_nr: *seq_nr,
+                        });
                     }
                 }
                 answers
@@ -321,6 +353,26 @@ impl Journal for Broken {
                 _ => to,
             };
             self.inner.journal().delete_events(persistence_id, to).await
+        })
+    }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let limit = match self.breakage {
+                Breakage::RemovesMoreThanItsLimit => usize::MAX,
+                _ => limit,
+            };
+            let journal = self.inner.journal();
+            let removed = journal.remove_events(persistence_id, to, limit).await?;
+            if let Breakage::RemovingLeavesAMarker = self.breakage {
+                journal.delete_events(persistence_id, to).await?;
+            }
+            Ok(removed)
         })
     }
 }
@@ -559,7 +611,6 @@ catches! {
     a_conflict_that_is_not_noticed: ConflictIsAnsweredAsWritten => [
         journal::a_taken_number_is_a_conflict,
         journal::a_write_that_overlaps_another_writers_is_a_conflict,
-        journal::a_number_below_a_marker_is_taken,
         journal::two_stores_racing_for_a_number_have_one_winner,
         journal::two_stores_racing_with_batches_have_one_winner_per_entity,
     ];
@@ -567,6 +618,13 @@ catches! {
         journal::deleted_events_are_gone_and_their_numbers_are_not,
         journal::deleting_leaves_later_events,
         journal::deleting_beyond_the_highest_number_moves_it,
+    ];
+    a_removal_of_everything_at_once: RemovesMoreThanItsLimit => [
+        journal::removing_takes_the_lowest_rows_up_to_its_limit,
+    ];
+    a_removal_with_a_marker: RemovingLeavesAMarker => [
+        journal::removed_events_leave_nothing_behind,
+        journal::removing_takes_the_lowest_rows_up_to_its_limit,
     ];
     lost_metadata: DropsMetadata => [
         journal::metadata_comes_back,
@@ -625,6 +683,19 @@ catches! {
         journal::a_conflict_stores_nothing_of_its_write,
         journal::a_refused_event_stores_nothing_of_its_write,
         journal::the_events_of_one_write_share_a_timestamp,
+    ];
+    a_stale_write_that_is_stored_after_a_deletion: SupersededIsAnsweredAsWritten => [
+        journal::a_number_below_a_marker_is_taken,
+        journal::a_number_below_the_highest_is_taken,
+        journal::a_stale_writer_is_refused_after_a_deletion,
+        journal::a_stale_write_among_a_thousand_fails_alone,
+        journal::later_writes_of_an_entity_fail_with_its_superseded_one,
+        journal::an_identical_write_is_superseded_once_it_is_deleted,
+    ];
+    a_deleted_write_that_never_was_stored: SupersededIsConflict => [
+        journal::a_number_below_a_marker_is_taken,
+        journal::a_stale_writer_is_refused_after_a_deletion,
+        journal::an_identical_write_is_superseded_once_it_is_deleted,
     ];
     snapshots_loaded_whatever_was_asked: SnapshotCriteriaIgnored => [
         snapshot_store::criteria_of_numbers_include_their_bounds,

@@ -82,7 +82,7 @@ struct Sum(BTreeMap<&'static str, u64>);
 impl Sum {
     fn of(reports: &[Report]) -> Self {
         type Number = (&'static str, fn(&Report) -> u64);
-        let numbers: [Number; 26] = [
+        let numbers: [Number; 29] = [
             ("steps", |report| report.steps),
             ("commands", |report| report.commands),
             ("answered", |report| report.answered),
@@ -100,9 +100,12 @@ impl Sum {
             ("foreign", |report| report.foreign),
             ("late", |report| report.late),
             ("busy", |report| report.busy),
+            ("store busy", |report| report.store_busy),
             ("stopped", |report| report.stopped),
             ("unknown", |report| report.unknown),
             ("given up", |report| report.given_up),
+            ("superseded", |report| report.superseded),
+            ("superseded, unknown", |report| report.superseded_unknown),
             ("conflicts", |report| report.conflicts),
             ("taken back", |report| report.taken_back),
             ("recovery failed", |report| report.recovery_failed),

@@ -127,6 +127,10 @@ mod guide {
 
     #[doc = include_str!("../../../docs/guide/share-a-database-with-pekko.md")]
     mod share_a_database_with_pekko {}
+
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
+    mod keep_only_state {}
 }
 
 /// What most programs need.

@@ -10,6 +10,7 @@ mod counter;
 mod postgres;
 mod recover;
 mod sqlite;
+mod states;
 
 use std::error::Error;
 use std::time::Duration;
@@ -48,12 +49,15 @@ trait Side {
 }
 
 /// The cases in the order in which they run.
-const CASES: [&str; 11] = [
+const CASES: [&str; 14] = [
     "persist-1",
     "persist-64",
     "persist-1000",
     "persist-10000",
     "persist-hot",
+    "state-1",
+    "state-64",
+    "state-1000",
     "recover-10000x100",
     "ask-1",
     "ask-1000",
@@ -200,6 +204,19 @@ async fn run_case(case: &str, args: &Args) -> Result<Option<Outcome>> {
                     floor,
                     "bare rusqlite, the same rows per transaction, synchronous = FULL",
                     "events/s",
+                )
+                .await;
+            }
+            if let Some(count) = many("state-") {
+                let ours = states::States::start(count).await?;
+                let floor = states::Upserts::start(count, count.min(2)).await?;
+                return alternate(
+                    case,
+                    args,
+                    ours,
+                    floor,
+                    "bare tokio-postgres, multi-row upsert of as many rows, 2 connections",
+                    "states/s",
                 )
                 .await;
             }

@@ -48,6 +48,13 @@ async fn database_with_tables() -> Result<String> {
 }
 
 pub(crate) async fn start_system(url: &str) -> Result<ActorSystem> {
+    start_system_with(url, Entity::<Counter>::new(())).await
+}
+
+pub(crate) async fn start_system_with<E: EventSourced>(
+    url: &str,
+    entity: Entity<E>,
+) -> Result<ActorSystem> {
     let source = ConfigSource::empty()
         .set("persistence.plugin", "postgres")?
         .set("persistence.postgres.url", url)?
@@ -56,7 +63,7 @@ pub(crate) async fn start_system(url: &str) -> Result<ActorSystem> {
         // So that other settings can be timed: PERENNIAL__PERSISTENCE__WRITERS=2 scripts/bench …
         .with_environment(std::env::vars_os())?;
     Ok(ActorSystem::from_source(source)
-        .entity(Entity::<Counter>::new(()))
+        .entity(entity)
         .start()
         .await?)
 }

@@ -89,6 +89,19 @@ pub struct PersistenceConfig {
     /// found soon; from 1 ms to an hour.
     #[serde(deserialize_with = "value::duration")]
     pub retry_max: Duration,
+    /// How many calls of the store in a row may fail before it counts as down; 10 by default, a
+    /// second or two of an outage; from 0 to 1,000,000, and 0 never. Then commands that need it are
+    /// refused as busy until one call, made every `breaker-reset`, has succeeded. Each worker counts
+    /// for itself.
+    pub breaker_failures: u64,
+    /// A call of the store that takes longer counts as failed, once for each time that this passes.
+    /// 10 s by default; from 1 ms to a day.
+    #[serde(deserialize_with = "value::duration")]
+    pub breaker_slow_call: Duration,
+    /// How long nothing is sent to a store that counts as down before one call finds out whether it
+    /// is back. 2 s by default, so that this is found soon; from 1 ms to a day.
+    #[serde(deserialize_with = "value::duration")]
+    pub breaker_reset: Duration,
     /// How many events one command may persist. 999 by default: a Pekko reader pages by 1,000
     /// rows and stalls at that many with one timestamp; from 1 to 100,000. A command that persists
     /// more is refused, and nothing of it is stored.
@@ -113,6 +126,9 @@ impl Default for PersistenceConfig {
             outcome_timeout: Duration::from_secs(30),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
+            breaker_failures: 10,
+            breaker_slow_call: Duration::from_secs(10),
+            breaker_reset: Duration::from_secs(2),
             max_events_per_write: 999,
             max_event_bytes: 16 * MIB,
         }
@@ -193,6 +209,13 @@ impl PersistenceConfig {
         within("retry-min", self.retry_min, MILLISECOND..=HOUR)?;
         within("retry-max", self.retry_max, MILLISECOND..=HOUR)?;
         in_order(("retry-min", self.retry_min), ("retry-max", self.retry_max))?;
+        within("breaker-failures", self.breaker_failures, 0..=1_000_000)?;
+        within(
+            "breaker-slow-call",
+            self.breaker_slow_call,
+            MILLISECOND..=DAY,
+        )?;
+        within("breaker-reset", self.breaker_reset, MILLISECOND..=DAY)?;
         within(
             "max-events-per-write",
             self.max_events_per_write,
@@ -213,6 +236,9 @@ impl PersistenceConfig {
         with_outcome_timeout => outcome_timeout: Duration,
         with_retry_min => retry_min: Duration,
         with_retry_max => retry_max: Duration,
+        with_breaker_failures => breaker_failures: u64,
+        with_breaker_slow_call => breaker_slow_call: Duration,
+        with_breaker_reset => breaker_reset: Duration,
         with_max_events_per_write => max_events_per_write: usize,
         with_max_event_bytes => max_event_bytes: usize,
     }

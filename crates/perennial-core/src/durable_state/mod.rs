@@ -16,9 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::event_sourced::{Cx, Entity, EventSourced, Then};
-use store::{DELETED, deleted};
+use store::DELETED;
 
 pub(crate) use store::StateAsEvents;
+pub use store::deletion;
 
 /// An entity of which only the latest state is kept. `Self` is the state; the default value is the
 /// state before the first change and after a deletion.
@@ -104,13 +105,20 @@ impl<S> Deref for Durable<S> {
     }
 }
 
+/// Two are equal if both have the same state, or none.
+impl<S: PartialEq> PartialEq for Durable<S> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_there == other.is_there && self.state == other.state
+    }
+}
+
 impl<S: fmt::Debug> fmt::Debug for Durable<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state.fmt(f)
     }
 }
 
-/// What happens to a state; made by [`Cx::put`] and [`Cx::delete`].
+/// What happens to a state. Handlers use [`Cx::put`] and [`Cx::delete`].
 pub struct StateChange<S>(Change<S>);
 
 enum Change<S> {
@@ -119,6 +127,16 @@ enum Change<S> {
 }
 
 impl<S> StateChange<S> {
+    /// The state is this from now on.
+    pub fn put(state: S) -> Self {
+        Self(Change::Put(Arc::new(state)))
+    }
+
+    /// There is no state from now on.
+    pub fn delete() -> Self {
+        Self(Change::Delete)
+    }
+
     /// The state that is put; `None` if it is deleted.
     pub fn state(&self) -> Option<&S> {
         match &self.0 {
@@ -172,14 +190,14 @@ impl<S: DurableState> Cx<'_, Durable<S>> {
     /// Replaces the state. The state changes at once, the reply leaves when it is stored; what is
     /// said of events in [`Cx::persist`] holds here too.
     pub fn put(&self, state: S) -> Then<Durable<S>> {
-        self.persist([StateChange(Change::Put(Arc::new(state)))])
+        self.persist([StateChange::put(state)])
     }
 
     /// Deletes the state, which is the default one from then on. What it leaves in the table is a
     /// setting of the store (`durable-state-delete`). Deleting what is not there leaves a marker
     /// as well.
     pub fn delete(&self) -> Then<Durable<S>> {
-        self.persist([StateChange(Change::Delete)])
+        self.persist([StateChange::delete()])
     }
 }
 
@@ -215,15 +233,14 @@ impl<S: Send + Sync + 'static> Codec<StateChange<S>> for ChangeCodec<S> {
     fn encode(&self, change: &StateChange<S>) -> Result<SerializedPayload, CodecError> {
         match change.state() {
             Some(state) => self.0.encode(state),
-            None => Ok(deleted()),
+            None => Ok(deletion()),
         }
     }
 
     fn decode(&self, payload: &SerializedPayload) -> Result<StateChange<S>, CodecError> {
         if payload.serializer_id == DELETED {
-            return Ok(StateChange(Change::Delete));
+            return Ok(StateChange::delete());
         }
-        let state = self.0.decode(payload)?;
-        Ok(StateChange(Change::Put(Arc::new(state))))
+        Ok(StateChange::put(self.0.decode(payload)?))
     }
 }

@@ -13,7 +13,7 @@ use perennial_persistence::{
 pub(super) const DELETED: i32 = i32::MIN;
 
 /// The payload of a deletion on its way to the state store.
-pub(super) fn deleted() -> SerializedPayload {
+pub fn deletion() -> SerializedPayload {
     SerializedPayload::new(DELETED, "", &b""[..])
 }
 
@@ -130,6 +130,18 @@ impl Journal for States {
                     .to_owned(),
                 source: None,
             })
+        })
+    }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        _: SequenceNr,
+        _: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            self.delete_events(persistence_id, SequenceNr::MAX).await?;
+            Ok(0)
         })
     }
 }

@@ -22,8 +22,10 @@ use crate::event_sourced::{Entity, EventSourced};
 pub struct Assembly {
     types: Vec<EntityType>,
     hosts: Vec<MakeHost>,
-    /// How many stores they are kept in.
+    /// How many stores they are kept in, events and states counted apart.
     stores: usize,
+    /// How many there are that may be slow or down.
+    shared: usize,
 }
 
 type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
@@ -87,6 +89,13 @@ impl Assembly {
         self
     }
 
+    /// Says how many stores there are. What is kept in the store with number n is in the same one
+    /// as what is kept in number n + `stores`.
+    pub(crate) fn on_stores(mut self, stores: usize) -> Self {
+        self.shared = stores;
+        self
+    }
+
     /// Makes the workers. `seeds` gives each its own chance.
     pub fn build(self, frame: Frame, mut seeds: impl FnMut() -> [u8; 32]) -> Assembled {
         let settings = frame.settings;
@@ -105,7 +114,7 @@ impl Assembly {
                     settings.clone(),
                     Arc::clone(&frame.clock),
                     seeds(),
-                    Arc::new(Stats::default()),
+                    Arc::new(Stats::of_stores(self.shared.max(1))),
                     self.stores,
                 );
                 (worker, inbox)

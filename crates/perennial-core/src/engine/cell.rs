@@ -322,6 +322,12 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
+    /// Whether a command can be answered without the store: from the state, or as that of an
+    /// entity that cannot be brought back.
+    pub(crate) fn needs_no_recovery(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Backoff(Some(_)))
+    }
+
     /// A command has come.
     pub(crate) fn enqueue(&mut self, core: &mut Core, command: Box<dyn Queued<E>>) {
         self.last_active = core.now;
@@ -456,6 +462,10 @@ impl<E: EventSourced> Cell<E> {
             return;
         }
 
+        if let Err(busy) = core.admit(entity.store) {
+            // Nothing was applied yet, so the entity goes on as if the command never came.
+            return command.fail(busy);
+        }
         let mut write = match self.encode(entity, core, &body) {
             Ok(write) => write,
             Err(reason) => {
@@ -852,7 +862,7 @@ impl<E: EventSourced> Cell<E> {
     }
 
     /// Whether an earlier write has failed, so that nothing built on it may be stored.
-    fn is_doomed(&self) -> bool {
+    pub(crate) fn is_doomed(&self) -> bool {
         matches!(
             self.phase,
             Phase::Draining(Next::Restart { doomed: true, .. })
@@ -896,29 +906,45 @@ impl<E: EventSourced> Cell<E> {
             }
             // The journal refuses what follows a refused write of the same batch with it; to its
             // caller it is as if it had never been sent.
-            Settled::Refused(_) if self.is_doomed() => self.take_back(item.last, item.held, None),
-            Settled::Refused(error) => {
+            Settled::Refused {
+                maybe_stored: false,
+                ..
+            } if self.is_doomed() => self.take_back(item.last, item.held, None),
+            Settled::Refused {
+                error,
+                maybe_stored,
+            } => {
                 let kind = match error {
-                    Error::Conflict { .. } | Error::StaleRevision { .. } => {
-                        PersistFailure::Conflict
-                    }
+                    Error::Conflict { .. }
+                    | Error::Superseded { .. }
+                    | Error::StaleRevision { .. } => PersistFailure::Conflict,
                     _ => PersistFailure::Rejected,
                 };
-                tracing::warn!(
-                    persistence_id = %self.address.persistence_id(),
-                    seq_nr = item.last.value(),
-                    error = %chain(&error),
-                    "events were not stored, the entity recovers"
-                );
                 let failure = self.persist_failed(kind, chain(&error));
-                self.remember(
-                    entity,
-                    match kind {
-                        PersistFailure::Rejected => Signal::PersistRejected(failure.clone()),
-                        _ => Signal::PersistFailed(failure.clone()),
-                    },
-                );
-                let failure = AskError::PersistFailed(failure);
+                if !self.is_doomed() {
+                    tracing::warn!(
+                        persistence_id = %self.address.persistence_id(),
+                        seq_nr = item.last.value(),
+                        error = %chain(&error),
+                        maybe_stored,
+                        "events were not stored, the entity recovers"
+                    );
+                    self.remember(
+                        entity,
+                        match kind {
+                            PersistFailure::Rejected => Signal::PersistRejected(failure.clone()),
+                            _ => Signal::PersistFailed(failure.clone()),
+                        },
+                    );
+                }
+                let failure = if maybe_stored {
+                    AskError::Unknown {
+                        reason: "another writer was there before it was known whether the events \
+                                 were stored, and what it left does not tell",
+                    }
+                } else {
+                    AskError::PersistFailed(failure)
+                };
                 self.take_back(item.last, item.held, Some(failure));
                 self.give_up(core, NOT_STORED);
             }
@@ -1193,7 +1219,7 @@ impl<E: EventSourced> Cell<E> {
             },
             Recovery::Disabled => Part::Highest,
         };
-        let mut recovering = Recovering::new(entity.config.recovery_timeout, gaps);
+        let mut recovering = Recovering::new(entity.store, entity.config.recovery_timeout, gaps);
         recovering.ask(core, self.key, self.address.persistence_id(), part);
         self.phase = Phase::Recovering(Box::new(recovering));
     }

@@ -1,18 +1,19 @@
 //! What all cells of a worker share: its bounds, time, timers, run queue, permits and lanes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use perennial_persistence::{Clock, PageLimit, PersistenceId, Slice, Timestamp, WriterId};
+use perennial_persistence::{Clock, Error, PageLimit, PersistenceId, Slice, Timestamp, WriterId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
-use crate::engine::{CellKey, Outbox, ReadRequest};
-use crate::error::AskError;
+use crate::engine::{CellKey, HoldRefused, Outbox, ReadRequest};
+use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
 /// What all cells of a worker share.
 pub(crate) struct Core {
@@ -39,6 +40,10 @@ pub(crate) struct Core {
     laters: u64,
     /// The lanes of the first store, then those of the second, and so on.
     pub(super) lanes: Vec<Lane>,
+    /// One per store.
+    pub(super) breakers: Vec<Breaker>,
+    /// Entities that are kept out of memory.
+    held: BTreeSet<PersistenceId>,
     permits: usize,
     /// Cells that wait for a permit, those with waiting callers first.
     wanting: [VecDeque<CellKey>; 2],
@@ -67,6 +72,8 @@ pub struct Settings {
     pub retry: (Duration, Duration),
     /// How long an open outcome of a write is pursued before its callers are told `Unknown`.
     pub outcome_timeout: Duration,
+    /// When a store counts as slow or down, and how it is found out that it is back.
+    pub breaker: BreakerSettings,
     /// Commands of one cell before others run.
     pub messages_per_run: usize,
     /// The time of one turn, after which the worker lets its thread do other things.
@@ -94,6 +101,7 @@ impl Default for Settings {
             },
             retry: (Duration::from_millis(50), Duration::from_secs(2)),
             outcome_timeout: Duration::from_secs(30),
+            breaker: BreakerSettings::default(),
             messages_per_run: 64,
             turn_budget: Duration::from_micros(500),
             slow_handler: Duration::from_millis(50),
@@ -118,6 +126,17 @@ pub struct Stats {
     pub snapshots: AtomicU64,
     /// Commands that took longer than `slow-handler`.
     pub slow_handlers: AtomicU64,
+    /// How it stands with the way to each store.
+    pub breakers: Vec<BreakerView>,
+}
+
+impl Stats {
+    pub(super) fn of_stores(stores: usize) -> Self {
+        Self {
+            breakers: (0..stores).map(|_| BreakerView::default()).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Parts of the engine that can be broken on purpose, to see that tests notice.
@@ -142,6 +161,10 @@ pub(crate) struct TimerKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Timed {
     Lane(usize),
+    /// A store may be tried again.
+    Probe(usize),
+    /// A call of a store may have taken too long.
+    SlowCall(usize),
     /// The longest idle cells of an entity type.
     Idle(usize),
     Cell(CellKey, CellTimer),
@@ -171,6 +194,9 @@ impl Core {
         let lanes = settings.lanes.max(1) * stores.max(1);
         Self {
             lanes: (0..lanes).map(Lane::new).collect(),
+            breakers: (0..stats.breakers.len())
+                .map(|store| Breaker::new(settings.breaker, store, Arc::clone(&stats)))
+                .collect(),
             permits: settings.recoveries.max(1),
             settings,
             now: clock.elapsed(),
@@ -189,6 +215,7 @@ impl Core {
             timer_count: 0,
             incarnations: 0,
             laters: 0,
+            held: BTreeSet::new(),
             wanting: [VecDeque::new(), VecDeque::new()],
         }
     }
@@ -296,13 +323,124 @@ impl Core {
         self.permits += 1;
     }
 
-    pub(crate) fn read(&mut self, key: CellKey, id: &PersistenceId, part: Part) {
+    /// Asks a store for a part of an entity's history, unless its breaker is open; the cell gets
+    /// [`CellTimer::Read`] then as soon as it may ask again. Gives whether it was asked.
+    pub(crate) fn read(
+        &mut self,
+        store: usize,
+        key: CellKey,
+        id: &PersistenceId,
+        part: Part,
+    ) -> bool {
+        let breaker = self.breaker_of(store);
+        let Some(call) = self.begin_call(breaker) else {
+            self.breakers[breaker].hold_back(HeldBack::Read(key));
+            return false;
+        };
         self.out.reads.push(ReadRequest {
             key,
             persistence_id: id.clone(),
             part,
             limit: self.settings.page,
+            breaker,
+            call,
         });
+        true
+    }
+
+    /// The breaker of a store. A store's events and its states have numbers of their own, but it is
+    /// one store.
+    fn breaker_of(&self, store: usize) -> usize {
+        store % self.breakers.len()
+    }
+
+    /// The breaker of a lane's store.
+    pub(super) fn breaker_of_lane(&self, lane: usize) -> usize {
+        self.breaker_of(lane / self.settings.lanes.max(1))
+    }
+
+    /// Whether a command that needs the store may go on.
+    ///
+    /// # Errors
+    /// [`AskError::Busy`] while the store's breaker is open.
+    pub(crate) fn admit(&mut self, store: usize) -> Result<(), AskError> {
+        let breaker = self.breaker_of(store);
+        self.breakers[breaker]
+            .admit(self.now)
+            .map_err(|left| AskError::Busy {
+                what: STORE_AWAY,
+                retry_after: left.max(self.settings.retry.0),
+            })
+    }
+
+    /// A call of a store goes out, unless it must not.
+    pub(super) fn begin_call(&mut self, breaker: usize) -> Option<Call> {
+        let call = self.breakers[breaker].begin(self.now)?;
+        self.watch_calls(breaker);
+        Some(call)
+    }
+
+    /// A call of a store has ended; with an error if the store did not do its part.
+    pub(super) fn end_call(&mut self, breaker: usize, call: Call, error: Option<&Error>) -> Change {
+        let change = self.breakers[breaker].end(call, self.now, self.wall, error);
+        self.watch_calls(breaker);
+        self.follow(breaker, change)
+    }
+
+    /// Counts calls that have taken too long.
+    pub(super) fn look_for_slow_calls(&mut self, breaker: usize) -> Change {
+        self.breakers[breaker].slow_timer = None;
+        let change = self.breakers[breaker].look_for_slow_calls(self.now, self.wall);
+        self.watch_calls(breaker);
+        self.follow(breaker, change)
+    }
+
+    /// Has a timer while calls are under way. It may be early, for a call that has ended.
+    fn watch_calls(&mut self, breaker: usize) {
+        let watched = &mut self.breakers[breaker];
+        if watched.slow_timer.is_some() {
+            if !watched.has_calls()
+                && let Some(timer) = watched.slow_timer.take()
+            {
+                self.cancel_timer(timer);
+            }
+        } else if let Some(at) = watched.slow_at() {
+            let timer = self.start_timer(at, Timed::SlowCall(breaker));
+            self.breakers[breaker].slow_timer = Some(timer);
+        }
+    }
+
+    fn follow(&mut self, breaker: usize, change: Change) -> Change {
+        if let Change::Opened(probe_at) = change {
+            self.start_timer(probe_at, Timed::Probe(breaker));
+        }
+        change
+    }
+
+    /// Keeps an entity out of memory that is not there.
+    pub(super) fn hold(&mut self, id: PersistenceId, is_resident: bool) -> Result<(), HoldRefused> {
+        if is_resident {
+            Err(HoldRefused::Resident)
+        } else if self.held.insert(id) {
+            Ok(())
+        } else {
+            Err(HoldRefused::Held)
+        }
+    }
+
+    pub(super) fn let_go(&mut self, id: &PersistenceId) {
+        self.held.remove(id);
+    }
+
+    /// Whether an entity may come into memory.
+    ///
+    /// # Errors
+    /// [`AskError::Busy`] while it is kept out.
+    pub(crate) fn may_come(&self, id: &PersistenceId) -> Result<(), AskError> {
+        if self.held.is_empty() || !self.held.contains(id) {
+            return Ok(());
+        }
+        Err(self.busy(CLEANED_UP))
     }
 
     pub(crate) fn busy(&self, what: &'static str) -> AskError {

@@ -28,6 +28,8 @@ pub(crate) trait AnyHost: Any + Send {
     /// What the journal knows of the event before a cell's next one, right before a write of it is
     /// sent; `None` if the write must not be sent.
     fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous>;
+    /// Whether a gathered write of a cell must not be sent, as an earlier one has failed.
+    fn is_doomed(&self, key: CellKey) -> bool;
     /// A gathered write that must not be sent.
     fn overtaken(&mut self, core: &mut Core, gathered: Gathered);
     /// The fate of a write.
@@ -152,7 +154,19 @@ impl<E: EventSourced> Host<E> {
 
 impl<E: EventSourced> AnyHost for Host<E> {
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>) {
-        let index = match command.address().cell() {
+        let there = command.address().cell();
+        let has_state = there
+            .and_then(|index| self.cells.get(index))
+            .is_some_and(Cell::needs_no_recovery);
+        if there.is_none()
+            && let Err(busy) = core.may_come(command.address().persistence_id())
+        {
+            return command.refuse(busy);
+        }
+        if !has_state && let Err(busy) = core.admit(self.entity.store) {
+            return command.refuse(busy);
+        }
+        let index = match there {
             Some(index) => index,
             None => match self.add(core, Arc::clone(command.address())) {
                 Ok(index) => index,
@@ -194,6 +208,12 @@ impl<E: EventSourced> AnyHost for Host<E> {
             .get_mut(key.index)
             .filter(|cell| cell.key().incarnation == key.incarnation)
             .and_then(|cell| cell.previous(core))
+    }
+
+    fn is_doomed(&self, key: CellKey) -> bool {
+        self.cells
+            .get(key.index)
+            .is_none_or(|cell| cell.key().incarnation != key.incarnation || cell.is_doomed())
     }
 
     fn overtaken(&mut self, core: &mut Core, gathered: Gathered) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use perennial_persistence::{AtomicWrite, Error, SequenceNr, Written};
 
 use crate::engine::CellKey;
+use crate::engine::breaker::Call;
 use crate::engine::envelope::Held;
 
 /// Writes of many entities on their way to the journal, with the replies that wait for them.
@@ -23,6 +24,8 @@ pub struct WriteBatch {
     pub(crate) lane: usize,
     pub(crate) items: Vec<WriteItem>,
     writes: Vec<AtomicWrite>,
+    /// The call's name at the breaker of its store.
+    call: Call,
 }
 
 pub(crate) struct WriteItem {
@@ -105,6 +108,18 @@ impl SettledBatch {
     pub(crate) fn lane(&self) -> usize {
         self.batch.lane
     }
+
+    pub(crate) fn call(&self) -> Call {
+        self.batch.call
+    }
+
+    /// What was wrong with the store: it knew of no write what became of it. One that it cannot
+    /// take, or not now, says nothing of the others.
+    pub(crate) fn store_failed(&self) -> Option<&Error> {
+        let errors = || self.results.iter().map(|result| result.as_ref().err());
+        let failed = errors().all(|error| error.is_some_and(Error::is_retryable));
+        failed.then(|| errors().flatten().next()).flatten()
+    }
 }
 
 impl fmt::Debug for SettledBatch {
@@ -120,8 +135,12 @@ impl fmt::Debug for SettledBatch {
 /// What became of one write for good.
 pub(crate) enum Settled {
     Stored(Written),
-    /// Certainly not stored.
-    Refused(Error),
+    /// Not stored by the last attempt. `maybe_stored` if an earlier one may have, and what it
+    /// stored is gone since.
+    Refused {
+        error: Error,
+        maybe_stored: bool,
+    },
     /// The time is up. `maybe_stored` if it may have been stored all the same.
     GivenUp {
         error: Error,
@@ -134,6 +153,20 @@ pub(crate) struct Gathered {
     pub(crate) key: CellKey,
     pub(crate) write: AtomicWrite,
     pub(crate) held: Option<Box<dyn Held>>,
+}
+
+impl Gathered {
+    /// The write, and what its cell knows it by.
+    pub(crate) fn split(self) -> (WriteItem, AtomicWrite) {
+        let item = WriteItem {
+            key: self.key,
+            last: self.write.last(),
+            events: self.write.events().len() as u64,
+            held: self.held,
+            maybe_stored: false,
+        };
+        (item, self.write)
+    }
 }
 
 /// How a lane tries again.
@@ -153,13 +186,16 @@ pub(crate) struct Lane {
     gathering_since: Duration,
     /// How many writes the latest batch had.
     latest: usize,
+    /// Since when what is gathered would have gone out, but for the breaker.
+    held_since: Option<Duration>,
 }
 
 enum Phase {
     Idle,
     InFlight(Attempt),
-    /// The journal was not available; the same writes go out again later.
-    Waiting(Attempt, WriteBatch),
+    /// The journal was not available; the same writes go out again later. The error is what it
+    /// said.
+    Waiting(Attempt, WriteBatch, Error),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +214,7 @@ impl Lane {
             gathered: VecDeque::new(),
             gathering_since: Duration::ZERO,
             latest: 0,
+            held_since: None,
         }
     }
 
@@ -226,8 +263,27 @@ impl Lane {
         fits.then(|| self.gathered.pop_front()).flatten()
     }
 
+    /// Since when what is gathered is held back by the breaker.
+    pub(crate) fn held_back(&mut self, now: Duration) -> Duration {
+        *self.held_since.get_or_insert(now)
+    }
+
+    /// Takes out the gathered writes of which that is wanted.
+    pub(crate) fn take_gathered(&mut self, wanted: impl Fn(CellKey) -> bool) -> Vec<Gathered> {
+        let mut taken = Vec::new();
+        for gathered in std::mem::take(&mut self.gathered) {
+            if wanted(gathered.key) {
+                taken.push(gathered);
+            } else {
+                self.gathered.push_back(gathered);
+            }
+        }
+        taken
+    }
+
     /// The lane's batch goes out.
-    pub(crate) fn send(&mut self, batch: BatchBuilder, now: Duration) -> WriteBatch {
+    pub(crate) fn send(&mut self, batch: BatchBuilder, call: Call, now: Duration) -> WriteBatch {
+        self.held_since = None;
         self.phase = Phase::InFlight(Attempt {
             number: 0,
             since: now,
@@ -238,6 +294,7 @@ impl Lane {
             lane: self.index,
             items: batch.items,
             writes: batch.writes,
+            call,
         }
     }
 
@@ -251,6 +308,7 @@ impl Lane {
         jitter: f64,
     ) -> (Vec<(WriteItem, Settled)>, Option<Duration>) {
         let SettledBatch { batch, results } = settled;
+        let call = batch.call;
         let attempt = match self.phase {
             Phase::InFlight(attempt) => attempt,
             Phase::Idle | Phase::Waiting(..) => Attempt {
@@ -264,9 +322,13 @@ impl Lane {
             lane: self.index,
             items: Vec::new(),
             writes: Vec::new(),
+            call,
         };
+        let mut again_because = None;
         // Cells of which a write has failed for good.
         let mut failed: Vec<CellKey> = Vec::new();
+        // Those of them whose refused write may have been stored before; so may the later ones.
+        let mut left_open: Vec<CellKey> = Vec::new();
         for ((mut item, mut write), result) in
             batch.items.into_iter().zip(batch.writes).zip(results)
         {
@@ -274,7 +336,17 @@ impl Lane {
                 Ok(written) => done.push((item, Settled::Stored(written))),
                 Err(error) if !error.is_retryable() => {
                     failed.push(item.key);
-                    done.push((item, Settled::Refused(error)));
+                    if item.maybe_stored && leaves_open(&error, item.last) {
+                        left_open.push(item.key);
+                    }
+                    let maybe_stored = item.maybe_stored && left_open.contains(&item.key);
+                    done.push((
+                        item,
+                        Settled::Refused {
+                            error,
+                            maybe_stored,
+                        },
+                    ));
                 }
                 Err(error) => {
                     item.maybe_stored |= error.is_outcome_unknown();
@@ -291,16 +363,17 @@ impl Lane {
                         ));
                     } else {
                         write.maybe_stored = item.maybe_stored;
+                        again_because.get_or_insert(error);
                         again.items.push(item);
                         again.writes.push(write);
                     }
                 }
             }
         }
-        if again.writes.is_empty() {
+        let Some(error) = again_because else {
             self.phase = Phase::Idle;
             return (done, None);
-        }
+        };
         let delay = backoff(attempt.number, retry.min, retry.max, jitter);
         if attempt.number == 0 {
             tracing::warn!(
@@ -314,15 +387,45 @@ impl Lane {
                 since: attempt.since,
             },
             again,
+            error,
         );
         (done, Some(now + delay))
     }
 
-    /// The time to send the rest again has come.
-    pub(crate) fn retry(&mut self) -> Option<WriteBatch> {
+    /// Since when the outcome of the writes is pursued that are to be sent again, if there are any.
+    pub(crate) fn waits_since(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Waiting(attempt, ..) => Some(attempt.since),
+            _ => None,
+        }
+    }
+
+    /// The writes that were to be sent again are given up.
+    pub(crate) fn give_up(&mut self) -> Vec<(WriteItem, Settled)> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Waiting(attempt, batch) => {
+            Phase::Waiting(_, batch, error) => {
+                let given_up = |item: WriteItem| {
+                    let settled = Settled::GivenUp {
+                        error: error.clone(),
+                        maybe_stored: item.maybe_stored,
+                    };
+                    (item, settled)
+                };
+                batch.items.into_iter().map(given_up).collect()
+            }
+            other => {
+                self.phase = other;
+                Vec::new()
+            }
+        }
+    }
+
+    /// The time to send the rest again has come.
+    pub(crate) fn retry(&mut self, call: Call) -> Option<WriteBatch> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Waiting(attempt, mut batch, _) => {
                 self.phase = Phase::InFlight(attempt);
+                batch.call = call;
                 Some(batch)
             }
             other => {
@@ -330,6 +433,19 @@ impl Lane {
                 None
             }
         }
+    }
+}
+
+/// Whether a refusal says nothing of what an earlier attempt at the write, which ends with `last`,
+/// has done: another writer was there since, and may have replaced or deleted it.
+fn leaves_open(error: &Error, last: SequenceNr) -> bool {
+    match error {
+        Error::Superseded { .. } => true,
+        // A row of a lower revision than was expected is a new one: the old one was removed.
+        Error::StaleRevision {
+            expected, found, ..
+        } => *found > last || found < expected,
+        _ => false,
     }
 }
 
@@ -353,14 +469,9 @@ impl BatchBuilder {
     pub(crate) fn push(&mut self, gathered: Gathered) {
         self.events += gathered.write.events().len();
         self.bytes += bytes(&gathered.write);
-        self.items.push(WriteItem {
-            key: gathered.key,
-            last: gathered.write.last(),
-            events: gathered.write.events().len() as u64,
-            held: gathered.held,
-            maybe_stored: false,
-        });
-        self.writes.push(gathered.write);
+        let (item, write) = gathered.split();
+        self.items.push(item);
+        self.writes.push(write);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -414,7 +525,7 @@ mod tests {
         while let Some(gathered) = lane.next_gathered(&batch, limits) {
             batch.push(gathered);
         }
-        let batch = lane.send(batch, now);
+        let batch = lane.send(batch, 0, now);
         let retry = RetrySettings {
             min: Duration::ZERO,
             max: Duration::ZERO,

@@ -107,8 +107,7 @@ impl Registry {
         if let Some(address) = self.addresses.get(&id).and_then(|weak| weak.upgrade()) {
             return address;
         }
-        let worker =
-            usize::from(id.slice().value()) * self.inboxes.len() / usize::from(NUMBER_OF_SLICES);
+        let worker = self.worker_of(&id);
         let new = |id| {
             Arc::new(Address {
                 id,
@@ -131,6 +130,17 @@ impl Registry {
                 address
             }
         }
+    }
+
+    /// The worker that owns an id.
+    pub(crate) fn worker_of(&self, id: &PersistenceId) -> usize {
+        usize::from(id.slice().value()) * self.inboxes.len() / usize::from(NUMBER_OF_SLICES)
+    }
+
+    /// Whether an id has a cell. Only the id's own worker may rely on the answer.
+    pub(crate) fn is_resident(&self, id: &PersistenceId) -> bool {
+        let address = self.addresses.get(id).and_then(|weak| weak.upgrade());
+        address.is_some_and(|address| address.cell().is_some())
     }
 
     /// How many commands are between their senders and their handlers, at all workers.

@@ -17,9 +17,11 @@
 //! - `cell`: one entity's life
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
+//! - `breaker`: what is refused and held back while a store is slow or down
 
 pub(crate) mod actix_driver;
 mod assembly;
+mod breaker;
 mod cell;
 mod core;
 mod envelope;
@@ -34,12 +36,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{Error, Journal, PersistenceId, SequenceNr, Snapshot};
+use tokio::sync::oneshot;
 
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
+#[doc(hidden)]
+pub use crate::durable_state::deletion;
 pub use assembly::{Assembled, Assembly, Frame};
+pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
 pub use cell::Peek;
 pub use envelope::{Delivery, Held};
@@ -75,8 +81,32 @@ pub enum Input {
     SnapshotSaved(CellKey, Box<Result<(), Error>>),
     /// Events were deleted or not.
     EventsDeleted(Box<DeletionDone>),
+    /// Keep an entity out of memory.
+    Hold(Box<Hold>),
+    /// It may come back.
+    LetGo(PersistenceId),
     /// Handle what waits, flush, and forget every entity.
     Shutdown,
+}
+
+/// An entity is to be kept out of memory, while what a store has of it is deleted.
+#[derive(Debug)]
+pub struct Hold {
+    /// Which one.
+    pub(crate) persistence_id: PersistenceId,
+    /// Where it is found if it is in memory.
+    pub(crate) registry: Arc<Registry>,
+    /// Whether it is kept out now.
+    pub(crate) answer: oneshot::Sender<Result<(), HoldRefused>>,
+}
+
+/// Why an entity is not kept out of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HoldRefused {
+    /// It is in memory.
+    Resident,
+    /// Somebody else has it kept out.
+    Held,
 }
 
 impl std::fmt::Debug for Input {
@@ -88,6 +118,8 @@ impl std::fmt::Debug for Input {
             Self::LaterDone(done) => done.fmt(f),
             Self::SnapshotSaved(key, result) => write!(f, "SnapshotSaved({key:?}, {result:?})"),
             Self::EventsDeleted(done) => done.fmt(f),
+            Self::Hold(hold) => write!(f, "Hold({})", hold.persistence_id),
+            Self::LetGo(id) => write!(f, "LetGo({id})"),
             Self::Shutdown => f.write_str("Shutdown"),
         }
     }

@@ -10,6 +10,7 @@ use perennial_persistence::{
 };
 
 use crate::engine::CellKey;
+use crate::engine::breaker::Call;
 use crate::engine::core::{CellTimer, Core, TimerKey};
 use crate::error::chain;
 use crate::event_sourced::{EntityDef, EventSourced};
@@ -21,6 +22,9 @@ pub struct ReadRequest {
     pub(crate) persistence_id: PersistenceId,
     pub(crate) part: Part,
     pub(crate) limit: PageLimit,
+    /// The breaker that watches the call, and the call's name there.
+    pub(crate) breaker: usize,
+    pub(crate) call: Call,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -182,6 +186,8 @@ pub(super) struct Recovering {
     pub(super) snapshot: Option<SequenceNr>,
     /// Whether numbers may be missing: nobody deletes events for a snapshot that is not there yet.
     pub(super) gaps: Gaps,
+    /// The store to be asked.
+    store: usize,
     /// How long the store may take to answer.
     patience: Duration,
     /// When it must have answered what it was asked last.
@@ -189,18 +195,22 @@ pub(super) struct Recovering {
 }
 
 impl Recovering {
-    /// A recovery that waits `patience` for each answer of the store.
-    pub(super) fn new(patience: Duration, gaps: Gaps) -> Self {
+    /// A recovery from a store that waits `patience` for each of its answers.
+    pub(super) fn new(store: usize, patience: Duration, gaps: Gaps) -> Self {
         Self {
+            store,
             patience,
             gaps,
             ..Self::default()
         }
     }
 
-    /// Asks the store for a part of the history.
+    /// Asks the store for a part of the history, at once or when it is said to be back.
     pub(super) fn ask(&mut self, core: &mut Core, key: CellKey, id: &PersistenceId, part: Part) {
-        core.read(key, id, part);
+        if !core.read(self.store, key, id, part) {
+            self.ask_again = Some(part);
+            return;
+        }
         self.timeout = Some(core.start_cell_timer(self.patience, key, CellTimer::RecoveryTimeout));
     }
 

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use perennial_persistence::Clock;
 
+use crate::engine::breaker::{Change, HeldBack};
 use crate::engine::cell::Peek;
 #[cfg(feature = "defects")]
 use crate::engine::core::Defects;
-use crate::engine::core::{Core, Settings, Stats, Timed};
+use crate::engine::core::{CellTimer, Core, Settings, Stats, Timed};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::journal_writer::{
     BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch,
 };
-use crate::engine::{Input, Outbox};
+use crate::engine::{Input, Outbox, ReadRequest};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::EventSourced;
 
@@ -121,8 +122,16 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
         }
         Input::Written(settled) => answered(hosts, core, *settled),
         Input::Read(read) => {
+            let ReadRequest { breaker, call, .. } = read.request;
+            let error = read
+                .result
+                .as_ref()
+                .err()
+                .filter(|error| error.is_retryable());
+            let change = core.end_call(breaker, call, error);
             let host = read.request.key.host;
             hosts[host].read(core, *read);
+            follow(hosts, core, breaker, change);
         }
         Input::LaterDone(done) => {
             core.open_laters -= 1;
@@ -130,6 +139,15 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
+        Input::Hold(hold) => {
+            let is_resident = hold.registry.is_resident(&hold.persistence_id);
+            let held = core.hold(hold.persistence_id.clone(), is_resident);
+            // Nobody waits any more: whoever asked would not let it go either.
+            if hold.answer.send(held).is_err() && held.is_ok() {
+                core.let_go(&hold.persistence_id);
+            }
+        }
+        Input::LetGo(id) => core.let_go(&id),
         Input::Shutdown => {
             core.draining = true;
             for host in hosts {
@@ -146,6 +164,8 @@ fn answered(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, settled: SettledBat
         outcome_timeout: core.settings.outcome_timeout,
     };
     let lane = settled.lane();
+    let breaker = core.breaker_of_lane(lane);
+    let change = core.end_call(breaker, settled.call(), settled.store_failed());
     let jitter = core.jitter();
     let (done, again_at) = core.lanes[lane].answered(settled, core.now, retry, jitter);
     if let Some(at) = again_at {
@@ -157,6 +177,71 @@ fn answered(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, settled: SettledBat
         }
         hosts[item.key.host].settled(core, item, outcome);
     }
+    follow(hosts, core, breaker, change);
+}
+
+/// What was held back goes on when its store's breaker has closed.
+fn follow(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, breaker: usize, change: Change) {
+    if change == Change::Closed {
+        release(hosts, core, breaker);
+    }
+}
+
+/// Lets go what a breaker holds back: one call as a probe, or everything once it is closed.
+fn release(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, breaker: usize) {
+    while let Some(held) = core.breakers[breaker].next_held(core.now) {
+        match held {
+            HeldBack::Lane(lane) => retry(hosts, core, lane),
+            HeldBack::Read(key) => hosts[key.host].timer(core, key, CellTimer::Read),
+        }
+    }
+}
+
+/// Sends the writes of a lane again, if it has such and may.
+fn retry(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, lane: usize) {
+    let Some(since) = core.lanes[lane].waits_since() else {
+        return;
+    };
+    let breaker = core.breaker_of_lane(lane);
+    if let Some(call) = core.begin_call(breaker) {
+        core.out.writes.extend(core.lanes[lane].retry(call));
+        return;
+    }
+    core.breakers[breaker].hold_back(HeldBack::Lane(lane));
+    let give_up_at = since.saturating_add(core.settings.outcome_timeout);
+    if give_up_at > core.now {
+        core.start_timer(give_up_at, Timed::Lane(lane));
+        return;
+    }
+    for (item, outcome) in core.lanes[lane].give_up() {
+        hosts[item.key.host].settled(core, item, outcome);
+    }
+}
+
+/// What a lane has gathered cannot go out, as its store's breaker is open. Gives when it has waited
+/// for too long.
+fn hold_gathered(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, lane: usize) -> Duration {
+    let breaker = core.breaker_of_lane(lane);
+    // What will never be sent must not keep its entity from what it does next.
+    for gathered in core.lanes[lane].take_gathered(|key| hosts[key.host].is_doomed(key)) {
+        hosts[gathered.key.host].overtaken(core, gathered);
+    }
+    let since = core.lanes[lane].held_back(core.now);
+    let give_up_at = since.saturating_add(core.settings.outcome_timeout);
+    if give_up_at <= core.now {
+        let error = core.breakers[breaker].last_error();
+        for gathered in core.lanes[lane].take_gathered(|_| true) {
+            let (item, _) = gathered.split();
+            let outcome = Settled::GivenUp {
+                error: error.clone(),
+                maybe_stored: false,
+            };
+            hosts[item.key.host].settled(core, item, outcome);
+        }
+    } else {
+        core.breakers[breaker].hold_back(HeldBack::Lane(lane));
+    }
+    give_up_at
 }
 
 fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
@@ -164,10 +249,11 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
         && timer.key().at <= core.now
     {
         match timer.remove() {
-            Timed::Lane(lane) => {
-                if let Some(batch) = core.lanes[lane].retry() {
-                    core.out.writes.push(batch);
-                }
+            Timed::Lane(lane) => retry(hosts, core, lane),
+            Timed::Probe(breaker) => release(hosts, core, breaker),
+            Timed::SlowCall(breaker) => {
+                let change = core.look_for_slow_calls(breaker);
+                follow(hosts, core, breaker, change);
             }
             Timed::Idle(host) => hosts[host].passivate(core),
             Timed::Cell(key, timer) => hosts[key.host].timer(core, key, timer),
@@ -191,6 +277,12 @@ fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
                 again_at = Some(again_at.map_or(until, |at| at.min(until)));
                 break;
             }
+            let breaker = core.breaker_of_lane(lane);
+            if !core.breakers[breaker].is_passable(core.now) {
+                let give_up_at = hold_gathered(hosts, core, lane);
+                again_at = Some(again_at.map_or(give_up_at, |at| at.min(give_up_at)));
+                break;
+            }
             let mut batch = BatchBuilder::default();
             while let Some(mut gathered) = core.lanes[lane].next_gathered(&batch, limits) {
                 match hosts[gathered.key.host].previous(core, gathered.key) {
@@ -202,8 +294,10 @@ fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
                     None => hosts[gathered.key.host].overtaken(core, gathered),
                 }
             }
-            if !batch.is_empty() {
-                let batch = core.lanes[lane].send(batch, core.now);
+            if !batch.is_empty()
+                && let Some(call) = core.begin_call(breaker)
+            {
+                let batch = core.lanes[lane].send(batch, call, core.now);
                 core.out.writes.push(batch);
             }
         }

@@ -218,6 +218,12 @@ impl<E: EventSourced> Entity<E> {
         }
     }
 
+    /// Whether only its latest state is kept; for the test kit.
+    #[doc(hidden)]
+    pub fn keeps_state(&self) -> bool {
+        self.kept == Kept::State
+    }
+
     pub(crate) fn kept(&self) -> Kept {
         self.kept
     }

@@ -46,7 +46,7 @@ pub enum Signal {
         reason: String,
     },
     /// Events of a command were not stored, because another writer was there or the store was not
-    /// available for too long. Told after the entity has recovered from what is stored.
+    /// available for too long; or it could not be found out for these reasons. Told after the entity has recovered from what is stored.
     PersistFailed(PersistFailed),
     /// The store refused events of a command. Told after the entity has recovered from what is
     /// stored; a refusal before the events were sent is only told to the caller.

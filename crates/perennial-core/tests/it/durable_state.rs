@@ -10,7 +10,7 @@ use perennial_persistence::{
     Codec, Error, MessagePack, PersistenceId, SequenceNr, SerializedPayload, StateChange,
     StateWrite, Store, StoredState,
 };
-use perennial_testkit::WriteFault;
+use perennial_testkit::{Gate, WriteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::fixture::{Bed, Ledger, Note, ledger, persist_failure, until};
@@ -225,6 +225,27 @@ async fn a_change_whose_answer_was_lost_is_not_made_twice() {
     }
     assert_eq!(motto.ask(Look).await, look("unavailable", 3, true));
     assert_eq!(row(&bed).await.map(|row| row.revision.value()), Some(3));
+}
+
+#[tokio::test]
+async fn a_change_that_was_replaced_before_it_was_known_is_unknown() {
+    let bed = Bed::new();
+    let (_system, motto) = start(&bed, mottos()).await;
+    motto.ask(Look).await.expect("recovered");
+    let gate = Gate::new();
+    bed.faults.state_writes.next(WriteFault::LostAnswer);
+    bed.faults.state_writes.next(WriteFault::Held(gate.clone()));
+    let change = motto.ask(Change("stored")).into_future();
+    let change = tokio::spawn(change);
+    until("it is sent again", || gate.arrived() == 1).await;
+    write_foreign(&bed, 1, "theirs").await;
+    gate.open();
+    let answer = change.await.expect("no panic");
+    assert!(
+        matches!(answer, Err(AskError::Unknown { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(motto.ask(Change("next")).await, pair("theirs", "next"));
 }
 
 #[tokio::test]

@@ -602,6 +602,15 @@ impl Journal for WatchedJournal {
     ) -> BoxFuture<'a, Result<(), Error>> {
         self.inner.delete_events(persistence_id, to)
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        self.inner.remove_events(persistence_id, to, limit)
+    }
 }
 
 #[derive(Debug)]

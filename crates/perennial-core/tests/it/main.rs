@@ -5,7 +5,9 @@ mod fixture;
 
 mod asking;
 mod bare;
+mod breaker;
 mod chaos;
+mod cleanup;
 mod durable_state;
 mod effects;
 mod fairness;

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use perennial_core::{AskError, PersistFailure};
-use perennial_testkit::WriteFault;
+use perennial_persistence::{SequenceNr, Store};
+use perennial_testkit::{Gate, WriteFault};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::fixture::{
-    Bed, Entry, Ledger, Note, Read, in_time, noted, persist_failure, run, send, until,
+    Bed, Entry, Ledger, Note, Read, id, in_time, noted, persist_failure, run, send, settle, until,
 };
+
+/// Here only what becomes of writes counts.
+const NO_BREAKER: (&str, &str) = ("persistence.breaker-failures", "0");
 
 #[tokio::test]
 async fn a_lost_answer_is_resolved_as_stored() {
@@ -82,7 +86,7 @@ async fn later_commands_wait_for_the_outcome_and_keep_their_order() {
 #[tokio::test]
 async fn a_store_that_stays_away_ends_in_unavailable() {
     let bed = Bed::new();
-    let settings = [("persistence.outcome-timeout", "50ms")];
+    let settings = [("persistence.outcome-timeout", "50ms"), NO_BREAKER];
     let system = bed.start(&settings).await;
     let entity = system.entity::<Ledger>("a");
     bed.faults.writes.decide(|_| Some(WriteFault::Unavailable));
@@ -108,7 +112,7 @@ async fn a_store_that_stays_away_ends_in_unavailable() {
 #[tokio::test]
 async fn an_outcome_that_cannot_be_found_out_is_unknown() {
     let bed = Bed::new();
-    let settings = [("persistence.outcome-timeout", "50ms")];
+    let settings = [("persistence.outcome-timeout", "50ms"), NO_BREAKER];
     let system = bed.start(&settings).await;
     let entity = system.entity::<Ledger>("a");
     // The first attempt was stored, but its answer got lost, and the store stays away from then on.
@@ -141,6 +145,7 @@ async fn a_write_given_up_and_stored_late_is_not_overwritten() {
     let (store, faulty) = bed.open();
     let config = perennial_core::config::ConfigSource::empty()
         .set("persistence.outcome-timeout", "50ms")
+        .and_then(|config| config.set("persistence.breaker-failures", 0))
         .and_then(|config| config.set("persistence.retry-min", "1ms"))
         .and_then(|config| config.set("persistence.retry-max", "5ms"))
         .expect("known keys");
@@ -175,6 +180,69 @@ async fn a_write_given_up_and_stored_late_is_not_overwritten() {
     assert_eq!(bed.stored("a"), noted([1, 3]));
 }
 
+/// Another system writes the next event, and deletes all before it.
+async fn go_on_and_delete(bed: &Bed, highest: u64) {
+    bed.write_foreign("a", highest + 1, vec![Entry::Noted(99)])
+        .await;
+    let journal = bed.memory.open_again().journal();
+    let to = SequenceNr::new(highest).expect("a small number");
+    let deleted = journal.delete_events(&id("a"), to).await;
+    deleted.expect("the store in memory");
+}
+
+#[tokio::test]
+async fn what_was_stored_and_deleted_before_it_was_known_is_unknown() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let (first, again) = (Gate::new(), Gate::new());
+    // The second and third event go out together, are stored, and their answer is lost.
+    bed.faults.writes.at(1, WriteFault::Held(first.clone()));
+    bed.faults.writes.at(2, WriteFault::LostAnswer);
+    bed.faults.writes.at(4, WriteFault::Held(again.clone()));
+    let one = send(&entity, Note(1));
+    until("the first one is on its way", || first.arrived() == 1).await;
+    let others = [send(&entity, Note(2)), send(&entity, Note(3))];
+    let read = send(&entity, Read);
+    settle(&system).await;
+    first.open();
+    assert_eq!(one.answer().await, Ok(vec![1]));
+    until("they are sent again", || again.arrived() == 1).await;
+    assert_eq!(bed.stored("a"), noted([1, 2, 3]));
+    go_on_and_delete(&bed, 3).await;
+    again.open();
+    // They were stored, so nobody may be told that they were not.
+    for other in others {
+        let answer = other.answer().await;
+        assert!(
+            matches!(answer, Err(AskError::Unknown { .. })),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(
+        persist_failure(read.answer().await),
+        PersistFailure::Earlier
+    );
+    assert_eq!(entity.ask(Note(4)).await, Ok(vec![99, 4]));
+}
+
+#[tokio::test]
+async fn a_stale_system_stores_nothing_where_events_were_deleted() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    // The number that the entity writes next is free again.
+    bed.write_foreign("a", 2, noted([2, 3])).await;
+    go_on_and_delete(&bed, 3).await;
+    assert_eq!(
+        persist_failure(entity.ask(Note(4)).await),
+        PersistFailure::Conflict
+    );
+    assert_eq!(bed.stored("a"), noted([99]));
+    assert_eq!(entity.ask(Note(5)).await, Ok(vec![99, 5]));
+}
+
 #[tokio::test]
 async fn a_store_that_panics_leaves_nothing_open() {
     let bed = Bed::new();
@@ -200,6 +268,7 @@ async fn nobody_is_told_failed_for_what_is_stored() {
         let settings = [
             ("persistence.outcome-timeout", "10ms"),
             ("persistence.batch-events", "7"),
+            NO_BREAKER,
         ];
         let system = bed.start(&settings).await;
         let mut random = SmallRng::seed_from_u64(seed);

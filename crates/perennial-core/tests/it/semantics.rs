@@ -9,12 +9,14 @@ fn every_guarantee_names_tests_that_exist() {
         std::fs::read_to_string(path)
             .unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()))
     };
-    let page = read(&crate_dir.join("../../docs/semantics.md"));
+    let pages =
+        ["semantics.md", "checklist.md"].map(|page| read(&crate_dir.join("../../docs").join(page)));
+    let page = pages.join("\n");
     let mut checked = 0;
     for line in page.lines().filter(|line| line.starts_with("| ")) {
-        let (_, shown_by) = line
-            .trim_end_matches([' ', '|'])
-            .rsplit_once('|')
+        let row = line.trim_end().strip_suffix('|');
+        let (_, shown_by) = row
+            .and_then(|row| row.rsplit_once('|'))
             .expect("a row has several cells");
         if shown_by.trim() == "shown by" {
             continue;
@@ -22,26 +24,37 @@ fn every_guarantee_names_tests_that_exist() {
         for name in shown_by
             .split(',')
             .map(|name| name.trim().trim_matches('`'))
+            .filter(|name| !name.is_empty())
         {
-            match name.split_once("::") {
-                None => assert_eq!(name, "simulation", "{line}"),
-                Some(("contract", suite)) => {
-                    let suites = crate_dir.join("../perennial-testkit/src/contract");
-                    read(&suites.join(format!("{suite}.rs")));
+            let parts: Vec<&str> = name.split("::").collect();
+            let (file, test) = match parts[..] {
+                ["simulation" | "flights"] => continue,
+                ["contract", suite] => (format!("perennial-testkit/src/contract/{suite}.rs"), ""),
+                ["contract", suite, test] => {
+                    (format!("perennial-testkit/src/contract/{suite}.rs"), test)
                 }
-                Some((module, test)) => {
-                    let file = match module {
-                        "spec" => "../perennial-testkit/tests/spec.rs".to_owned(),
-                        "columns" | "pekko" | "turns" => {
-                            format!("../../tests/interop/tests/it/{module}.rs")
-                        }
-                        _ => format!("tests/it/{module}.rs"),
-                    };
-                    let code = read(&crate_dir.join(file));
-                    let found = code.contains(&format!("fn {test}("));
-                    assert!(found, "{name} is not there");
+                ["columns" | "pekko" | "turns", test] => {
+                    (format!("../tests/interop/tests/it/{}.rs", parts[0]), test)
                 }
-            }
+                ["spec", test] => ("perennial-testkit/tests/spec.rs".to_owned(), test),
+                ["properties", test] => (
+                    "perennial-testkit/tests/spec_properties.rs".to_owned(),
+                    test,
+                ),
+                ["postgres", file] => (format!("perennial-postgres/tests/{file}.rs"), ""),
+                ["postgres", file, test] => (format!("perennial-postgres/tests/{file}.rs"), test),
+                ["persistence", "golden", test] => {
+                    ("perennial-persistence/tests/golden.rs".to_owned(), test)
+                }
+                ["persistence", file, test] => {
+                    (format!("perennial-persistence/src/{file}.rs"), test)
+                }
+                [module, test] => (format!("perennial-core/tests/it/{module}.rs"), test),
+                _ => panic!("{name} names no test: {line}"),
+            };
+            let code = read(&crate_dir.join("..").join(file));
+            let found = test.is_empty() || code.contains(&format!("fn {test}("));
+            assert!(found, "{name} is not there");
             checked += 1;
         }
     }

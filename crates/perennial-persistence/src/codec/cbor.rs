@@ -34,7 +34,6 @@ impl<'a> CborSink<'a> {
                 Ok(value) => done(self.0.int(value)),
                 Err(_) => Err(TreeError::new("a whole number is too large")),
             },
-            _ if value == i128::MIN => Err(TreeError::new("a whole number is too large")),
             _ => self.big(value),
         }
     }
@@ -46,6 +45,10 @@ impl<'a> CborSink<'a> {
         } else {
             IanaTag::PosBignum
         };
+        if value == i128::MIN {
+            // Its magnitude could not be read again.
+            return Err(TreeError::new("a whole number is too large"));
+        }
         let bytes = value.unsigned_abs().to_be_bytes();
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
         // The bytes are those of a signed number: the first bit is no digit.
@@ -106,11 +109,16 @@ impl Sink for CborSink<'_> {
         done(self.0.f64(value))
     }
 
-    /// A decimal fraction: tag 4 with the exponent and the digits.
+    /// A decimal fraction: tag 4 with the exponent and the digits. More digits than that has room
+    /// for are text, which both sides read as a decimal too.
     fn decimal(&mut self, digits: &str) -> Result<(), TreeError> {
         let unscaled = Decimal::of_valid(digits).unscaled();
-        let (number, exponent) =
-            unscaled.ok_or_else(|| TreeError::new("a decimal number has too many digits"))?;
+        let unscaled = unscaled.filter(|(number, _)| *number != i128::MIN);
+        let Some((number, Ok(exponent))) =
+            unscaled.map(|(number, exponent)| (number, i32::try_from(exponent)))
+        else {
+            return self.text(digits);
+        };
         done(self.0.tag(IanaTag::Decimal).and_then(|cbor| cbor.array(2)))?;
         self.number(exponent.into())?;
         self.mantissa(number)
@@ -308,7 +316,10 @@ fn read_tagged(tag: Tag, content: Tree) -> Result<Tree, TreeError> {
         }
         (Some(IanaTag::Decimal), Tree::List(parts)) => match parts.as_slice() {
             [Tree::Integer(exponent), Tree::Integer(number)] => {
-                Ok(Tree::Decimal(decimal(*number, *exponent)))
+                let exponent = i32::try_from(*exponent);
+                let exponent = exponent
+                    .map_err(|_| TreeError::new("a decimal's exponent has over 32 bits"))?;
+                Ok(Tree::Decimal(decimal(*number, exponent)))
             }
             _ => Err(TreeError::new(
                 "CBOR's decimal fraction has two whole numbers",
@@ -319,17 +330,24 @@ fn read_tagged(tag: Tag, content: Tree) -> Result<Tree, TreeError> {
     }
 }
 
-/// The digits as Java's `BigDecimal.toString` gives them for the usual scales.
-fn decimal(number: i128, exponent: i128) -> Decimal {
-    let text = match usize::try_from(-exponent) {
-        Ok(0) => number.to_string(),
-        Ok(places @ 1..=32) => {
-            let sign = if number < 0 { "-" } else { "" };
-            let digits = format!("{:0>width$}", number.unsigned_abs(), width = places + 1);
+/// The number in the form of Java's `BigDecimal.toString`.
+fn decimal(number: i128, exponent: i32) -> Decimal {
+    let sign = if number < 0 { "-" } else { "" };
+    let digits = number.unsigned_abs().to_string();
+    // The exponent if there is one digit before the point.
+    let adjusted = i64::from(exponent) + i64::try_from(digits.len()).unwrap_or(0) - 1;
+    let text = match usize::try_from(-i64::from(exponent)) {
+        Ok(0) => format!("{sign}{digits}"),
+        Ok(places) if adjusted >= -6 => {
+            let digits = format!("{digits:0>width$}", width = places + 1);
             let (whole, fraction) = digits.split_at(digits.len() - places);
             format!("{sign}{whole}.{fraction}")
         }
-        _ => format!("{number}E{exponent}"),
+        _ => {
+            let (first, others) = digits.split_at(1);
+            let point = if others.is_empty() { "" } else { "." };
+            format!("{sign}{first}{point}{others}E{adjusted:+}")
+        }
     };
     Decimal::of_valid(text)
 }

@@ -1,9 +1,11 @@
 //! MessagePack: how deep it may be nested, and reading it without a type.
 
 use rmp_serde::Deserializer;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::MAX_NESTING;
+use crate::codec::de::{Origin, from_tree};
 use crate::codec::tree::{AnyTree, Tree};
 use crate::payload::CodecError;
 
@@ -11,17 +13,39 @@ use crate::payload::CodecError;
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     check_nesting(bytes).map_err(CodecError::undecodable)?;
     let mut rest = bytes;
-    let value =
-        T::deserialize(&mut Deserializer::new(&mut rest)).map_err(CodecError::undecodable)?;
-    match rest.len() {
-        0 => Ok(value),
-        count => Err(CodecError::TrailingBytes { count }),
+    match T::deserialize(&mut Deserializer::new(&mut rest)) {
+        Ok(value) => ended(rest).map(|()| value),
+        Err(_) => Err(explain::<T>(bytes)),
     }
 }
 
 /// Decodes one value of whatever kind.
 pub(crate) fn read_tree(bytes: &[u8]) -> Result<Tree, CodecError> {
-    read::<AnyTree>(bytes).map(|AnyTree(tree)| tree)
+    check_nesting(bytes).map_err(CodecError::undecodable)?;
+    let mut rest = bytes;
+    let AnyTree(tree) =
+        AnyTree::deserialize(&mut Deserializer::new(&mut rest)).map_err(CodecError::undecodable)?;
+    ended(rest).map(|()| tree)
+}
+
+fn ended(rest: &[u8]) -> Result<(), CodecError> {
+    match rest.len() {
+        0 => Ok(()),
+        count => Err(CodecError::TrailingBytes { count }),
+    }
+}
+
+/// Why bytes are no value of a type. The decoder's own error may quote the payload; this one names
+/// the field.
+fn explain<T: DeserializeOwned>(bytes: &[u8]) -> CodecError {
+    let tree = match read_tree(bytes) {
+        Ok(tree) => tree,
+        Err(error) => return error,
+    };
+    match from_tree::<T>(tree, Origin::MessagePack) {
+        Ok(_) => CodecError::undecodable("the MessagePack has another form than the type"),
+        Err(error) => CodecError::undecodable(error),
+    }
 }
 
 /// Refuses what is nested deeper than [`MAX_NESTING`], without recursion.

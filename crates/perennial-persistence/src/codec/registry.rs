@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::FIRST_OWN_ID;
 use crate::payload::{Codec, CodecError, SerializedPayload};
-use crate::schema::Schema;
+use crate::schema::{Named, Schema};
 
 /// Codecs of one type by serializer id: one writes, all read.
 ///
@@ -46,6 +46,8 @@ pub struct Registry<T> {
     readers: BTreeMap<i32, Arc<dyn Codec<T>>>,
     /// Reads every format that is built in.
     schema: Option<Arc<Schema<T>>>,
+    /// What the writer calls its payloads, if it can tell.
+    written: Vec<String>,
 }
 
 impl<T: 'static> Registry<T> {
@@ -59,14 +61,17 @@ impl<T: 'static> Registry<T> {
             writer: Arc::clone(&writer),
             readers: BTreeMap::new(),
             schema: None,
+            written: Vec::new(),
         };
         registry.insert(serializer_id, writer)
     }
 
     /// A schema that writes, and reads every format that is built in.
     pub fn writing_schema(schema: Schema<T>) -> Self {
+        let written = schema.written();
         let schema = Arc::new(schema);
         Self {
+            written,
             writer: Arc::clone(&schema) as Arc<dyn Codec<T>>,
             readers: BTreeMap::new(),
             schema: Some(schema),
@@ -162,13 +167,19 @@ impl<T: 'static> Codec<T> for Registry<T> {
     }
 }
 
+impl<T: 'static> Named<T> for Registry<T> {
+    fn written(&self) -> Vec<String> {
+        self.written.clone()
+    }
+}
+
 impl<T> fmt::Debug for Registry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
             .field("writer", &self.writer)
             .field("readers", &self.readers)
             .field("schema", &self.schema)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -71,7 +71,7 @@ struct Serializer<'s, 'a, S> {
     type_property: Option<TypeProperty<'a>>,
 }
 
-impl<S: Sink> Serializer<'_, '_, S> {
+impl<'a, S: Sink> Serializer<'_, 'a, S> {
     /// For everything that is no map: there is no place for a type property.
     fn plain(&self) -> Result {
         match self.type_property {
@@ -106,18 +106,18 @@ impl<S: Sink> Serializer<'_, '_, S> {
         Ok(Shape::List(len))
     }
 
-    /// Begins a map, with the type property if it is the outermost. Whether it has an entry now.
-    fn begin_map(&mut self) -> Result<usize> {
+    /// Begins a map, with the type property if it is the outermost; gives its key then.
+    fn begin_map(&mut self) -> Result<Option<&'a str>> {
         self.deeper()?;
         self.sink.begin_map()?;
         let Some(property) = self.type_property.take() else {
-            return Ok(0);
+            return Ok(None);
         };
         self.sink.entry(true)?;
         self.sink.text_key(property.key)?;
         self.sink.value()?;
         self.sink.text(property.value)?;
-        Ok(1)
+        Ok(Some(property.key))
     }
 
     fn end_map(&mut self) -> Result {
@@ -148,16 +148,23 @@ struct Compound<'b, 's, 'a, S> {
     serializer: &'b mut Serializer<'s, 'a, S>,
     shape: Shape,
     count: usize,
+    /// The key of the type property, which is there already.
+    taken: Option<&'a str>,
     /// Whether the map around a variant ends with it.
     variant: bool,
 }
 
 impl<'b, 's, 'a, S: Sink> Compound<'b, 's, 'a, S> {
-    fn new(serializer: &'b mut Serializer<'s, 'a, S>, shape: Shape, count: usize) -> Self {
+    fn new(
+        serializer: &'b mut Serializer<'s, 'a, S>,
+        shape: Shape,
+        taken: Option<&'a str>,
+    ) -> Self {
         Self {
             serializer,
             shape,
-            count,
+            count: usize::from(taken.is_some()),
+            taken,
             variant: false,
         }
     }
@@ -165,7 +172,7 @@ impl<'b, 's, 'a, S: Sink> Compound<'b, 's, 'a, S> {
     fn of_variant(serializer: &'b mut Serializer<'s, 'a, S>, shape: Shape) -> Self {
         Self {
             variant: true,
-            ..Self::new(serializer, shape, 0)
+            ..Self::new(serializer, shape, None)
         }
     }
 
@@ -180,6 +187,7 @@ impl<'b, 's, 'a, S: Sink> Compound<'b, 's, 'a, S> {
         self.count += 1;
         key.serialize(KeySerializer {
             sink: &mut *self.serializer.sink,
+            taken: self.taken,
         })
     }
 
@@ -326,7 +334,7 @@ impl<'b, 's, 'a, S: Sink> ser::Serializer for &'b mut Serializer<'s, 'a, S> {
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq> {
         let shape = self.begin_list(len)?;
-        Ok(Compound::new(self, shape, 0))
+        Ok(Compound::new(self, shape, None))
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple> {
@@ -354,8 +362,8 @@ impl<'b, 's, 'a, S: Sink> ser::Serializer for &'b mut Serializer<'s, 'a, S> {
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap> {
-        let count = self.begin_map()?;
-        Ok(Compound::new(self, Shape::Map, count))
+        let taken = self.begin_map()?;
+        Ok(Compound::new(self, Shape::Map, taken))
     }
 
     fn serialize_struct(self, _: &'static str, len: usize) -> Result<Self::SerializeStruct> {
@@ -458,8 +466,9 @@ macro_rules! refuse {
 }
 
 /// Takes what can be a map's key.
-struct KeySerializer<'s, S> {
+struct KeySerializer<'s, 'a, S> {
     sink: &'s mut S,
+    taken: Option<&'a str>,
 }
 
 fn no_key() -> TreeError {
@@ -474,7 +483,7 @@ macro_rules! integer_keys {
     )*};
 }
 
-impl<S: Sink> ser::Serializer for KeySerializer<'_, S> {
+impl<S: Sink> ser::Serializer for KeySerializer<'_, '_, S> {
     type Ok = ();
     type Error = TreeError;
     type SerializeSeq = Impossible<(), TreeError>;
@@ -497,19 +506,24 @@ impl<S: Sink> ser::Serializer for KeySerializer<'_, S> {
     }
 
     fn serialize_str(self, value: &str) -> Result {
+        if self.taken == Some(value) {
+            return Err(TreeError::new(format!(
+                "`{value}` is the type property already; give the field another name"
+            )));
+        }
         self.sink.text_key(value)
     }
 
     fn serialize_char(self, value: char) -> Result {
-        self.sink.text_key(value.encode_utf8(&mut [0; 4]))
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
     }
 
     fn serialize_bool(self, value: bool) -> Result {
-        self.sink.text_key(if value { "true" } else { "false" })
+        self.serialize_str(if value { "true" } else { "false" })
     }
 
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result {
-        self.sink.text_key(variant)
+        self.serialize_str(variant)
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result {

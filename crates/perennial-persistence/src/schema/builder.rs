@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::codec::{Compression, Format, Tree, TreeError, Writing};
 use crate::payload::MAX_MANIFEST_CHARS;
 use crate::schema::versions::{Step, Versions, manifest};
-use crate::schema::{Content, DEFAULT_MAX_EXPANDED, Decode, Encode, Route, Schema, Writer};
+use crate::schema::{DEFAULT_MAX_EXPANDED, Encode, Reader, Route, Schema, Writer};
 
 /// The highest version a name can have.
 const MAX_VERSION: u32 = 10_000;
@@ -33,7 +33,7 @@ enum Role<T> {
     /// What the current version is in Rust, and, unless it is only read, how it is written.
     Current {
         encode: Option<Encode<T>>,
-        decode: Decode<T>,
+        reader: Reader<T>,
     },
     /// Continues under another name.
     Renamed {
@@ -166,15 +166,15 @@ impl<T: 'static> SchemaBuilder<T> {
         let encode: Encode<T> = Box::new(move |value, writing, type_property| {
             unwrap(value).map(|content| writing.write(content, type_property))
         });
-        let decode: Decode<T> = Box::new(move |content, each| {
+        let reader = Reader::Content(Box::new(move |content, each| {
             each(wrap(content.read()?));
             Ok(())
-        });
+        }));
         self.entry(
             versions,
             Role::Current {
                 encode: Some(encode),
-                decode,
+                reader,
             },
         )
     }
@@ -189,15 +189,12 @@ impl<T: 'static> SchemaBuilder<T> {
         let encode: Encode<T> = Box::new(move |value, writing, type_property| {
             is(value).then(|| writing.write(&Empty, type_property))
         });
-        let decode: Decode<T> = Box::new(move |_: Content<'_>, each| {
-            each(make());
-            Ok(())
-        });
+        let reader = Reader::Constant(Box::new(move |each| each(make())));
         self.entry(
             versions,
             Role::Current {
                 encode: Some(encode),
-                decode,
+                reader,
             },
         )
     }
@@ -218,27 +215,27 @@ impl<T: 'static> SchemaBuilder<T> {
         versions: Versions,
         split: impl Fn(V) -> I + Send + Sync + 'static,
     ) -> Self {
-        let decode: Decode<T> = Box::new(move |content, each| {
+        let reader = Reader::Content(Box::new(move |content, each| {
             split(content.read()?).into_iter().for_each(each);
             Ok(())
-        });
+        }));
         self.entry(
             versions,
             Role::Current {
                 encode: None,
-                decode,
+                reader,
             },
         )
     }
 
     /// A name that is no longer written and whose payloads mean nothing any more.
     pub fn ignored(self, versions: Versions) -> Self {
-        let decode: Decode<T> = Box::new(|_: Content<'_>, _| Ok(()));
+        let reader = Reader::Constant(Box::new(|_| {}));
         self.entry(
             versions,
             Role::Current {
                 encode: None,
-                decode,
+                reader,
             },
         )
     }
@@ -315,8 +312,8 @@ impl<T: 'static> SchemaBuilder<T> {
             } else {
                 entry.versions.manifest()
             };
-            if let Role::Current { encode, decode } = entry.role {
-                readers.push(decode);
+            if let Role::Current { encode, reader } = entry.role {
+                readers.push(reader);
                 writers.extend(encode.map(|encode| Writer {
                     manifest: text.into(),
                     type_value: entry.versions.type_value,

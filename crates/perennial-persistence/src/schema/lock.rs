@@ -169,6 +169,13 @@ impl SchemaLock {
                 }
             };
             seen.insert(payload.manifest.to_string());
+            if !comes_back(codec, &payload) {
+                problems.push(format!(
+                    "\"{label}\" is another value when it is read again: in flattened and \
+                     internally tagged types serde does not see what a field is (`Decimal`, bytes, \
+                     NaN); describe the field otherwise"
+                ));
+            }
             let line = Line::of(schema, label, &payload);
             let locked = lines.iter().find(|locked| {
                 locked.sample == label
@@ -254,6 +261,18 @@ impl SchemaLock {
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+/// Whether what was written is the same when it is read and written once more. A payload that
+/// stands for none or several values has no other form to compare, and one that cannot be read is
+/// reported with its line.
+fn comes_back<T, C: Named<T>>(codec: &C, payload: &SerializedPayload) -> bool {
+    let mut values = Vec::new();
+    let read = codec.decode_each(payload, &mut |value| values.push(value));
+    match (read, values.as_slice()) {
+        (Ok(()), [value]) => codec.encode(value).is_ok_and(|again| again == *payload),
+        _ => true,
     }
 }
 
@@ -549,6 +568,29 @@ mod tests {
             ),
             &["two samples are called \"one\""],
         );
+    }
+
+    #[test]
+    fn a_value_that_does_not_come_back_is_broken() {
+        #[derive(Debug, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        enum Blob {
+            Raw { raw: serde_bytes::ByteBuf },
+        }
+
+        let lock = Fixture::new();
+        let blob = || Blob::Raw {
+            raw: serde_bytes::ByteBuf::from(vec![1]),
+        };
+        let of = |format| Schema::<Blob>::of(Versions::new("Blob")).format(format);
+        let json = of(Format::JacksonJson).build().expect("a schema");
+        check_broken(
+            lock.run(Mode::Update, &json, vec![("raw", blob())]),
+            &["another value when it is read again"],
+        );
+        let cbor = of(Format::JacksonCbor).build().expect("a schema");
+        lock.run(Mode::Update, &cbor, vec![("raw", blob())])
+            .expect("bytes are bytes there");
     }
 
     #[test]

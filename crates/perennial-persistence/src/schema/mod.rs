@@ -73,7 +73,7 @@ pub struct Schema<T> {
     writing: Writing,
     type_property: Option<String>,
     writers: Vec<Writer<T>>,
-    readers: Vec<Decode<T>>,
+    readers: Vec<Reader<T>>,
     routes: Vec<Route>,
     /// The route of each manifest.
     manifests: HashMap<String, usize>,
@@ -93,6 +93,16 @@ type Encode<T> = Box<
 /// Makes values of a payload that is up to date.
 type Decode<T> =
     Box<dyn Fn(Content<'_>, &mut dyn FnMut(T)) -> Result<(), CodecError> + Send + Sync>;
+
+/// What a current name becomes.
+enum Reader<T> {
+    Content(Decode<T>),
+    /// The payload is not looked at.
+    Constant(Give<T>),
+}
+
+/// Gives values without looking at a payload.
+type Give<T> = Box<dyn Fn(&mut dyn FnMut(T)) + Send + Sync>;
 
 struct Writer<T> {
     manifest: Arc<str>,
@@ -234,8 +244,13 @@ impl<T: 'static> Codec<T> for Schema<T> {
             });
         };
         let route = self.route(format, payload)?;
-        let content = self.content(format, route, &payload.bytes)?;
-        (self.readers[route.reader])(content, each)
+        match &self.readers[route.reader] {
+            Reader::Content(decode) => decode(self.content(format, route, &payload.bytes)?, each),
+            Reader::Constant(give) => {
+                give(each);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Names, versions, and what becomes of old payloads.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::*;
@@ -173,6 +175,8 @@ fn a_payload_stands_for_as_many_values_as_its_name_says() {
     );
     check("Batch", "[]", &[]);
     check("Heartbeat", "{}", &[]);
+    check("Heartbeat", "no JSON", &[]);
+    check("Closed", "no JSON", &[Event::Closed]);
     let decode = |manifest: &str, text: &'static str| {
         let payload = SerializedPayload::new(31, manifest, text.as_bytes());
         schema().decode(&payload)
@@ -368,6 +372,14 @@ fn a_type_property_comes_first_and_may_be_missing() {
     assert_eq!(
         unit.map(bytes).ok().as_deref(),
         Some(&br#"{"type":"t"}"#[..])
+    );
+    // A field of that name could not be told from it.
+    let taken = BTreeMap::from([("type".to_owned(), 1)]);
+    assert!(tagged(Format::JacksonJson).encode(&taken).is_err());
+    assert!(
+        tagged(Format::JacksonJson)
+            .encode(&BTreeMap::from([("a".to_owned(), taken)]))
+            .is_ok()
     );
     // There is no place for it in a list, and none in MessagePack.
     assert!(

@@ -157,7 +157,7 @@ async fn a_write_whose_rows_are_there_in_part_is_not_taken_for_stored() {
     let writer = WriterId::from_random_bits(1);
     let more = AtomicWrite::new(id("a"), writer, SequenceNr::FIRST, events).expect("valid");
     match write_one(&*journal, &more).await {
-        Err(Error::Conflict { seq_nr, .. }) => assert_eq!(seq_nr, seq(1)),
+        Err(Error::Superseded { seq_nr, .. }) => assert_eq!(seq_nr, seq(1)),
         other => panic!("{other:?}"),
     }
     assert_eq!(numbers(&*journal, &id("a")).await, [1]);

@@ -76,6 +76,7 @@ macro_rules! durable_state_store_contract {
                 a_stale_delete_is_refused,
                 a_delete_that_may_be_done_is_recognised,
                 puts_and_deletes_in_one_batch_are_one_change,
+                however_changes_are_batched_they_leave_the_same_rows,
                 removing_takes_everything_of_one_id,
                 a_removed_state_begins_anew,
                 another_store_sees_the_state,
@@ -1271,6 +1272,63 @@ pub async fn puts_and_deletes_in_one_batch_are_one_change(fixture: &dyn StoreFix
     check_deleted(fixture, &*store, &a, 2).await;
     check_state(&*store, &b, 3, Some("b3")).await;
     check_deleted(fixture, &*store, &c, 4).await;
+}
+
+/// Puts and deletions of a few entities, one by one or in batches of any size, leave the same rows
+/// but for the times.
+pub async fn however_changes_are_batched_they_leave_the_same_rows(fixture: &dyn StoreFixture) {
+    const ENTITIES: usize = 3;
+    let store = fixture.store().durable_state_store();
+    // The minimal standard generator of Park and Miller, so that every run is the same.
+    let mut seed = 4_711_u64;
+    let mut random = |below: u64| {
+        seed = seed * 48_271 % 2_147_483_647;
+        seed % below
+    };
+    for round in 0..20 {
+        let entity = |way: &str, n: usize| id(&format!("{round}-{way}-{n}"));
+        let mut revisions = [0; ENTITIES];
+        let mut one_by_one = Vec::new();
+        let mut batched = Vec::new();
+        for step in 0..30 {
+            let n = usize::try_from(random(3)).expect("small");
+            let text = format!("{step}");
+            let tags: &[&str] =
+                [&[][..], &["red"], &["red", "blue"]][usize::try_from(random(3)).expect("small")];
+            let deletes = random(3) == 0;
+            let write = |way: &str| {
+                if deletes {
+                    delete(&entity(way, n), revisions[n])
+                } else {
+                    state_of(&entity(way, n), revisions[n], payload(&text), tags)
+                }
+            };
+            one_by_one.push(write("lone"));
+            batched.push(write("batch"));
+            revisions[n] += 1;
+        }
+        for write in &one_by_one {
+            store_one(&*store, write).await;
+        }
+        let mut rest = &batched[..];
+        while !rest.is_empty() {
+            let size = usize::try_from(random(12) + 1).expect("small");
+            let (batch, after) = rest.split_at(size.min(rest.len()));
+            store_all(&*store, batch).await;
+            rest = after;
+        }
+        for n in 0..ENTITIES {
+            let mut rows = Vec::new();
+            for way in ["lone", "batch"] {
+                let row = load(&*store, &entity(way, n)).await;
+                rows.push(row.map(|row| {
+                    let tags: BTreeSet<String> = row.tags.into_iter().collect();
+                    (row.revision, row.payload, tags)
+                }));
+            }
+            assert_eq!(rows[0], rows[1], "entity {n} of round {round}");
+        }
+    }
 }
 
 /// Removing takes a state and a marker, whatever the revision, concerns one id only, and succeeds

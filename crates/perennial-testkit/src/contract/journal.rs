@@ -13,9 +13,9 @@ use perennial_persistence::{
 };
 
 use super::{
-    SERIALIZER, StoreFixture, UNLIMITED, check_closed, check_conflict, check_rejected, event,
-    events, give_up_after, highest, id, numbers, page, payload, refused_event, seq, store_one,
-    texts, write, write_batch, write_of, write_one, writer,
+    SERIALIZER, StoreFixture, UNLIMITED, check_closed, check_conflict, check_rejected,
+    check_superseded, event, events, give_up_after, highest, id, numbers, page, payload,
+    refused_event, seq, store_one, texts, write, write_batch, write_of, write_one, writer,
 };
 
 /// Makes a module `journal_contract` with a test for every behaviour of a
@@ -49,11 +49,18 @@ macro_rules! journal_contract {
                 timestamps_stay_above_a_known_one_in_the_future,
                 timestamps_stay_above_an_unknown_one_in_the_future,
                 commit_order_is_time_order_where_promised,
+                any_split_into_writes_gives_the_same_rows,
                 a_marker_counts_as_the_previous_event,
                 a_marker_is_not_earlier_than_what_was_deleted,
                 a_taken_number_is_a_conflict,
                 a_write_that_overlaps_another_writers_is_a_conflict,
                 a_number_below_a_marker_is_taken,
+                a_number_below_the_highest_is_taken,
+                a_stale_writer_is_refused_after_a_deletion,
+                a_stale_write_among_a_thousand_fails_alone,
+                later_writes_of_an_entity_fail_with_its_superseded_one,
+                an_identical_write_is_superseded_once_it_is_deleted,
+                a_stale_writer_racing_a_deletion_stores_nothing,
                 a_conflict_stores_nothing_of_its_write,
                 a_refused_event_stores_nothing_of_its_write,
                 an_event_that_cannot_be_stored_is_rejected,
@@ -90,6 +97,9 @@ macro_rules! journal_contract {
                 deleting_further_replaces_the_marker,
                 deleting_less_than_before_changes_nothing,
                 deleting_concerns_one_id_only,
+                removed_events_leave_nothing_behind,
+                removing_takes_the_lowest_rows_up_to_its_limit,
+                removing_concerns_one_id_and_its_numbers_only,
                 another_store_sees_everything,
                 a_closed_store_is_unavailable,
                 everything_is_there_after_opening_again,
@@ -545,6 +555,63 @@ pub async fn commit_order_is_time_order_where_promised(fixture: &dyn StoreFixtur
     }
 }
 
+/// However events are divided among atomic writes, and those among batches, what stands in the
+/// table is the same but for the times.
+pub async fn any_split_into_writes_gives_the_same_rows(fixture: &dyn StoreFixture) {
+    const EVENTS: usize = 5;
+    let journal = fixture.store().journal();
+    let event = |n: usize| {
+        let payload = SerializedPayload::new(77, format!("Kind{}", n % 2), vec![b'x'; n]);
+        let mut event = NewEvent::new(payload);
+        if n.is_multiple_of(2) {
+            event.tags = vec!["even".to_owned()];
+        }
+        if n.is_multiple_of(3) {
+            event.metadata = Some(SerializedPayload::new(78, "Cause", vec![b'y'; n]));
+        }
+        event
+    };
+    let mut expected = None;
+    // A bit per gap between events: whether another write begins there. The highest bit decides
+    // whether the writes go out in one batch or one after the other.
+    for split in 0..1_usize << EVENTS {
+        let cart = id(&format!("split-{split}"));
+        let mut writes: Vec<Vec<NewEvent>> = vec![Vec::new()];
+        for n in 0..EVENTS {
+            if n > 0 && split >> (n - 1) & 1 == 1 {
+                writes.push(Vec::new());
+            }
+            writes.last_mut().expect("one was begun").push(event(n));
+        }
+        let mut first = SequenceNr::FIRST;
+        let mut batch = Vec::new();
+        for events in writes {
+            let next = first.plus(events.len() as u64);
+            let write = AtomicWrite::new(cart.clone(), writer(1), first, events);
+            batch.push(write.expect("valid events"));
+            first = next;
+        }
+        let together = split >> (EVENTS - 1) & 1 == 1;
+        let size = if together { batch.len() } else { 1 };
+        for batch in batch.chunks(size) {
+            for answer in journal.write_events(batch).await {
+                answer.expect("good writes");
+            }
+        }
+        let rows: Vec<_> = events(&*journal, &cart)
+            .await
+            .into_iter()
+            .map(|stored| (stored.seq_nr, stored.payload, stored.metadata))
+            .collect();
+        assert_eq!(rows.len(), EVENTS);
+        assert_eq!(
+            &rows,
+            expected.get_or_insert_with(|| rows.clone()),
+            "{split:b}"
+        );
+    }
+}
+
 /// An event after a delete marker is later than the marker.
 pub async fn a_marker_counts_as_the_previous_event(fixture: &dyn StoreFixture) {
     let journal = fixture.store().journal();
@@ -613,7 +680,7 @@ pub async fn a_write_that_overlaps_another_writers_is_a_conflict(fixture: &dyn S
     assert_eq!(texts(&events(&*journal, &cart).await), ["t3", "t4"]);
 }
 
-/// A delete marker is nobody's event: its number is a conflict, also for the writer whose event
+/// A delete marker is nobody's event: its number is superseded, also for the writer whose event
 /// stood there.
 pub async fn a_number_below_a_marker_is_taken(fixture: &dyn StoreFixture) {
     let journal = fixture.store().journal();
@@ -622,10 +689,173 @@ pub async fn a_number_below_a_marker_is_taken(fixture: &dyn StoreFixture) {
     store_one(&*journal, &both).await;
     delete(&*journal, &cart, 2).await;
 
-    check_conflict(&write_one(&*journal, &both).await, &cart, 2);
+    check_superseded(&write_one(&*journal, &both).await, &cart, 1, 2);
     let two = write(&cart, writer(2), 2, &["two"]);
-    check_conflict(&write_one(&*journal, &two).await, &cart, 2);
+    check_superseded(&write_one(&*journal, &two).await, &cart, 2, 2);
+    // Beside a marker, an event of another writer is still a conflict.
+    store_one(&*journal, &write(&cart, writer(1), 3, &["three"])).await;
+    let overlapping = write(&cart, writer(2), 2, &["two", "three"]);
+    check_conflict(&write_one(&*journal, &overlapping).await, &cart, 3);
+    assert_eq!(texts(&events(&*journal, &cart).await), ["three"]);
+}
+
+/// A free number is not to be had if higher ones are there, whoever asks for it: readers may have
+/// gone past it. Alone and in a batch, for one event and for several.
+pub async fn a_number_below_the_highest_is_taken(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let (a, b) = (id("a"), id("b"));
+    store_one(&*journal, &write(&a, writer(1), 5, &["five"])).await;
+    for owner in [writer(1), writer(2)] {
+        for stale in [
+            write(&a, owner, 4, &["four"]),
+            write(&a, owner, 1, &["one"]),
+            write(&a, owner, 2, &["two", "three"]),
+        ] {
+            let first = stale.first().value();
+            check_superseded(&write_one(&*journal, &stale).await, &a, first, 5);
+            let answers = write_batch(&*journal, &[stale.clone(), stale]).await;
+            for answer in &answers {
+                check_superseded(answer, &a, first, 5);
+            }
+        }
+    }
+    let mut known = write(&a, writer(2), 4, &["four"]);
+    known.previous = Previous::At(future_time());
+    check_superseded(&write_one(&*journal, &known).await, &a, 4, 5);
+    // Of another id the number is free.
+    store_one(&*journal, &write(&b, writer(2), 4, &["four"])).await;
+    assert_eq!(numbers(&events(&*journal, &a).await), [5]);
+}
+
+/// A writer that does not know of later events is refused, although they were deleted since: its
+/// event would stand where no recovery looks for it.
+pub async fn a_stale_writer_is_refused_after_a_deletion(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(&*journal, &write(&cart, writer(1), 1, &["1", "2", "3"])).await;
+    let other = fixture.open_again().await.journal();
+    store_one(&*other, &write(&cart, writer(2), 4, &["4", "5", "6"])).await;
+    delete(&*other, &cart, 5).await;
+
+    let stale = write(&cart, writer(1), 4, &["stale"]);
+    let answer = write_one(&*journal, &stale).await;
+    check_superseded(&answer, &cart, 4, 6);
+    let error = answer.expect_err("it is stale");
+    assert!(!error.is_retryable() && !error.is_outcome_unknown());
+    assert_eq!(texts(&events(&*journal, &cart).await), ["6"]);
+
+    // With nothing but the marker left.
+    delete(&*other, &cart, MAX).await;
+    for stale in [stale, write(&cart, writer(1), 4, &["stale", "stale"])] {
+        check_superseded(&write_one(&*journal, &stale).await, &cart, 4, 6);
+    }
     assert!(events(&*journal, &cart).await.is_empty());
+    store_one(&*journal, &write(&cart, writer(3), 7, &["7"])).await;
+}
+
+/// In a large batch, writes below what was deleted fail alone; all others are stored.
+pub async fn a_stale_write_among_a_thousand_fails_alone(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let stale = [0, 1, 500, 999];
+    for n in stale {
+        let id = id(&format!("{n}"));
+        store_one(&*journal, &write(&id, writer(9), 1, &["1", "2", "3"])).await;
+        delete(&*journal, &id, 2).await;
+    }
+    let batch: Vec<AtomicWrite> = (0..1000)
+        .map(|n| write(&id(&format!("{n}")), writer(1), 1, &["ours"]))
+        .collect();
+    let answers = write_batch(&*journal, &batch).await;
+
+    for (n, (write, answer)) in batch.iter().zip(&answers).enumerate() {
+        let stored = texts(&events(&*journal, write.persistence_id()).await);
+        if stale.contains(&n) {
+            check_superseded(answer, write.persistence_id(), 1, 3);
+            assert_eq!(stored, ["3"]);
+        } else {
+            assert!(answer.is_ok(), "{n}: {answer:?}");
+            assert_eq!(stored, ["ours"]);
+        }
+    }
+}
+
+/// When a write of an entity is superseded, its later ones in the batch are as well, although they
+/// lie above what is there; other entities' are stored.
+pub async fn later_writes_of_an_entity_fail_with_its_superseded_one(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let (a, b) = (id("a"), id("b"));
+    store_one(&*journal, &write(&a, writer(9), 1, &["1", "2"])).await;
+    delete(&*journal, &a, 2).await;
+    let batch = [
+        write(&b, writer(1), 1, &["b1"]),
+        write(&a, writer(1), 2, &["a2"]),
+        write(&a, writer(1), 3, &["a3"]),
+        write(&b, writer(1), 2, &["b2"]),
+        write(&a, writer(1), 4, &["a4"]),
+    ];
+    let answers = write_batch(&*journal, &batch).await;
+
+    for good in [0, 3] {
+        assert!(answers[good].is_ok(), "{good}: {:?}", answers[good]);
+    }
+    check_superseded(&answers[1], &a, 2, 2);
+    for later in [2, 4] {
+        match &answers[later] {
+            Err(Error::Superseded { persistence_id, .. }) => assert_eq!(persistence_id, &a),
+            other => panic!("expected that the write is superseded, got {other:?}"),
+        }
+    }
+    assert!(events(&*journal, &a).await.is_empty());
+    assert_eq!(texts(&events(&*journal, &b).await), ["b1", "b2"]);
+}
+
+/// The identical write whose rows were deleted, all or some, is not taken for a stranger's: the
+/// journal does not say that it never was stored.
+pub async fn an_identical_write_is_superseded_once_it_is_deleted(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    let one = write(&cart, writer(1), 1, &["1"]);
+    let more = write(&cart, writer(1), 2, &["2", "3", "4"]);
+    store_one(&*journal, &one).await;
+    store_one(&*journal, &more).await;
+    delete(&*journal, &cart, 3).await;
+
+    check_superseded(&write_one(&*journal, &one).await, &cart, 1, 4);
+    check_superseded(&write_one(&*journal, &more).await, &cart, 2, 4);
+    let answers = write_batch(&*journal, &[one, more]).await;
+    for answer in &answers {
+        assert!(
+            matches!(answer, Err(Error::Superseded { .. })),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(texts(&events(&*journal, &cart).await), ["4"]);
+}
+
+/// Whatever a stale writer, another one and a deletion do at the same time: the stale event is
+/// either the first with its number, or it is not there.
+pub async fn a_stale_writer_racing_a_deletion_stores_nothing(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let other = fixture.open_again().await.journal();
+    for round in 0..40 {
+        let cart = id(&format!("{round}"));
+        store_one(&*journal, &write(&cart, writer(1), 1, &["1"])).await;
+        store_one(&*other, &write(&cart, writer(2), 2, &["2", "3"])).await;
+        let mut stale = vec![write(&cart, writer(1), 2, &["stale"])];
+        if round % 2 == 0 {
+            stale.push(write(&id(&format!("{round} beside")), writer(1), 1, &["1"]));
+        }
+        let stale = spawn_write(&journal, stale);
+        delete(&*other, &cart, 2).await;
+
+        let answers = stale.await.expect("no panic");
+        match &answers[0] {
+            Err(Error::Conflict { .. } | Error::Superseded { .. }) => {}
+            written => panic!("a stale write is refused, got {written:?}"),
+        }
+        assert!(answers[1..].iter().all(Result::is_ok), "{answers:?}");
+        assert_eq!(texts(&events(&*journal, &cart).await), ["3"]);
+    }
 }
 
 /// The events of a conflicting write whose numbers are free are not stored either, alone and in
@@ -1434,6 +1664,62 @@ pub async fn deleting_concerns_one_id_only(fixture: &dyn StoreFixture) {
 }
 
 // ---- other stores on the same data, closing, opening again ----
+
+async fn remove(journal: &dyn Journal, id: &PersistenceId, to: u64, limit: usize) -> usize {
+    let removed = journal.remove_events(id, seq(to), limit).await;
+    removed.expect("a removal")
+}
+
+/// When every row is removed, the numbers begin again with 1.
+pub async fn removed_events_leave_nothing_behind(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(&*journal, &write(&cart, writer(1), 1, &["1", "2", "3"])).await;
+    delete(&*journal, &cart, 2).await;
+    assert_eq!(
+        remove(&*journal, &cart, MAX, 10).await,
+        2,
+        "marker and event"
+    );
+    assert_eq!(highest(&*journal, &cart).await, 0);
+    let page = page(&*journal, &cart, 0, MAX, UNLIMITED).await;
+    assert_eq!((page.highest.value(), page.events.len()), (0, 0));
+    assert_eq!(
+        remove(&*journal, &cart, MAX, 10).await,
+        0,
+        "there is nothing"
+    );
+    store_one(&*journal, &write(&cart, writer(2), 1, &["again"])).await;
+    assert_eq!(texts(&events(&*journal, &cart).await), ["again"]);
+}
+
+/// One call removes no more rows than it may, from the lowest on.
+pub async fn removing_takes_the_lowest_rows_up_to_its_limit(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let cart = id("a");
+    store_one(
+        &*journal,
+        &write(&cart, writer(1), 1, &["1", "2", "3", "4", "5"]),
+    )
+    .await;
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 3);
+    assert_eq!(numbers(&events(&*journal, &cart).await), [4, 5]);
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 1);
+    assert_eq!(numbers(&events(&*journal, &cart).await), [5]);
+    assert_eq!(remove(&*journal, &cart, 4, 3).await, 0);
+    assert_eq!(highest(&*journal, &cart).await, 5);
+}
+
+/// Rows of other ids stay, and so do higher numbers.
+pub async fn removing_concerns_one_id_and_its_numbers_only(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let (a, b) = (id("a"), id("b"));
+    store_one(&*journal, &write(&a, writer(1), 1, &["1", "2", "3"])).await;
+    store_one(&*journal, &write(&b, writer(2), 1, &["1", "2"])).await;
+    assert_eq!(remove(&*journal, &a, 2, 100).await, 2);
+    assert_eq!(numbers(&events(&*journal, &a).await), [3]);
+    assert_eq!(numbers(&events(&*journal, &b).await), [1, 2]);
+}
 
 /// Another store on the same data sees what was answered as written or deleted.
 pub async fn another_store_sees_everything(fixture: &dyn StoreFixture) {

@@ -302,6 +302,30 @@ fn check_conflict(answer: &Result<Written, Error>, id: &PersistenceId, number: u
     }
 }
 
+fn check_superseded(
+    answer: &Result<Written, Error>,
+    id: &PersistenceId,
+    first: u64,
+    highest_there: u64,
+) {
+    match answer {
+        Err(Error::Superseded {
+            persistence_id,
+            seq_nr,
+            highest,
+        }) => {
+            assert_eq!(persistence_id, id);
+            assert_eq!(seq_nr.value(), first, "the write's first number");
+            assert_eq!(
+                highest.value(),
+                highest_there,
+                "the highest number there is"
+            );
+        }
+        other => panic!("expected that {first} of {id} is superseded, got {other:?}"),
+    }
+}
+
 fn check_rejected<T: std::fmt::Debug>(answer: &Result<T, Error>, id: &PersistenceId) {
     match answer {
         Err(Error::Rejected { persistence_id, .. }) => assert_eq!(persistence_id, id),

@@ -57,6 +57,26 @@ impl Journal for Handle {
             Ok(())
         })
     }
+
+    fn remove_events<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let mut tables = self.tables()?;
+            let Some(rows) = tables.journal.get_mut(persistence_id) else {
+                return Ok(0);
+            };
+            let numbers = rows.keys().copied().take_while(|&seq_nr| seq_nr <= to);
+            let lowest: Vec<SequenceNr> = numbers.take(limit).collect();
+            for seq_nr in &lowest {
+                rows.remove(seq_nr);
+            }
+            Ok(lowest.len())
+        })
+    }
 }
 
 fn write_batch(
@@ -111,26 +131,21 @@ fn store(tables: &mut Tables, now: Timestamp, write: &AtomicWrite) -> Result<Wri
     Ok(Written { timestamp })
 }
 
-/// What was answered to the identical write before; `None` if all its numbers are free.
+/// What was answered to the identical write before; `None` if there is no row at or above its
+/// first number.
 fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>, Error> {
     let id = write.persistence_id();
+    let highest = highest(tables, id);
     let Some(rows) = tables.journal.get(id) else {
         return Ok(None);
     };
-    let mut taken = rows.range(write.first()..=write.last()).peekable();
-    let Some(&(&lowest, first_row)) = taken.peek() else {
+    if highest < write.first() {
         return Ok(None);
-    };
-    let timestamp = first_row.timestamp;
-    let conflict = |seq_nr| {
-        Err(Error::Conflict {
-            persistence_id: id.clone(),
-            seq_nr,
-        })
-    };
+    }
 
+    let mut timestamp = None;
     let mut found = 0;
-    for (&seq_nr, row) in taken {
+    for (&seq_nr, row) in rows.range(write.first()..=write.last()) {
         let index = seq_nr.value() - write.first().value();
         let index = usize::try_from(index).expect("it is below the number of the write's events");
         match &row.event {
@@ -146,14 +161,25 @@ fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>,
                     });
                 }
                 found += 1;
+                timestamp.get_or_insert(row.timestamp);
             }
-            _ => return conflict(seq_nr),
+            Some(_) => {
+                return Err(Error::Conflict {
+                    persistence_id: id.clone(),
+                    seq_nr,
+                });
+            }
+            None => {}
         }
     }
-    if found < write.events().len() {
-        return conflict(lowest);
+    match timestamp {
+        Some(timestamp) if found == write.events().len() => Ok(Some(Written { timestamp })),
+        _ => Err(Error::Superseded {
+            persistence_id: id.clone(),
+            seq_nr: write.first(),
+            highest,
+        }),
     }
-    Ok(Some(Written { timestamp }))
 }
 
 fn read_page(

@@ -488,6 +488,14 @@ impl Codec<Step> for StepCodec {
 #[derive(Debug)]
 pub(crate) struct ChainCodec;
 
+/// The encoded state of an entity.
+pub(crate) fn state_payload(digest: Digest, locked: bool) -> SerializedPayload {
+    let mut bytes = vec![u8::from(locked)];
+    bytes.extend(digest.count.to_be_bytes());
+    bytes.extend(digest.hash.to_be_bytes());
+    SerializedPayload::new(4712, "Chain", bytes)
+}
+
 impl<const KIND: u8> Codec<Chain<KIND>> for ChainCodec {
     fn encode(&self, chain: &Chain<KIND>) -> Result<SerializedPayload, CodecError> {
         match chain.digest.hash % 16 {
@@ -495,10 +503,7 @@ impl<const KIND: u8> Codec<Chain<KIND>> for ChainCodec {
             1 => panic_quietly("encode"),
             _ => {}
         }
-        let mut bytes = vec![u8::from(chain.locked)];
-        bytes.extend(chain.digest.count.to_be_bytes());
-        bytes.extend(chain.digest.hash.to_be_bytes());
-        Ok(SerializedPayload::new(4712, "Chain", bytes))
+        Ok(state_payload(chain.digest, chain.locked))
     }
 
     fn decode(&self, payload: &SerializedPayload) -> Result<Chain<KIND>, CodecError> {

@@ -74,12 +74,20 @@ pub(crate) struct Troubles {
     pub(crate) unavailable: bool,
     /// Reads gave what is no history.
     pub(crate) unreadable: bool,
+    /// Reads failed, to be tried again.
+    pub(crate) unread: bool,
 }
 
 /// How it stands with the way to an entity.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation {
     pub(crate) standing: Standing,
+    /// Whether its worker has found the store down at least once, or is gone.
+    pub(crate) store_failed: bool,
+    /// Whether a store that only takes its time may count as down.
+    pub(crate) slow_is_down: bool,
+    /// The longest time until a command may come back to a store that is down.
+    pub(crate) reset: Duration,
     /// Whether as many futures run for its worker as may.
     pub(crate) futures_are_full: bool,
     /// Which worker of its system.
@@ -455,7 +463,15 @@ impl Ledger {
         if error.is_not_handled() {
             // A full bound on futures is noticed after the handler, which had no effect then.
             let refused_future = matches!(error, AskError::Busy { .. }) && action.has_future();
-            if sent.handled && !refused_future {
+            // So is a store that is down, after a handler that wants something stored.
+            let refused_write = matches!(
+                error,
+                AskError::Busy {
+                    what: "the store",
+                    ..
+                }
+            ) && !command.steps().is_empty();
+            if sent.handled && !refused_future && !refused_write {
                 return broken("what was told not to be handled is not", who());
             }
             if sent.future_ran {
@@ -467,11 +483,21 @@ impl Ledger {
         }
         let waited = now.saturating_sub(sent.at);
         let troubles = self.troubles[entity];
+        let mut entities = self.troubles.iter().enumerate();
+        let troubles_of_worker = entities.any(|(other, troubles)| {
+            same_worker(other) && (troubles.unavailable || troubles.unread)
+        });
         let excused = match &error {
-            AskError::Busy { what, .. } => {
+            AskError::Busy { what, retry_after } => {
                 self.report.busy += 1;
+                self.report.store_busy += u64::from(*what == "the store");
                 let waiting = self.maybe_waiting(index);
                 match *what {
+                    "the store" => {
+                        let is_in_time = *retry_after <= situation.reset;
+                        let is_down = situation.slow_is_down || troubles_of_worker;
+                        situation.store_failed && is_down && is_in_time
+                    }
                     "the entity's mailbox" => {
                         waiting.filter(|&of| of == entity).count() >= situation.mailbox
                     }
@@ -502,6 +528,9 @@ impl Ledger {
                     let is_built_on_failed = troubles.contended || troubles.rejected;
                     let is_late = waited >= self.report.outcome_timeout;
                     troubles.unavailable && (is_late || is_built_on_failed)
+                } else if reason.contains("another writer was there") {
+                    self.report.superseded_unknown += 1;
+                    troubles.contended && troubles.unavailable
                 } else {
                     standing == Standing::Crashed
                 }
@@ -516,11 +545,14 @@ impl Ledger {
                     PersistFailure::Rejected => troubles.rejected || action.is_unstorable(),
                     PersistFailure::Unavailable => {
                         self.report.given_up += 1;
-                        troubles.unavailable && waited >= self.report.outcome_timeout
+                        // What is held back for that long counts as tried.
+                        let is_away = troubles.unavailable || situation.store_failed;
+                        is_away && waited >= self.report.outcome_timeout
                     }
                     PersistFailure::Earlier => {
                         self.report.taken_back += 1;
-                        troubles.contended || troubles.rejected || troubles.unavailable
+                        let is_away = troubles.unavailable || situation.store_failed;
+                        troubles.contended || troubles.rejected || is_away
                     }
                     _ => false,
                 }
@@ -746,6 +778,14 @@ impl Ledger {
                 _ => None,
             });
         Ok(lock.unwrap_or(false))
+    }
+
+    /// When a command may be sent again that was refused as busy.
+    pub(crate) fn may_come_back_after(&self, index: usize) -> Option<Duration> {
+        match &self.sent[index].fate {
+            Fate::Failed(AskError::Busy { retry_after, .. }) => Some(*retry_after),
+            _ => None,
+        }
     }
 
     /// Whether a command was answered.

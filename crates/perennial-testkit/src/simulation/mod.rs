@@ -175,14 +175,20 @@ pub struct Report {
     pub foreign: u64,
     /// Batches that reached the store after their senders had given up.
     pub late: u64,
-    /// Callers told that a queue was full.
+    /// Callers told that a queue was full, or the store down.
     pub busy: u64,
+    /// Those of them who were told of the store.
+    pub store_busy: u64,
     /// Callers told that the system stops.
     pub stopped: u64,
     /// Callers told that the outcome is unknown.
     pub unknown: u64,
     /// Callers whose events the store could not take, or say whether it had, for too long.
     pub given_up: u64,
+    /// Writes that were refused because of higher numbers, while no event had theirs.
+    pub superseded: u64,
+    /// Callers told that nobody can say whether such a write was stored before.
+    pub superseded_unknown: u64,
     /// Callers told that events were not stored, for whatever reason.
     pub persist_failed: u64,
     /// Those of them who met another writer.

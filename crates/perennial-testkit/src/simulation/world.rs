@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_core::engine::{
-    Assembly, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone, LaterFailure, LaterRequest,
-    Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch, Worker, WriteBatch,
+    Assembly, BreakerSettings, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone,
+    LaterFailure, LaterRequest, Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch,
+    Worker, WriteBatch,
 };
 use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
-    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Snapshot, Timestamp,
-    Written,
+    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr, Snapshot,
+    Timestamp, Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::mpsc;
 
 use super::entity::{
-    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec,
+    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec, state_payload,
 };
 use super::ledger::{Checked, Fate, Ledger, Situation, Standing, Violation};
 use super::storage::{Storage, WriteFate, run_at_once};
@@ -71,17 +72,17 @@ impl Profile {
         };
         settings.retry = (Duration::from_millis(2), Duration::from_millis(20));
         settings.outcome_timeout = Duration::from_millis(pick(random, &[5, 60, 2000]));
+        settings.breaker = BreakerSettings {
+            failures: pick(random, &[0, 1, 2, 3, 10]),
+            slow_call: Duration::from_millis(pick(random, &[5, 50, 10_000])),
+            reset: Duration::from_millis(pick(random, &[1, 10, 100])),
+        };
         settings.messages_per_run = random.random_range(1..=4);
         settings.laters = random.random_range(1..=3);
         settings.later_timeout = Duration::from_secs(1);
         let milliseconds = Duration::from_millis;
-        // Once events are deleted, the journal knows a stale writer only by the marker.
         let delete_events = random.random_bool(0.3);
-        let systems = if delete_events {
-            1
-        } else {
-            pick(random, &[1, 1, 2])
-        };
+        let systems = pick(random, &[1, 1, 2]);
         Self {
             workers: random.random_range(1..=3),
             systems,
@@ -298,7 +299,7 @@ impl World {
         if self.chance(crashes) || is_maimed && self.chance(100) {
             self.change_systems();
         } else if self.chance(foreign) {
-            self.write_foreign();
+            self.write_foreign()?;
         } else if self.chance(impatience) && !self.ledger.open().is_empty() {
             let at = self.random.random_range(0..self.ledger.open().len());
             let dropped = self.random.random_bool(0.5);
@@ -339,6 +340,10 @@ impl World {
             let seat = running.and_then(|running| running.seats[worker].as_ref());
             Situation {
                 standing: workers[worker],
+                store_failed: seat
+                    .is_none_or(|seat| seat.worker.stats().breakers[0].report().opened > 0),
+                slow_is_down: profile.settings.breaker.slow_call < Duration::from_secs(1),
+                reset: profile.settings.breaker.reset.max(profile.settings.retry.0),
                 futures_are_full: seat
                     .is_some_and(|seat| seat.most_laters >= profile.settings.laters),
                 worker,
@@ -495,7 +500,7 @@ impl World {
                 let deleted = self.random.random_bool(0.5);
                 if deleted {
                     // Nobody hears whether they were.
-                    let _ = self.storage_delete(&deletion);
+                    let _ = self.storage_delete(&deletion.persistence_id, deletion.to);
                 }
             }
             Effect::Save(_, snapshot) => {
@@ -729,9 +734,11 @@ impl World {
                 _ => None,
             })
             .collect();
-        // Of a recovery that has failed or was ended by a shutdown, a page may still be under way.
-        let are_told_apart =
-            !system.stopping && !self.ledger.troubles.iter().any(|entity| entity.unreadable);
+        // Of a recovery that has failed, was ended by a shutdown or began anew because its events
+        // had vanished, a page may still be under way when the next one begins.
+        let are_told_apart = !system.stopping
+            && !self.profile.delete_events
+            && !self.ledger.troubles.iter().any(|entity| entity.unreadable);
         if are_told_apart && recovering.len() > settings.recoveries {
             return broken("more entities recover than may");
         }
@@ -866,6 +873,10 @@ impl World {
             )
         });
         self.ledger.report.batches += 1;
+        let is_superseded =
+            |answer: &&Result<_, Error>| matches!(answer, Err(Error::Superseded { .. }));
+        let superseded = answers.iter().filter(is_superseded).count();
+        self.ledger.report.superseded += superseded as u64;
         answers
     }
 
@@ -900,6 +911,7 @@ impl World {
                 _ => false,
             };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
+            self.ledger.troubles[entity].unread |= matches!(fault, ReadFault::Unavailable);
         }
         let id = request.persistence_id().clone();
         let shown = fault
@@ -935,7 +947,7 @@ impl World {
     fn delete(&mut self, deletion: Deletion, goes_wrong: bool) -> DeletionDone {
         let is_done = !goes_wrong || self.random.random_bool(0.5);
         let result = if is_done {
-            self.storage_delete(&deletion)
+            self.storage_delete(&deletion.persistence_id, deletion.to)
         } else {
             Ok(())
         };
@@ -957,15 +969,14 @@ impl World {
         }
     }
 
-    fn storage_delete(&mut self, deletion: &Deletion) -> Result<(), Error> {
+    fn storage_delete(&mut self, id: &PersistenceId, to: SequenceNr) -> Result<(), Error> {
         self.ledger.report.deletions += 1;
-        let id = &deletion.persistence_id;
         // What was stored stays known here, and what is told is checked against it.
         let entity = self.ledger.index_of(id);
         if let Err(violation) = self.ledger.read_journal(entity) {
             self.found.get_or_insert(violation);
         }
-        self.storage.delete(id, deletion.to)
+        self.storage.delete(id, to)
     }
 
     fn run_later(&mut self, request: LaterRequest, goes_wrong: bool) -> LaterDone {
@@ -995,13 +1006,43 @@ impl World {
         }
     }
 
-    fn write_foreign(&mut self) {
+    fn write_foreign(&mut self) -> Checked {
         let entity = self.random.random_range(0..self.ids.len());
         self.ledger.troubles[entity].contended = true;
         self.ledger.report.foreign += 1;
         let id = self.ids[entity].clone();
         self.storage.write_foreign_next(&id);
         self.log(|| format!("a foreign program writes to {id}"));
+        let has_snapshots = id.entity_type() == "Snapped";
+        if has_snapshots && self.profile.delete_events && self.random.random_bool(0.5) {
+            self.delete_foreign(entity)?;
+        }
+        Ok(())
+    }
+
+    /// The foreign program has retention too: it saves a snapshot, and deletes all events or keeps
+    /// a few. Whoever does not know of its event may find the number free then.
+    fn delete_foreign(&mut self, entity: usize) -> Checked {
+        let state = self.ledger.stored(entity)?;
+        let locked = self.ledger.is_locked(entity)?;
+        let number = |number| SequenceNr::new(number).expect("a small number");
+        let persistence_id = self.ids[entity].clone();
+        let snapshot = Snapshot {
+            persistence_id: persistence_id.clone(),
+            seq_nr: number(state.count),
+            write_timestamp: self.clock.now(),
+            payload: state_payload(state, locked),
+            metadata: None,
+        };
+        let kept = self.random.random_range(0..3);
+        let to = number(state.count.saturating_sub(kept));
+        let done = self.storage.save(&snapshot);
+        let done = done.and_then(|()| self.storage_delete(&persistence_id, to));
+        self.log(|| format!("it saves a snapshot and deletes the events up to {to}"));
+        done.map_err(|error| Violation {
+            rule: "the store in memory is open",
+            detail: error.to_string(),
+        })
     }
 
     fn arrive_late(&mut self) {
@@ -1102,6 +1143,10 @@ impl World {
             })?;
             if self.ledger.is_answered(index) {
                 return Ok(());
+            }
+            // The store is back, but nobody has asked it yet.
+            if let Some(after) = self.ledger.may_come_back_after(index) {
+                self.clock.advance(after);
             }
         }
         Ok(())
@@ -1290,6 +1335,7 @@ fn summary(answer: &Result<Written, Error>) -> &'static str {
     match answer {
         Ok(_) => "stored",
         Err(Error::Conflict { .. }) => "conflict",
+        Err(Error::Superseded { .. }) => "superseded",
         Err(Error::Rejected { .. }) => "rejected",
         Err(error) if error.is_outcome_unknown() => "unknown",
         Err(_) => "unavailable",

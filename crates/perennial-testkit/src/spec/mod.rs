@@ -83,18 +83,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use perennial_core::{Entity, EventSourced, Handle};
+use perennial_core::engine::deletion;
+use perennial_core::{Durable, DurableState, Entity, EventSourced, Handle, StateChange};
 use perennial_persistence::{
-    AtomicWrite, Clock, Codec, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot,
-    SnapshotCriteria, Store, WriterId,
+    AtomicWrite, Clock, Codec, Journal, NewEvent, PersistenceId, SequenceNr, SerializedPayload,
+    Snapshot, SnapshotCriteria, Store, WriterId,
 };
 
 pub use outcome::{Happened, Outcome};
 use outcome::{News, Open, Reply, Waiting};
-use stage::Stage;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use stage::Stage;
 
 use crate::{Faults, FaultyStore, Gate, ManualClock, MemoryStore, WriteFault};
 
@@ -539,7 +539,7 @@ impl<E: EventSourced> Spec<E> {
     /// after it has reached the store; [`Spec::advance`] gets it there.
     pub fn slow_next_write(&mut self, after: Duration) {
         let gate = Gate::new();
-        self.faults.writes.next(WriteFault::Held(gate.clone()));
+        self.plan_write(WriteFault::Held(gate.clone()));
         let due = None;
         self.slow.push(Slow { gate, after, due });
     }
@@ -681,7 +681,12 @@ impl<E: EventSourced> Spec<E> {
     fn reached(&self) -> SequenceNr {
         let snapshot = self.memory.snapshot(&self.id);
         let snapshot = snapshot.map_or(SequenceNr::ZERO, |snapshot| snapshot.seq_nr);
-        highest(&self.memory, &self.id).max(snapshot)
+        highest(&*self.journal(), &self.id).max(snapshot)
+    }
+
+    /// What is stored, as the engine sees it.
+    fn journal(&self) -> Arc<dyn Journal> {
+        self.entity.store(Arc::new(self.memory.clone())).journal()
     }
 
     /// The entity as it comes back from `memory`.
@@ -698,7 +703,11 @@ impl<E: EventSourced> Spec<E> {
         let id = &self.id;
         let rows = self.memory.rows(id);
         let snapshot = self.memory.snapshot(id);
-        let all_events = format!("all {} events", rows.len());
+        let all_events = if self.entity.keeps_state() {
+            "its stored state".to_owned()
+        } else {
+            format!("all {} events", rows.len())
+        };
         let mut ways = Vec::new();
         if let Some(codec) = self.entity.codec_of_states()
             && let Some(snapshot) = &snapshot
@@ -802,10 +811,19 @@ impl<E: EventSourced> Spec<E> {
             Ok(write) => write,
             Err(error) => panic!("{error}"),
         };
-        for answer in at_once(self.memory.journal().write_events(&[write])) {
+        for answer in at_once(self.journal().write_events(&[write])) {
             answer.expect("the store in memory is open, and the number after the last is free");
         }
         self.log.pass_over();
+    }
+
+    /// The entity's next write fails like this.
+    fn plan_write(&self, fault: WriteFault) {
+        if self.entity.keeps_state() {
+            self.faults.state_writes.next(fault);
+        } else {
+            self.faults.writes.next(fault);
+        }
     }
 
     #[track_caller]
@@ -820,11 +838,34 @@ impl<E: EventSourced> Spec<E> {
     #[track_caller]
     fn assert_empty(&self, method: &str) {
         let is_empty =
-            self.memory.persistence_ids().is_empty() && self.memory.snapshot(&self.id).is_none();
+            self.reached() == SequenceNr::ZERO && self.memory.persistence_ids().is_empty();
         assert!(
             is_empty && !self.began,
             "`{method}` comes before everything that is given, and before the first command"
         );
+    }
+}
+
+impl<S: DurableState> Spec<Durable<S>> {
+    /// An entity of which only the latest state is kept, with these services, the default codec and
+    /// settings, and no state. Its id is "spec". What it stores are its events: each one is a
+    /// [`StateChange`].
+    #[track_caller]
+    pub fn durable(services: S::Services) -> Self
+    where
+        S: Serialize + DeserializeOwned,
+    {
+        Self::of(Entity::durable(services))
+    }
+
+    /// Stores this state before the first command; its revision is one more than the one before.
+    ///
+    /// # Panics
+    /// If it cannot be encoded, or a command has come already.
+    #[must_use]
+    #[track_caller]
+    pub fn given_state(self, state: S) -> Self {
+        self.given([StateChange::put(state)])
     }
 }
 
@@ -840,6 +881,10 @@ impl<E: EventSourced> fmt::Debug for Spec<E> {
 /// Notices what is stored, event by event.
 struct Log<E: EventSourced> {
     memory: MemoryStore,
+    /// Of a state only the latest change is there to be noticed.
+    keeps_state: bool,
+    /// What is stored, as the engine sees it.
+    journal: Arc<dyn Journal>,
     codec: Arc<dyn Codec<E::Event>>,
     id: PersistenceId,
     /// The last row that was looked at.
@@ -853,6 +898,8 @@ impl<E: EventSourced> Log<E> {
     fn new(entity: &Entity<E>, id: PersistenceId, memory: &MemoryStore) -> Self {
         Self {
             memory: memory.clone(),
+            keeps_state: entity.keeps_state(),
+            journal: entity.store(Arc::new(memory.clone())).journal(),
             codec: Arc::clone(entity.codec_of_events()),
             id,
             seen: SequenceNr::ZERO,
@@ -863,32 +910,50 @@ impl<E: EventSourced> Log<E> {
 
     /// Decodes what has been stored since the last look.
     fn look(&mut self) {
-        if highest(&self.memory, &self.id) <= self.seen {
+        if highest(&*self.journal, &self.id) <= self.seen {
             return;
         }
-        for row in self.memory.rows(&self.id) {
-            let (nr, id) = (row.seq_nr, &self.id);
-            let Some((_, stored)) = row.event.filter(|_| nr > self.seen) else {
-                continue;
-            };
-            self.seen = nr;
-            let events = &mut self.news.events;
-            let decoded = self
-                .codec
-                .decode_each(&stored.payload, &mut |event| events.push(event));
-            if let Err(error) = decoded {
-                self.problem.get_or_insert_with(|| {
-                    let error = with_sources(&error);
-                    format!("event {nr} of {id} is stored but cannot be decoded: {error}")
-                });
-            }
-            self.news.stored.push(stored);
+        if self.keeps_state {
+            return self.look_at_state();
         }
+        for row in self.memory.rows(&self.id) {
+            let nr = row.seq_nr;
+            if let Some((_, stored)) = row.event.filter(|_| nr > self.seen) {
+                self.notice(nr, stored);
+            }
+        }
+    }
+
+    fn look_at_state(&mut self) {
+        let states = self.memory.durable_state_store();
+        let row = at_once(states.load(&self.id)).expect("the store in memory is open");
+        let Some(row) = row else {
+            return;
+        };
+        let mut stored = NewEvent::new(row.payload.unwrap_or_else(deletion));
+        stored.tags = row.tags;
+        self.notice(row.revision, stored);
+    }
+
+    fn notice(&mut self, nr: SequenceNr, stored: NewEvent) {
+        self.seen = nr;
+        let events = &mut self.news.events;
+        let decoded = self
+            .codec
+            .decode_each(&stored.payload, &mut |event| events.push(event));
+        if let Err(error) = decoded {
+            let id = &self.id;
+            self.problem.get_or_insert_with(|| {
+                let error = with_sources(&error);
+                format!("event {nr} of {id} is stored but cannot be decoded: {error}")
+            });
+        }
+        self.news.stored.push(stored);
     }
 
     /// Takes no notice of what has been stored since the last look.
     fn pass_over(&mut self) {
-        self.seen = self.seen.max(highest(&self.memory, &self.id));
+        self.seen = self.seen.max(highest(&*self.journal, &self.id));
     }
 
     /// What was noticed since this was asked last.
@@ -898,9 +963,8 @@ impl<E: EventSourced> Log<E> {
     }
 }
 
-/// The number of the last row in the journal, markers included.
-fn highest(memory: &MemoryStore, id: &PersistenceId) -> SequenceNr {
-    let journal = memory.journal();
+/// The number of the last row in the journal, markers included; or the revision of a state.
+fn highest(journal: &dyn Journal, id: &PersistenceId) -> SequenceNr {
     at_once(journal.highest_sequence_nr(id, SequenceNr::ZERO)).expect("the store in memory is open")
 }
 

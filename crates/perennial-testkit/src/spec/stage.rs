@@ -75,6 +75,7 @@ impl<E: EventSourced> Stage<E> {
         };
         let mut seeds = [0; 32];
         seeds[..8].copy_from_slice(&seed.to_be_bytes());
+        let store = entity.store(store);
         let mut assembled = Assembly::new().entity(entity).build(frame, || seeds);
         let (worker, inbox) = assembled.workers.remove(0);
         Self {

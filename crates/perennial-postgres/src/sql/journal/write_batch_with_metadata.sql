@@ -1,5 +1,13 @@
 -- As write_batch.sql, with tags (one array literal per event) and metadata.
-WITH stored AS (
+WITH fence AS MATERIALIZED (
+    SELECT NOT EXISTS (
+        SELECT FROM unnest($15::text[], $16::bigint[]) AS entity (persistence_id, first),
+            LATERAL (SELECT FROM event_journal AS stored
+                     WHERE stored.persistence_id = entity.persistence_id
+                       AND stored.seq_nr >= entity.first
+                     LIMIT 1) AS beyond
+    ) AS is_open
+), stored AS (
     INSERT INTO event_journal (
         slice, entity_type, persistence_id, seq_nr,
         db_timestamp,
@@ -15,5 +23,6 @@ WITH stored AS (
         AS new (slice, entity_type, persistence_id, seq_nr, position, not_before,
                 event_ser_id, event_ser_manifest, event_payload, writer,
                 tags, meta_ser_id, meta_ser_manifest, meta_payload)
+    WHERE (SELECT is_open FROM fence)
 )
-SELECT transaction_timestamp()
+SELECT transaction_timestamp() FROM fence WHERE is_open
