@@ -110,6 +110,7 @@ impl Engine {
         events: Vec<Box<RawValue>>,
     ) -> Answer {
         self.refuse_read_only(kind)?;
+        refuse_empty_replica(id)?;
         self.get(kind, id).await?;
         let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
         let answer = self.write(kind, id, Question::Persist(events)).await?;
@@ -271,5 +272,17 @@ impl Engine {
                 _ => {}
             }
         }
+    }
+}
+
+/// Pekko reads such an id and refuses to write it, as a third part stands for a replica. perennial
+/// would write it; who shares the tables with Pekko had better not.
+fn refuse_empty_replica(id: &PersistenceId) -> Result<(), String> {
+    let parts: Vec<&str> = id.as_str().split('|').collect();
+    match parts[..] {
+        [_, _, ""] => Err(format!(
+            "{id} names a replica with an empty id, which Pekko refuses"
+        )),
+        _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use perennial_persistence::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -67,6 +68,62 @@ impl fmt::Display for Instant {
     }
 }
 
+/// A span of time in the one form that `java.time.Duration` has for it: hours, minutes and seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Duration(String);
+
+impl Duration {
+    fn new(text: &str) -> Option<Self> {
+        let span: SignedDuration = text.parse().ok().or_else(|| {
+            // Days are 24 hours to Java.
+            let span: Span = text.parse().ok()?;
+            span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
+        })?;
+        let seconds = span.as_secs();
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let mut java = "PT".to_owned();
+        for (number, unit) in [(hours, 'H'), (minutes, 'M')] {
+            if number != 0 {
+                java += &format!("{number}{unit}");
+            }
+        }
+        let (rest, nanos) = (seconds % 60, span.subsec_nanos().unsigned_abs());
+        let fraction = format!(".{nanos:09}");
+        let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+        if rest != 0 || nanos != 0 || java.len() == 2 {
+            let sign = if rest == 0 && span.is_negative() {
+                "-"
+            } else {
+                ""
+            };
+            java += &format!("{sign}{rest}{fraction}S");
+        }
+        Some(Self(java))
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Java knows spans that we don't; those are left as they are.
+        Ok(Self::new(&text).unwrap_or(Self(text)))
+    }
+}
+
+/// An id in the one form that `java.util.UUID` has for it: small letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Uuid(String);
+
+impl<'de> Deserialize<'de> for Uuid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut text = String::deserialize(deserializer)?;
+        text.make_ascii_lowercase();
+        Ok(Self(text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +142,23 @@ mod tests {
             ("+1000000000-12-31T23:59:59Z", "+1000000000-12-31T23:59:59Z"),
         ] {
             assert_eq!(Instant::new(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_span_has_hours_minutes_and_seconds() {
+        for (text, expected) in [
+            ("PT0S", "PT0S"),
+            ("PT36H37M4.549S", "PT36H37M4.549S"),
+            ("P1DT2H", "PT26H"),
+            ("PT90S", "PT1M30S"),
+            ("PT-0.5S", "PT-0.5S"),
+            ("-PT1M1.5S", "PT-1M-1.5S"),
+            ("PT3600S", "PT1H"),
+            ("none", "none"),
+        ] {
+            let read: Duration = serde_json::from_value(text.into()).expect("a text");
+            assert_eq!(read.0, expected, "{text}");
         }
     }
 

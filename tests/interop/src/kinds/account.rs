@@ -9,7 +9,7 @@ use perennial_persistence::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::java::Instant;
+use crate::java::{Duration, Instant, Uuid};
 use crate::json::{Json, jackson, jackson_payload, text_of};
 use crate::kind::{Kind, PACKAGE, Snapshots, json_payload};
 use crate::kinds::variant;
@@ -32,25 +32,59 @@ struct Limit {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Opened {
-    account_id: Option<String>,
+    account_id: Option<Uuid>,
     owner: Option<String>,
     tier: Option<Tier>,
     opened_at: Option<Instant>,
     birthday: Option<String>,
-    grace: Option<String>,
+    grace: Option<Duration>,
     rate: Option<Decimal>,
     limits: Option<Vec<Limit>>,
     attributes: Option<IndexMap<String, Option<String>>>,
 }
 
+/// The JVM's class still has the field of version 1, and takes it in a command of today.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Deposited {
-    #[serde(default)]
-    cents: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cents: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     channel: Option<String>,
     memo: Option<String>,
     labels: Option<Vec<Vec<String>>>,
+}
+
+impl Deposited {
+    fn value(&self) -> i64 {
+        self.cents.or(self.amount).unwrap_or(0)
+    }
+}
+
+/// `Withdrawn` as it was in version 1. Version 2 exists because the JVM has a migration for it, and
+/// is written for a command that asks for this class.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Debited {
+    #[serde(default)]
+    amount: i64,
+    at: Option<Instant>,
+    /// What version 1 becomes has this instead of the amount.
+    #[serde(default, skip_serializing)]
+    cents: Option<i64>,
+}
+
+impl Debited {
+    fn into_event(self) -> AccountEvent {
+        match self.cents {
+            None => AccountEvent::Debited(self),
+            Some(cents) => AccountEvent::Withdrawn(Withdrawn {
+                cents,
+                reason: None,
+                at: self.at,
+            }),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,6 +99,7 @@ pub(crate) enum AccountEvent {
     Opened(Opened),
     Deposited(Deposited),
     Withdrawn(Withdrawn),
+    Debited(Debited),
     Closed,
 }
 
@@ -120,8 +155,9 @@ impl Kind for Account {
             event.rename("amount", "cents")?;
             event.set("channel", "legacy")
         });
-        let debited = Versions::new(format!("{PACKAGE}.AccountEvent$Debited"));
-        let withdrawn = format!("{PACKAGE}.AccountEvent$Withdrawn");
+        let debited = class("Debited")
+            .version(2)
+            .upcast(1, |event| event.rename("amount", "cents"));
         Schema::variants()
             .format(Format::JacksonJson)
             .type_property("type")
@@ -140,15 +176,16 @@ impl Kind for Account {
                 AccountEvent::Withdrawn,
                 variant!(AccountEvent::Withdrawn),
             )
+            .variant(
+                debited,
+                Debited::into_event,
+                variant!(AccountEvent::Debited),
+            )
             .unit_variant(
                 class("Closed"),
                 || AccountEvent::Closed,
                 |event| matches!(event, AccountEvent::Closed),
             )
-            .renamed(debited, withdrawn, 1, |event| {
-                event.rename("amount", "cents")?;
-                event.set("reason", None::<&str>)
-            })
     }
 
     fn states() -> Option<SchemaBuilder<Self>> {
@@ -167,12 +204,16 @@ impl Kind for Account {
                 self.opened_at.clone_from(&event.opened_at);
             }
             AccountEvent::Deposited(event) => {
-                self.balance_cents = self.balance_cents.wrapping_add(event.cents);
+                self.balance_cents = self.balance_cents.wrapping_add(event.value());
                 self.deposits += 1;
                 self.last_memo.clone_from(&event.memo);
             }
             AccountEvent::Withdrawn(event) => {
                 self.balance_cents = self.balance_cents.wrapping_sub(event.cents);
+                self.withdrawals += 1;
+            }
+            AccountEvent::Debited(event) => {
+                self.balance_cents = self.balance_cents.wrapping_sub(event.amount);
                 self.withdrawals += 1;
             }
             AccountEvent::Closed => self.open = false,
@@ -182,9 +223,11 @@ impl Kind for Account {
     fn tags(event: &AccountEvent) -> Vec<String> {
         let tags: &[&str] = match event {
             AccountEvent::Opened(_) => &[],
-            AccountEvent::Deposited(event) if event.cents >= 100_000 => &["money", "입금", "large"],
+            AccountEvent::Deposited(event) if event.value() >= 100_000 => {
+                &["money", "입금", "large"]
+            }
             AccountEvent::Deposited(_) => &["money", "입금"],
-            AccountEvent::Withdrawn(_) => &["money", "출금 out"],
+            AccountEvent::Withdrawn(_) | AccountEvent::Debited(_) => &["money", "출금 out"],
             AccountEvent::Closed => &["closed"],
         };
         tags.iter().map(|&tag| tag.to_owned()).collect()
@@ -197,6 +240,7 @@ impl Kind for Account {
             "opened" => "Opened",
             "deposited" => "Deposited#2",
             "withdrawn" => "Withdrawn",
+            "debited" => "Debited#2",
             "closed" => "Closed",
             other => return Err(format!("no event of Account has the type {other}")),
         };
