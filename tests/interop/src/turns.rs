@@ -471,3 +471,24 @@ pub fn events_of(kind: &str) -> Vec<Value> {
         .remove(kind)
         .map_or(Vec::new(), |supply| supply.values)
 }
+
+/// The sample states of a kind.
+pub fn states_of(kind: &str) -> Vec<Value> {
+    let mut samples = Samples::read();
+    samples
+        .states
+        .remove(kind)
+        .map_or(Vec::new(), |supply| supply.values)
+}
+
+/// The kinds with events that both programs write.
+pub fn journaled_kinds() -> Vec<String> {
+    let mut kinds = Samples::read().kinds_with_events();
+    kinds.retain(|kind| kind != READ_ONLY);
+    kinds
+}
+
+/// The kinds of which only the state is kept.
+pub fn durable_kinds() -> Vec<String> {
+    Samples::read().kinds_with_states()
+}

@@ -2,7 +2,7 @@
 //!
 //! Needs what `scripts/interop` prepares: the JVM's program, built, and a PostgreSQL server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -14,8 +14,8 @@ use interop::turns::{Referee, account_events_of_schema_1, events_of};
 use interop::{Database, Engine, Question};
 use perennial_persistence::PersistenceId;
 use perennial_testkit::postgres::TestPostgres;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 const DDL: &str = include_str!("../../jvm/ddl.sql");
@@ -41,7 +41,7 @@ struct Arguments {
     /// A file for what the JVM says on standard error.
     #[arg(long)]
     jvm_log: Option<PathBuf>,
-    /// Only what comes with this name: recover, turns, versions, burst.
+    /// Only what comes with this name: recover, rows, turns, versions, burst.
     #[arg(long)]
     only: Option<String>,
 }
@@ -53,8 +53,9 @@ type Part = (&'static str, fn(&Arguments) -> Outcome);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let parts: [Part; 4] = [
+    let parts: [Part; 5] = [
         ("recover", recover),
+        ("rows", rows),
         ("turns", turns),
         ("versions", versions),
         ("burst", burst),
@@ -159,6 +160,117 @@ fn recover(arguments: &Arguments) -> Outcome {
         ours.len()
     );
     Ok(())
+}
+
+/// The same commands to each program on a database of its own leave the same rows, cell by cell but
+/// for times and writer ids.
+fn rows(arguments: &Arguments) -> Outcome {
+    let (their_server, their_database) = new_database()?;
+    let (our_server, our_database) = new_database()?;
+    let mut jvm = start("the JVM", arguments.jvm(""), &their_database)?;
+    let mut ours = start("perennial", arguments.ours()?, &our_database)?;
+    for command in commands() {
+        for peer in [&mut jvm, &mut ours] {
+            let answer = peer.ask(&command)?;
+            if answer.get("error").is_some() {
+                return Err(format!("{}: {answer}", peer.name()));
+            }
+        }
+    }
+    jvm.end()?;
+    ours.end()?;
+    let (mut cells, mut differing) = (0, Vec::new());
+    for (table, number) in [
+        ("event_journal", "seq_nr"),
+        ("snapshot", "seq_nr"),
+        ("durable_state", "revision"),
+    ] {
+        let theirs = cells_of(&their_server, table, number);
+        let ours = cells_of(&our_server, table, number);
+        let keys: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
+        cells += keys.len();
+        for key in keys {
+            let (theirs, ours) = (theirs.get(key), ours.get(key));
+            if theirs != ours {
+                let cell = |cell: Option<&Option<String>>| match cell {
+                    Some(Some(text)) => text.chars().take(200).collect(),
+                    Some(None) => "NULL".to_owned(),
+                    None => "no row".to_owned(),
+                };
+                let (id, number, column) = key;
+                differing.push(format!(
+                    "{table} {id} {number} {column}: {} | {}",
+                    cell(theirs),
+                    cell(ours)
+                ));
+            }
+        }
+    }
+    if !differing.is_empty() {
+        return Err(format!("the JVM | perennial:\n{}", differing.join("\n")));
+    }
+    println!("rows: {cells} cells, no difference");
+    Ok(())
+}
+
+/// Commands for every kind that both write, on one entity each.
+fn commands() -> Vec<Value> {
+    let mut commands = Vec::new();
+    for kind in interop::turns::journaled_kinds() {
+        let id = format!("{kind}|rows");
+        let mut events = events_of(&kind).into_iter().cycle();
+        for size in [1, 3, 1, 4, 2, 5, 1, 6] {
+            let batch: Vec<Value> = events.by_ref().take(size).collect();
+            commands.push(json!({"kind": kind, "id": id, "persist": batch}));
+        }
+        let last = format!("{kind}|rows-deleted");
+        let batch: Vec<Value> = events.by_ref().take(3).collect();
+        commands.push(json!({"kind": kind, "id": last, "persist": batch}));
+        commands.push(json!({"kind": kind, "id": last, "deleteEvents": 2}));
+        commands.push(json!({"kind": kind, "id": last, "deleteEvents": i64::MAX}));
+        commands.push(json!({"kind": kind, "id": last, "persist": [events.next()]}));
+    }
+    for kind in interop::turns::durable_kinds() {
+        for (id, last) in [("rows-vip", "put"), ("rows", "delete")] {
+            let id = format!("{kind}|{id}");
+            let states = interop::turns::states_of(&kind);
+            for state in &states {
+                commands.push(json!({"kind": kind, "id": id, "put": state}));
+            }
+            commands.push(json!({"kind": kind, "id": id, last: states[0]}));
+        }
+    }
+    commands
+}
+
+/// Cells by persistence id, number and column.
+type Cells = BTreeMap<(String, String, String), Option<String>>;
+
+fn cells_of(database: &TestPostgres, table: &str, number: &str) -> Cells {
+    let columns = database.query(&format!(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' \
+         AND column_name NOT IN ('db_timestamp', 'write_timestamp', 'writer')"
+    ));
+    let columns: Vec<String> = columns.into_iter().flatten().flatten().collect();
+    let select = columns.iter().map(|column| match column.as_str() {
+        "tags" => "(SELECT array_agg(tag ORDER BY tag) FROM unnest(tags) AS tag)".to_owned(),
+        column => column.to_owned(),
+    });
+    let select: Vec<String> = select.collect();
+    let sql = format!(
+        "SELECT persistence_id, {number}, {} FROM {table}",
+        select.join(", ")
+    );
+    let mut cells = Cells::new();
+    for row in database.query(&sql) {
+        let mut row = row.into_iter();
+        let mut key = || row.next().flatten().unwrap_or_default();
+        let (id, number) = (key(), key());
+        for (column, cell) in columns.iter().zip(row) {
+            cells.insert((id.clone(), number.clone(), column.clone()), cell);
+        }
+    }
+    cells
 }
 
 /// Turns on every kind.
