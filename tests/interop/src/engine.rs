@@ -50,13 +50,24 @@ impl Engine {
     /// # Errors
     /// If the database cannot be opened.
     pub async fn start(database: &Database) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Self::start_with(database, ConfigSource::empty()).await
+    }
+
+    /// As [`Engine::start`], with settings.
+    ///
+    /// # Errors
+    /// If the database cannot be opened, or a setting makes no sense.
+    pub async fn start_with(
+        database: &Database,
+        settings: ConfigSource,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let config = database.config();
         let store = Arc::new(Postgres::open(config.clone()).await?);
         let tables = Tables::new(connect(&config).await?);
         let (sender, notices) = unbounded_channel();
         let kinds = kinds::all();
         let (journal, snapshots) = (store.journal(), store.snapshot_store());
-        let mut builder = ActorSystem::with_store(ConfigSource::empty(), store);
+        let mut builder = ActorSystem::with_store(settings, store);
         for kind in kinds.values() {
             builder = kind.register(builder, sender.clone());
         }

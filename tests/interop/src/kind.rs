@@ -296,8 +296,14 @@ impl<S: StateKind> Handle<Stop> for Durable<S> {
     }
 }
 
-/// A journaled kind by its type.
-pub(crate) struct Events<K>(pub(crate) PhantomData<fn(K)>);
+/// A journaled kind by its type, with what reads and writes its events.
+pub(crate) struct Events<K: Kind>(perennial_persistence::Schema<K::Event>);
+
+impl<K: Kind> Events<K> {
+    pub(crate) fn new() -> Self {
+        Self(built(K::events()))
+    }
+}
 
 /// A kind with durable state by its type.
 pub(crate) struct States<S>(pub(crate) PhantomData<fn(S)>);
@@ -352,10 +358,9 @@ impl<K: Kind> AnyKind for Events<K> {
                 Question::Get => answer_of::<Journaled<K>, _>(system, id, Get).await,
                 Question::Stop => answer_of::<Journaled<K>, _>(system, id, Stop).await,
                 Question::Persist(events) => {
-                    let codec = built(K::events());
                     let events = events.iter().map(|json| {
                         let payload = K::event_payload(json)?;
-                        codec.decode(&payload).map_err(|error| describe(&error))
+                        self.0.decode(&payload).map_err(|error| describe(&error))
                     });
                     let events = events.collect::<Result<_, String>>()?;
                     answer_of::<Journaled<K>, _>(system, id, Persist::<K>(events)).await
@@ -368,7 +373,7 @@ impl<K: Kind> AnyKind for Events<K> {
     }
 
     fn event(&self, payload: &SerializedPayload) -> Result<Json, CodecError> {
-        K::event_json(&built(K::events()).decode(payload)?)
+        K::event_json(&self.0.decode(payload)?)
     }
 
     fn state(&self, payload: &SerializedPayload) -> Result<Json, CodecError> {

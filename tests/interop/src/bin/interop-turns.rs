@@ -12,6 +12,7 @@ use clap::Parser;
 use interop::peer::Peer;
 use interop::turns::{Referee, account_events_of_schema_1, events_of};
 use interop::{Database, Engine, Question};
+use perennial_core::config::ConfigSource;
 use perennial_persistence::PersistenceId;
 use perennial_testkit::postgres::TestPostgres;
 use serde_json::value::RawValue;
@@ -387,9 +388,11 @@ fn burst_id(number: usize) -> String {
 }
 
 async fn write_burst(database: &Database) -> Outcome {
-    let engine = Engine::start(database)
-        .await
-        .map_err(|error| error.to_string())?;
+    // One worker has all entities, so that as many as possible are in one batch.
+    let settings = ConfigSource::empty().set("system.workers", 1);
+    let settings = settings.map_err(|error| error.to_string())?;
+    let engine = Engine::start_with(database, settings).await;
+    let engine = engine.map_err(|error| error.to_string())?;
     let engine = std::sync::Arc::new(engine);
     for round in 0..2 {
         let mut waiting = JoinSet::new();

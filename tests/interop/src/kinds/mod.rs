@@ -38,7 +38,7 @@ pub fn all() -> Kinds {
 }
 
 fn journaled<K: Kind>(kinds: &mut Kinds) {
-    kinds.insert(K::NAME, Box::new(Events::<K>(PhantomData)));
+    kinds.insert(K::NAME, Box::new(Events::<K>::new()));
 }
 
 fn durable<S: StateKind>(kinds: &mut Kinds) {
