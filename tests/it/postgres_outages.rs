@@ -3,10 +3,12 @@
 //! `PERENNIAL_TEST_OUTAGES` is the number of each kind, 2 by default.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use perennial::BreakerState;
 use perennial::config::ConfigSource;
 use perennial::prelude::*;
-use perennial_it::{Load, Notebook, Outcome, TestStore, check_notes, number_from, until};
+use perennial_it::{Load, Note, Notebook, Outcome, TestStore, check_notes, number_from, until};
 use perennial_testkit::postgres::PrivateServer;
 
 const BOOKS: u64 = 20;
@@ -22,7 +24,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_stored_twice() {
     let server = PrivateServer::start_with(&["fsync = off"]);
     let database = server.new_database();
     let store = TestStore::Postgres(database);
-    let system = start(store.source()).await;
+    let system = start(store.source(), OUTCOME_TIMEOUT).await;
     let load = Arc::new(Load::on(BOOKS));
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
@@ -83,7 +85,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_stored_twice() {
     let unknown = count(|outcome| *outcome == Outcome::Unknown);
     assert!((noted..=noted + unknown).contains(&stored));
     // Another system finds it all.
-    let again = start(store.source()).await;
+    let again = start(store.source(), OUTCOME_TIMEOUT).await;
     for book in 0..BOOKS {
         let told = again
             .entity::<Notebook>(book.to_string())
@@ -102,9 +104,68 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_stored_twice() {
     again.shutdown().await.expect("idle");
 }
 
-async fn start(source: ConfigSource) -> ActorSystem {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_down_is_busy_at_once_and_needs_no_restart_afterwards() {
+    let server = PrivateServer::start_with(&["fsync = off"]);
+    let store = TestStore::Postgres(server.new_database());
+    let source = store
+        .source()
+        .set("system.workers", 1)
+        .and_then(|source| source.set("persistence.breaker-failures", 3))
+        .and_then(|source| source.set("persistence.breaker-reset", "200ms"))
+        .expect("keys");
+    let system = start(source, "1m").await;
+    let (first, second) = (
+        system.entity::<Notebook>("1"),
+        system.entity::<Notebook>("2"),
+    );
+    first.ask(Note(1)).await.expect("the server is up");
+    second.ask(Note(2)).await.expect("the server is up");
+
+    tokio::task::block_in_place(|| server.stop());
+    // It is accepted, and probes whether the server is back from then on.
+    let accepted = first.ask(Note(3)).timeout(Duration::from_secs(60));
+    let accepted = tokio::spawn(accepted.into_future());
+    tokio::task::block_in_place(|| {
+        until("the breaker is open", || {
+            system.status()[0].breaker != BreakerState::Closed
+        });
+    });
+    for note in 4..50 {
+        let asked = Instant::now();
+        let answer = second.ask(Note(note)).await;
+        let Err(AskError::Busy { retry_after, .. }) = answer else {
+            panic!("the server is down, but it is told {answer:?}");
+        };
+        assert!(retry_after <= Duration::from_millis(200));
+        assert!(asked.elapsed() < Duration::from_secs(1), "at once");
+    }
+    let told = second.ask(perennial_it::Read).await;
+    assert_eq!(told, Ok(vec![2]), "it is in memory");
+    let status = system.status().remove(0);
+    let error = status.last_error.expect("the server said something");
+    assert!(!error.contains("password"), "{error}");
+    assert!(status.refused >= 46 && status.opened == 1);
+
+    tokio::task::block_in_place(|| server.start_again());
+    let accepted = accepted.await.expect("asking does not panic");
+    assert_eq!(accepted, Ok(2), "what was accepted is stored");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for entity in [&first, &second] {
+        while let Err(error) = entity.ask(Note(100)).await {
+            assert!(Instant::now() < deadline, "it does not go on: {error}");
+            if let AskError::Busy { retry_after, .. } = error {
+                tokio::time::sleep(retry_after).await;
+            }
+        }
+    }
+    assert_eq!(system.status()[0].breaker, BreakerState::Closed);
+    system.shutdown().await.expect("nothing is left to do");
+}
+
+async fn start(source: ConfigSource, outcome_timeout: &str) -> ActorSystem {
     let source = source
-        .set("persistence.outcome-timeout", OUTCOME_TIMEOUT)
+        .set("persistence.outcome-timeout", outcome_timeout)
         .expect("a key");
     ActorSystem::from_source(source)
         .entity(Entity::<Notebook>::new(()).snapshot_every(50))

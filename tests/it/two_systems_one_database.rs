@@ -1,7 +1,9 @@
 //! Two systems that write the same entities: the store decides, nobody is told anything wrong.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use perennial::Retention;
 use perennial::prelude::*;
 use perennial_it::{Load, Notebook, Outcome, Read, TestStore, check_notes, on_every_store, until};
 
@@ -10,14 +12,22 @@ const BOOKS: u64 = 2;
 const CALLERS: u64 = 4;
 /// Notes that each system has to get acknowledged after the other one was there.
 const NOTES: u64 = 100;
+const KEEPING: Retention = Retention::every(20);
+const DELETING: Retention = Retention::every(5).keep(0).delete_events();
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_number_is_given_twice_and_the_loser_goes_on() {
-    on_every_store(both_write).await;
+    on_every_store(async |store| both_write(store, KEEPING).await).await;
 }
 
-async fn both_write(store: &TestStore) {
-    let systems = [start(store).await, start(store).await];
+/// The events that a loser does not know of may be deleted when it writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_comes_back_although_both_delete_events() {
+    on_every_store(async |store| both_write(store, DELETING).await).await;
+}
+
+async fn both_write(store: &TestStore, retention: Retention) {
+    let systems = [start(store, retention).await, start(store, retention).await];
     let load = Arc::new(Load::on(BOOKS));
     let progress: [Arc<Load>; 2] = std::array::from_fn(|_| Arc::clone(&load));
     let callers: Vec<_> = systems
@@ -43,7 +53,12 @@ async fn both_write(store: &TestStore) {
         conflicts += caller.await.expect("a caller had no unexpected error").1;
     }
     assert!(conflicts > 0, "the systems were never in each other's way");
-    check_notes(store, &load).await;
+    if retention == KEEPING {
+        check_notes(store, &load).await;
+    }
+    let reader = start(store, retention).await;
+    check_states(&reader, &load).await;
+    reader.shutdown().await.expect("idle");
 
     // Each of them still works, whoever wrote last.
     for system in &systems {
@@ -70,10 +85,35 @@ async fn both_write(store: &TestStore) {
     }
 }
 
-async fn start(store: &TestStore) -> ActorSystem {
+/// Compares what callers were told with what a system brings back.
+async fn check_states(system: &ActorSystem, load: &Load) {
+    let mut found = HashMap::new();
+    for book in 0..BOOKS {
+        let all = system.entity::<Notebook>(book.to_string()).ask(Read).await;
+        for (place, note) in (1..).zip(all.expect("it comes back")) {
+            let twice = found.insert(note, (book, place));
+            assert_eq!(twice, None, "note {note} is there twice");
+        }
+    }
+    for (note, (book, outcome)) in load.outcomes() {
+        match outcome {
+            Outcome::Noted(place) => {
+                assert_eq!(found.get(&note), Some(&(book, place)), "note {note}");
+            }
+            Outcome::Failed => assert_eq!(found.get(&note), None, "note {note} had failed"),
+            Outcome::Unknown => {}
+        }
+    }
+}
+
+async fn start(store: &TestStore, retention: Retention) -> ActorSystem {
     store
         .system()
-        .entity(Entity::<Notebook>::new(()).snapshot_every(20))
+        .entity(
+            Entity::<Notebook>::new(())
+                .snapshot_every(20)
+                .retention(retention),
+        )
         .start()
         .await
         .expect("a usable store")

@@ -360,7 +360,16 @@ impl Cleanup {
 
     async fn all(&self, store: &dyn Store, id: &PersistenceId, reset: bool) -> Result<u64, Error> {
         let events = self.events(store, id, SequenceNr::MAX, reset).await?;
-        Ok(events + self.snapshot(store, id).await?)
+        let snapshots = self.snapshot(store, id).await?;
+        // A command that is sent again after all of that is one that was never seen.
+        while !self.dry_run
+            && store
+                .command_replies()
+                .delete_up_to(id, SequenceNr::MAX, self.batch)
+                .await?
+                > 0
+        {}
+        Ok(events + snapshots)
     }
 
     /// Deletes events up to a number, with a marker unless nothing is to be left.

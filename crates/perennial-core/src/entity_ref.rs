@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use perennial_persistence::PersistenceId;
+use perennial_persistence::{CommandId, PersistenceId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::command::{Identity, Repeatable};
 use crate::engine::{Address, Envelope, Registry};
 use crate::error::AskError;
 use crate::event_sourced::{EventSourced, Handle};
@@ -112,7 +115,8 @@ impl<E: EventSourced> EntityRef<E> {
             Err(error) => return Err(error.clone()),
         };
         address.admit()?;
-        let envelope = Envelope::<E, C>::admitted(Arc::clone(address), command, ReplyTo::nobody());
+        let to = Arc::clone(address);
+        let envelope = Envelope::<E, C>::admitted(to, command, ReplyTo::nobody(), None);
         address.send(Box::new(envelope));
         Ok(())
     }
@@ -153,13 +157,84 @@ impl<E, C> Ask<E, C> {
     }
 }
 
-impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
-    type Output = Result<E::Reply, AskError>;
-    type IntoFuture = Asking<E::Reply>;
+impl<E, C> Ask<E, C> {
+    /// Gives the command an id, under which it takes effect once however often it is asked: whoever
+    /// did not get the answer asks again with the same id and command.
+    ///
+    /// A command that persists events stores its reply with them. The same id gets that reply from
+    /// then on, without another event, also after a restart of the entity, on another node, and
+    /// after a crash between the commit and the answer; what was to follow the first time
+    /// ([`Effect::then_run`]) does not follow again. While the first attempt is under way, the
+    /// second one waits for its outcome. A command that persists nothing, such as one that is
+    /// refused, stores nothing and is decided anew. The id with another command is an error
+    /// ([`AskError::CommandIdReused`]).
+    ///
+    /// An entity knows its latest ids only: as many as `command-window` says, not older than
+    /// `command-window-age` (see [`EntityConfig`]). Entities of which only the state is kept
+    /// ([`Durable`]) take no ids ([`AskError::CommandIdRefused`]).
+    ///
+    /// ```
+    /// # use perennial_core::{AskError, Cx, Effect, EntityRef, EventSourced, Handle, Repeatable};
+    /// # use perennial_persistence::{CommandId, InvalidCommandId};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Default)] struct Account;
+    /// # #[derive(Serialize, Deserialize)] struct Deposited(i64);
+    /// # impl EventSourced for Account {
+    /// #     const TYPE: &'static str = "Account";
+    /// #     type Event = Deposited;
+    /// #     type Services = ();
+    /// #     fn apply(&mut self, _: &Deposited) {}
+    /// # }
+    /// #[derive(Serialize)]
+    /// struct Deposit(i64);
+    ///
+    /// impl Repeatable for Deposit {
+    ///     const NAME: &'static str = "Deposit";
+    /// }
+    /// # impl Handle<Deposit> for Account {
+    /// #     type Reply = i64;
+    /// #     fn handle(&self, command: Deposit, cx: &Cx<'_, Self>) -> Effect<Self, i64> {
+    /// #         cx.persist([Deposited(command.0)]).reply(|_| 0)
+    /// #     }
+    /// # }
+    ///
+    /// async fn pay(account: &EntityRef<Account>, id: &CommandId) -> Result<i64, AskError> {
+    ///     loop {
+    ///         match account.ask(Deposit(100)).command_id(id.clone()).await {
+    ///             Err(AskError::Unknown { .. }) => {}
+    ///             answer => return answer,
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// [`Effect::then_run`]: crate::Effect::then_run
+    /// [`EntityConfig`]: crate::config::EntityConfig
+    /// [`Durable`]: crate::Durable
+    pub fn command_id(self, command_id: CommandId) -> AskOnce<E, C>
+    where
+        E: Handle<C, Reply: Serialize + DeserializeOwned>,
+        C: Repeatable + Send + 'static,
+    {
+        AskOnce {
+            ask: self,
+            command_id,
+        }
+    }
+}
 
-    fn into_future(self) -> Asking<E::Reply> {
+impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
+    /// Sends the command, with what `identify` makes of it.
+    fn send(
+        self,
+        identify: impl FnOnce(&Address, &C) -> Result<Option<Box<Identity<E::Reply>>>, AskError>,
+    ) -> Asking<E::Reply> {
         let address = match self.target {
             Ok(address) => address,
+            Err(error) => return Asking::refused(error),
+        };
+        let identity = match identify(&address, &self.command) {
+            Ok(identity) => identity,
             Err(error) => return Asking::refused(error),
         };
         if let Err(error) = address.admit() {
@@ -171,7 +246,8 @@ impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
             let timeout = self.timeout.unwrap_or(registry.ask_timeout());
             deadlines.add(timeout, receiver.expires());
         }
-        let envelope = Envelope::<E, C>::admitted(Arc::clone(&address), self.command, reply);
+        let to = Arc::clone(&address);
+        let envelope = Envelope::<E, C>::admitted(to, self.command, reply, identity);
         address.send(Box::new(envelope));
         Asking {
             state: Ok(receiver),
@@ -179,10 +255,65 @@ impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
     }
 }
 
+impl<E: Handle<C>, C: Send + 'static> IntoFuture for Ask<E, C> {
+    type Output = Result<E::Reply, AskError>;
+    type IntoFuture = Asking<E::Reply>;
+
+    fn into_future(self) -> Asking<E::Reply> {
+        self.send(|_, _| Ok(None))
+    }
+}
+
 impl<E, C> fmt::Debug for Ask<E, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ask")
             .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command with an id about to be asked; await it. Made by [`Ask::command_id`].
+#[must_use = "an ask is sent when it is awaited"]
+pub struct AskOnce<E, C> {
+    ask: Ask<E, C>,
+    command_id: CommandId,
+}
+
+impl<E, C> AskOnce<E, C> {
+    /// Waits this long at the most, instead of the system's `ask-timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.ask = self.ask.timeout(timeout);
+        self
+    }
+}
+
+impl<E, C> IntoFuture for AskOnce<E, C>
+where
+    E: Handle<C, Reply: Serialize + DeserializeOwned>,
+    C: Repeatable + Send + 'static,
+{
+    type Output = Result<E::Reply, AskError>;
+    type IntoFuture = Asking<E::Reply>;
+
+    fn into_future(self) -> Asking<E::Reply> {
+        let command_id = self.command_id;
+        self.ask.send(|address, command| {
+            let refused = |reason: Arc<str>| AskError::CommandIdRefused { reason };
+            if !address.registry().takes_command_ids(address.host()) {
+                let reason = "only the state of this entity type is kept, and no replies beside it";
+                return Err(refused(reason.into()));
+            }
+            let identity = Identity::new(command_id, command).map_err(refused)?;
+            Ok(Some(Box::new(identity)))
+        })
+    }
+}
+
+impl<E, C> fmt::Debug for AskOnce<E, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AskOnce")
+            .field("command_id", &self.command_id)
+            .field("timeout", &self.ask.timeout)
             .finish_non_exhaustive()
     }
 }

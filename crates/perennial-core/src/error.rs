@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{InvalidId, PersistenceId, SequenceNr};
+use perennial_persistence::{CommandId, InvalidId, PersistenceId, SequenceNr};
 
 /// What is busy while a store is slow or down.
 pub(crate) const STORE_AWAY: &str = "the store";
@@ -15,7 +15,7 @@ pub(crate) const CLEANED_UP: &str = "the entity's clean-up";
 ///
 /// [`AskError::is_not_handled`] and [`AskError::is_outcome_unknown`] tell what may have happened
 /// to the command. Everything else means that it was handled and changed nothing, except
-/// [`AskError::NoReply`], where it did what it was to do.
+/// [`AskError::NoReply`] and [`AskError::ReplyUnreadable`], where it did what it was to do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
@@ -77,6 +77,32 @@ pub enum AskError {
         /// The panic's message.
         message: Arc<str>,
     },
+    /// The command's id stands for another request to this entity. The command was not handled.
+    #[error("command id {command_id} of {persistence_id} was used for another request")]
+    CommandIdReused {
+        /// Whose command it was.
+        persistence_id: PersistenceId,
+        /// The id.
+        command_id: CommandId,
+    },
+    /// The command cannot have an id here, or what its id stands for cannot be told. It was not
+    /// handled.
+    #[error("the command cannot be handled with its id: {reason}")]
+    CommandIdRefused {
+        /// What is wrong.
+        reason: Arc<str>,
+    },
+    /// The command took effect when it came first. Its reply is stored, but is no reply of the
+    /// present type.
+    #[error("the reply to command {command_id} of {persistence_id} cannot be read: {reason}")]
+    ReplyUnreadable {
+        /// Whose command it was.
+        persistence_id: PersistenceId,
+        /// The command.
+        command_id: CommandId,
+        /// Why not.
+        reason: Arc<str>,
+    },
     /// The id cannot be stored.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
@@ -109,6 +135,8 @@ impl AskError {
                 | Self::Expired
                 | Self::Stopped
                 | Self::RecoveryFailed(_)
+                | Self::CommandIdReused { .. }
+                | Self::CommandIdRefused { .. }
                 | Self::InvalidId(_)
                 | Self::NotRegistered { .. }
                 | Self::OtherType { .. }

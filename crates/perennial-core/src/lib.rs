@@ -123,6 +123,8 @@
 //! - A panic of user code restarts its entity, after a wait that doubles, and concerns no other.
 //! - Every queue has a bound, which is a setting with a documented effect. A full one refuses a
 //!   command before it is queued, as [`AskError::Busy`].
+//! - While a store is slow or down, what needs it is refused at once as [`AskError::Busy`], and goes
+//!   on by itself when it is back. [`ActorSystem::status`] tells of it.
 //!
 //! # Features
 //!
@@ -136,9 +138,11 @@
 //!   but every such refusal costs the loser a recovery.
 //! - It does not interrupt a handler. One that blocks holds up all entities of its worker, and is
 //!   named in the log; use [`Cx::blocking`] for such work.
-//! - It sends no command again, deletes no event, and stores nothing from inside a future.
+//! - It sends no command again, deletes no event unless it is told to, and stores nothing from inside
+//!   a future.
 
 pub mod cleanup;
+mod command;
 pub mod config;
 mod deadline;
 mod durable_state;
@@ -150,9 +154,10 @@ mod reply;
 mod runtime;
 mod system;
 
+pub use command::Repeatable;
 pub use durable_state::{Durable, DurableState, StateChange};
 pub use engine::BreakerState;
-pub use entity_ref::{Ask, Asking, EntityRef};
+pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,

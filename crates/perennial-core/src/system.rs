@@ -420,7 +420,8 @@ impl SystemBuilder {
             plugins.push(plugin);
         }
 
-        let mut assembly = Assembly::new().on_stores(stores.len());
+        let mut assembly =
+            Assembly::new().on_stores(stores.iter().map(|store| store.name()).collect());
         let mut stores_of_types = Vec::new();
         let mut kept_in = Vec::new();
         for (entity, config) in self.entities.iter().zip(configs) {

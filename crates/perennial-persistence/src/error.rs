@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
+use crate::command_reply::CommandId;
 use crate::id::PersistenceId;
 use crate::sequence::SequenceNr;
 
@@ -54,6 +55,15 @@ pub enum Error {
         expected: SequenceNr,
         /// The revision that it has; 0 if there is no row.
         found: SequenceNr,
+    },
+    /// The command of a write was handled before, by another writer: this writer is stale. Nothing
+    /// of the write was stored. Never try it again; recover first, and find the reply.
+    #[error("command {command_id} of {persistence_id} was handled before, by another writer")]
+    CommandTaken {
+        /// Whose write it was.
+        persistence_id: PersistenceId,
+        /// The command.
+        command_id: CommandId,
     },
     /// The store will not take this data, whoever sends it and whenever. Nothing of it was stored.
     #[error("{persistence_id} cannot be stored: {reason}")]

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::BoxFuture;
+use crate::command_reply::NewReply;
 use crate::error::Error;
 use crate::id::PersistenceId;
 use crate::payload::{MAX_MANIFEST_CHARS, NO_PAYLOAD_ID, SerializedPayload};
@@ -79,6 +80,7 @@ pub struct AtomicWrite {
     writer: WriterId,
     first: SequenceNr,
     events: Vec<NewEvent>,
+    reply: Option<Box<NewReply>>,
     /// Set by the writer right before the write is sent; no part of the write's identity.
     pub previous: Previous,
     /// Whether an earlier attempt at this write may have stored it. Set by the writer before it
@@ -121,6 +123,7 @@ impl AtomicWrite {
             writer,
             first,
             events,
+            reply: None,
             previous: if first == SequenceNr::FIRST {
                 Previous::None
             } else {
@@ -153,6 +156,16 @@ impl AtomicWrite {
     /// The events, at least one.
     pub fn events(&self) -> &[NewEvent] {
         &self.events
+    }
+
+    /// The reply that is stored with the events, if their command has an id.
+    pub fn reply(&self) -> Option<&NewReply> {
+        self.reply.as_deref()
+    }
+
+    /// Has a reply stored with the events.
+    pub fn set_reply(&mut self, reply: NewReply) {
+        self.reply = Some(Box::new(reply));
     }
 
     /// Tags the event at `index`, counted from 0.
@@ -304,12 +317,16 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// is noticed although the events that it does not know of were deleted since. The later writes
     /// of an id in the same batch are not in the way of its earlier ones.
     ///
+    /// The [reply](AtomicWrite::reply) of a write is stored in the transaction of its events, so it
+    /// is there if and only if they are.
+    ///
     /// # Errors
     /// One per write: [`Error::Conflict`] (an event of another writer has one of the numbers, and
     /// the write never was stored), [`Error::Superseded`] (no event has, but the numbers go beyond
-    /// it; whether an earlier attempt stored it nobody can say), [`Error::Rejected`] (this data
-    /// cannot be stored), [`Error::Unavailable`] (try the identical write again; it may have been
-    /// stored if `outcome_unknown`).
+    /// it; whether an earlier attempt stored it nobody can say), [`Error::CommandTaken`] (another
+    /// writer has stored a reply to the same command), [`Error::Rejected`] (this data cannot be
+    /// stored), [`Error::Unavailable`] (try the identical write again; it may have been stored if
+    /// `outcome_unknown`).
     ///
     /// # Cancel safety
     /// Not cancel safe: once polled, dropping the future leaves the outcome unknown.

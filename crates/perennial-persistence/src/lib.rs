@@ -1,8 +1,8 @@
 //! Vocabulary and storage contracts of perennial: ids, slices, sequence numbers, payloads, and
 //! the traits that a store implements. No runtime, no actors, no SQL.
 //!
-//! A store implements [`Journal`], [`SnapshotStore`] and [`DurableStateStore`] and hands them out
-//! through [`Store`].
+//! A store implements [`Journal`], [`SnapshotStore`], [`DurableStateStore`] and
+//! [`CommandReplyStore`] and hands them out through [`Store`].
 //! The contract suites in `perennial-testkit` say what is expected of it, test by test.
 //!
 //! Guarantees that a store gives: a write is answered once it is durable; it is stored whole or
@@ -12,6 +12,7 @@
 
 mod clock;
 mod codec;
+mod command_reply;
 mod durable_state_store;
 mod error;
 mod id;
@@ -30,6 +31,10 @@ pub use clock::{Clock, SystemClock};
 pub use codec::{
     Compression, Decimal, FIRST_OWN_ID, Format, InvalidRegistry, MAX_NESTING, Registry, Tree,
     TreeError,
+};
+pub use command_reply::{
+    CommandId, CommandReplyStore, Fingerprint, InvalidCommandId, MAX_COMMAND_ID_CHARS, NewReply,
+    StoredReply,
 };
 pub use durable_state_store::{
     DurableStateDelete, DurableStateStore, FoldedBatch, FoldedOutcome, FoldedWrite, StateChange,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::BoxFuture;
+use crate::command_reply::CommandReplyStore;
 use crate::durable_state_store::DurableStateStore;
 use crate::journal::Journal;
 use crate::snapshot_store::SnapshotStore;
@@ -23,6 +24,9 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// The states of entities that keep nothing else.
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore>;
+
+    /// The replies to commands with ids.
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore>;
 
     /// What was found at the start that someone should look at, one sentence each: settings that
     /// can lose data, rows that cannot be. Also logged as warnings when the store was opened.

@@ -1,4 +1,4 @@
-//! The one list of span and field names, so that all crates say the same.
+//! The one list of span, field and metric names, so that all crates say the same.
 
 /// Names of spans: `area.verb`.
 pub mod span {
@@ -6,6 +6,26 @@ pub mod span {
     pub const HANDLE: &str = "persistence.handle";
     /// Storing a batch.
     pub const WRITE_EVENTS: &str = "journal.write_events";
+}
+
+/// Names of metrics, given to the recorder of the crate `metrics` if the program has one. Labels are
+/// [`label`]s.
+pub mod metric {
+    /// A gauge per store and worker: 0 while the store answers, 1 while one call finds out whether
+    /// it is back, 2 while it counts as down.
+    pub const STORE_BREAKER_STATE: &str = "perennial_store_breaker_state";
+    /// A counter per store and worker: how often the store was found slow or down.
+    pub const STORE_BREAKER_OPENED: &str = "perennial_store_breaker_opened_total";
+    /// A counter per store and worker: commands that were refused meanwhile.
+    pub const STORE_BREAKER_REFUSED: &str = "perennial_store_breaker_refused_total";
+}
+
+/// Names of the labels of metrics.
+pub mod label {
+    /// The name of a store's plugin.
+    pub const STORE: &str = "store";
+    /// The number of a worker, from 0.
+    pub const WORKER: &str = "worker";
 }
 
 /// Names of fields.

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use bytes::BufMut;
 use perennial_persistence::{AtomicWrite, Error, Previous, SequenceNr, Timestamp, Written};
-use tokio_postgres::types::{IsNull, Type};
+use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::batch::{Batch, LARGEST_WRITE, Size};
+use crate::command_replies::{self, Reply, replies_of};
 use crate::error::{Failure, Refusal};
 use crate::executor::{Executor, Sql, ordinality, sql};
 use crate::journal::size_of_write;
@@ -14,6 +15,7 @@ use crate::row::{Column, Micros, NewRow, WriterText, put_tags, put_text};
 
 const WRITE_BATCH: Sql = sql!("journal/write_batch.sql");
 const WRITE_BATCH_WITH_METADATA: Sql = sql!("journal/write_batch_with_metadata.sql");
+const WRITE_BATCH_WITH_REPLIES: Sql = sql!("journal/write_batch_with_replies.sql");
 const READ_PREVIOUS_TIMESTAMPS: Sql = sql!("journal/read_previous_timestamps.sql");
 const READ_TAKEN: Sql = sql!("journal/read_taken.sql");
 
@@ -126,7 +128,9 @@ impl<'a> EventBatch<'a> {
             .chunk_by(|a, b| self.same_entity(a.index, b.index))
             .map(|of_entity| &self.writes[of_entity[0].index])
             .collect();
-        let Some(started) = insert(self.executor, &rows, &firsts, with_metadata).await? else {
+        let replies = replies_of(pending.iter().map(|pending| &self.writes[pending.index]));
+        let inserted = insert(self.executor, &rows, &firsts, with_metadata, &replies).await?;
+        let Some(started) = inserted else {
             return Ok(None);
         };
         let timestamps: Result<Vec<Timestamp>, Failure> = pending
@@ -245,6 +249,29 @@ impl<'a> EventBatch<'a> {
     }
 }
 
+/// Commands that carry an id.
+impl EventBatch<'_> {
+    /// Answers those of the unanswered writes whose commands another writer has handled.
+    async fn answer_taken_commands(&mut self, pending: &[Pending]) -> Result<(), Failure> {
+        let (indexes, replies): (Vec<usize>, Vec<Reply<'_>>) = pending
+            .iter()
+            .filter(|pending| self.answers[pending.index].is_none())
+            .filter_map(|pending| {
+                let write = &self.writes[pending.index];
+                write.reply().map(|reply| (pending.index, (write, reply)))
+            })
+            .unzip();
+        for taken in command_replies::taken(self.executor, &replies).await? {
+            let (write, reply) = replies[taken];
+            self.answers[indexes[taken]] = Some(Err(Error::CommandTaken {
+                persistence_id: write.persistence_id().clone(),
+                command_id: reply.command_id().clone(),
+            }));
+        }
+        Ok(())
+    }
+}
+
 impl Batch for EventBatch<'_> {
     type Pending = Pending;
 
@@ -311,7 +338,8 @@ impl Batch for EventBatch<'_> {
     }
 
     async fn explain(&mut self, pending: &[Pending]) -> Result<(), Failure> {
-        self.answer_taken(pending).await
+        self.answer_taken(pending).await?;
+        self.answer_taken_commands(pending).await
     }
 
     fn fail(&mut self, pending: &Pending, failure: &Failure) {
@@ -334,6 +362,7 @@ async fn insert(
     rows: &[NewRow<'_>],
     firsts: &[&AtomicWrite],
     with_metadata: bool,
+    replies: &[Reply<'_>],
 ) -> Result<Option<Micros>, Failure> {
     let entity = Column::new(firsts, Type::TEXT, |write: &&AtomicWrite, out| {
         put_text(write.persistence_id().as_str(), out)
@@ -383,7 +412,7 @@ async fn insert(
     let writer = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
         put_text(WriterText::of(row.write).as_str(), out)
     });
-    let answer = if with_metadata {
+    let answer = if with_metadata || !replies.is_empty() {
         let tags = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
             put_tags(&row.event.tags, out)
         });
@@ -411,29 +440,30 @@ async fn insert(
                 None => IsNull::Yes,
             }
         });
-        executor
-            .call(
-                &WRITE_BATCH_WITH_METADATA,
-                &[
-                    &slice,
-                    &entity_type,
-                    &id,
-                    &seq_nr,
-                    &position,
-                    &not_before,
-                    &serializer_id,
-                    &manifest,
-                    &payload,
-                    &writer,
-                    &tags,
-                    &meta_id,
-                    &meta_manifest,
-                    &meta_payload,
-                    &entity,
-                    &first,
-                ],
-            )
-            .await?
+        let events: [&(dyn ToSql + Sync); 16] = [
+            &slice,
+            &entity_type,
+            &id,
+            &seq_nr,
+            &position,
+            &not_before,
+            &serializer_id,
+            &manifest,
+            &payload,
+            &writer,
+            &tags,
+            &meta_id,
+            &meta_manifest,
+            &meta_payload,
+            &entity,
+            &first,
+        ];
+        if replies.is_empty() {
+            executor.call(&WRITE_BATCH_WITH_METADATA, &events).await?
+        } else {
+            let sql = &WRITE_BATCH_WITH_REPLIES;
+            command_replies::insert_with(executor, sql, &events, replies).await?
+        }
     } else {
         executor
             .call(

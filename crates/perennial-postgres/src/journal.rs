@@ -13,6 +13,7 @@ use tokio_postgres::types::FromSql;
 use tracing::Instrument;
 
 use crate::batch::{self, LARGEST_WRITE, StatementBounds};
+use crate::command_replies::size_of_reply;
 use crate::error::{Failure, Refusal};
 use crate::event_batch::EventBatch;
 use crate::executor::{Executor, Sql, sql};
@@ -43,6 +44,7 @@ impl PostgresJournal {
         let mut failure = None;
         if let [write] = batch
             && let [event] = write.events()
+            && write.reply().is_none()
             && size_of_write(write) <= LARGEST_WRITE
         {
             match self.write_one(write, event).await {
@@ -267,7 +269,7 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
         let metadata = event.metadata.as_ref().map_or(0, |data| data.bytes.len());
         event.payload.bytes.len() + tags + metadata
     });
-    sizes.sum()
+    sizes.sum::<usize>() + size_of_reply(write)
 }
 
 /// The time of a lone event; without a row it was not stored.

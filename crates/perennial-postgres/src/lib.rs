@@ -69,6 +69,7 @@
 //! write. It keeps payloads in `bytea` columns only, not in the JSON variants of the tables.
 
 mod batch;
+mod command_replies;
 mod config;
 mod connect;
 mod conninfo;

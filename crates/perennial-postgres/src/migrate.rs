@@ -29,6 +29,11 @@ const GUARD_DURABLE_STATE: Migration = Migration {
     name: "guard_durable_state",
     text: include_str!("../migrations/0002_guard_durable_state.sql"),
 };
+const CREATE_COMMAND_REPLY: Migration = Migration {
+    version: 3,
+    name: "create_command_reply",
+    text: include_str!("../migrations/0003_create_command_reply.sql"),
+};
 
 struct Migration {
     version: i32,
@@ -122,6 +127,12 @@ async fn apply(client: &mut Client, schema: Option<&str>) -> Result<Vec<String>,
             transaction.batch_execute(CREATE_TABLES.text).await?;
         }
         record(&transaction, &CREATE_TABLES).await?;
+        transaction.commit().await?;
+    }
+    if !applied.contains(&CREATE_COMMAND_REPLY.version) {
+        let transaction = locked(client).await?;
+        transaction.batch_execute(CREATE_COMMAND_REPLY.text).await?;
+        record(&transaction, &CREATE_COMMAND_REPLY).await?;
         transaction.commit().await?;
     }
     if applied.contains(&GUARD_DURABLE_STATE.version) {
@@ -222,6 +233,7 @@ async fn create_schema(transaction: &Transaction<'_>, schema: &str) -> Result<()
 async fn all_there(transaction: &Transaction<'_>) -> Result<bool, Obstacle> {
     let names: Vec<&str> = TABLES
         .iter()
+        .filter(|table| !table.is_ours)
         .map(|table| table.name)
         .chain(["event_journal_slice_idx", "durable_state_slice_idx"])
         .collect();
@@ -387,6 +399,8 @@ struct Table {
     /// The columns, sorted by name, that no two rows may have in common; only for tables whose
     /// key this crate relies on.
     fence: Option<&'static [&'static str]>,
+    /// Whether other programs don't know it.
+    is_ours: bool,
     columns: &'static [Column],
 }
 
@@ -420,6 +434,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "event_journal",
         fence: Some(&["persistence_id", "seq_nr"]),
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -441,6 +456,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "snapshot",
         fence: Some(&["persistence_id"]),
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -458,6 +474,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "durable_state",
         fence: None,
+        is_ours: false,
         columns: &[
             required("slice", "integer"),
             required("entity_type", TEXT),
@@ -473,6 +490,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_offset_store",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),
@@ -485,6 +503,7 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_timestamp_offset_store",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),
@@ -498,11 +517,29 @@ const TABLES: &[Table] = &[
     Table {
         name: "projection_management",
         fence: None,
+        is_ours: false,
         columns: &[
             required("projection_name", TEXT),
             required("projection_key", TEXT),
             required("paused", "boolean"),
             required("last_updated", "bigint"),
+        ],
+    },
+    Table {
+        name: "perennial_command_reply",
+        fence: Some(&["command_id", "persistence_id"]),
+        is_ours: true,
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("command_id", TEXT),
+            required("fingerprint", "bytea"),
+            required("seq_nr", "bigint"),
+            required("db_timestamp", TIME),
+            required("reply_ser_id", "integer"),
+            required("reply_ser_manifest", TEXT),
+            required("reply_payload", "bytea"),
         ],
     },
 ];
@@ -576,6 +613,8 @@ mod tests {
                  two writers apart",
                 "table snapshot has no unique index on (persistence_id), which keeps two writers \
                  apart",
+                "table perennial_command_reply has no unique index on (command_id, persistence_id), \
+                 which keeps two writers apart",
             ],
         );
     }

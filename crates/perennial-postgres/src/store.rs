@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use perennial_persistence::{
-    BoxFuture, DurableStateStore, Journal, OpenError, SchemaCheck, SnapshotStore, Store,
+    BoxFuture, CommandReplyStore, DurableStateStore, Journal, OpenError, SchemaCheck,
+    SnapshotStore, Store,
 };
 use tokio_postgres::Client;
 
 use crate::Config;
 use crate::batch::StatementBounds;
+use crate::command_replies::PostgresCommandReplies;
 use crate::connect::Connector;
 use crate::durable_state_store::PostgresDurableStateStore;
 use crate::error::source_of;
@@ -26,6 +28,7 @@ pub struct Postgres {
     journal: Arc<PostgresJournal>,
     snapshot_store: Arc<PostgresSnapshotStore>,
     durable_state_store: Arc<PostgresDurableStateStore>,
+    command_replies: Arc<PostgresCommandReplies>,
     warnings: Vec<String>,
 }
 
@@ -93,6 +96,7 @@ impl Postgres {
                 bounds,
                 config.durable_state_delete,
             )),
+            command_replies: Arc::new(PostgresCommandReplies::new(Arc::clone(&executor))),
             executor,
             warnings,
         })
@@ -114,6 +118,10 @@ impl Store for Postgres {
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         Arc::clone(&self.durable_state_store) as Arc<dyn DurableStateStore>
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        Arc::clone(&self.command_replies) as Arc<dyn CommandReplyStore>
     }
 
     fn warnings(&self) -> Vec<String> {

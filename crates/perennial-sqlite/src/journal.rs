@@ -11,6 +11,7 @@ use perennial_persistence::{
 use rusqlite::{CachedStatement, Connection, params};
 use tracing::Instrument;
 
+use crate::command_replies;
 use crate::error::{Kind, classify, unavailable};
 use crate::executor::{Executor, WriteTransaction};
 use crate::row::{Column, Damage, PayloadColumns, PayloadReader, tags_text};
@@ -207,14 +208,30 @@ fn store_one(
             Ok(_) => None,
             Err(error) => Some(error),
         };
-        transaction.prepare(UNDO)?.execute(params![
-            id.as_str(),
-            write.first().to_i64(),
-            seq_nr.to_i64()
-        ])?;
+        undo(transaction, write, seq_nr)?;
         return explain(transaction, write, writer, cause);
     }
+    if let Some(reply) = write.reply()
+        && let Err(error) = command_replies::store(transaction, write, reply, timestamp)?
+    {
+        undo(transaction, write, write.last().next())?;
+        return Ok(Err(error));
+    }
     Ok(Ok(Written { timestamp }))
+}
+
+/// Takes back the events of a write with numbers below `end`.
+fn undo(
+    transaction: &WriteTransaction<'_>,
+    write: &AtomicWrite,
+    end: SequenceNr,
+) -> rusqlite::Result<()> {
+    let id = write.persistence_id().as_str();
+    let (first, end) = (write.first().to_i64(), end.to_i64());
+    transaction
+        .prepare(UNDO)?
+        .execute(params![id, first, end])?;
+    Ok(())
 }
 
 /// The length of a hyphenated UUID.
@@ -418,7 +435,7 @@ fn no_time_left(id: &PersistenceId) -> Error {
     rejected(id, reason, None)
 }
 
-fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
+pub(crate) fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
     Error::Rejected {
         persistence_id: id.clone(),
         reason: reason.to_owned(),
@@ -426,7 +443,7 @@ fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) ->
     }
 }
 
-fn corrupt(id: &PersistenceId, seq_nr: SequenceNr, Damage(reason): Damage) -> Error {
+pub(crate) fn corrupt(id: &PersistenceId, seq_nr: SequenceNr, Damage(reason): Damage) -> Error {
     Error::Corrupt {
         persistence_id: id.clone(),
         seq_nr,

@@ -48,6 +48,7 @@
 //! It keeps no database in memory, and does not work on a network file system: SQLite's
 //! write-ahead log needs memory that all its processes share.
 
+mod command_replies;
 mod config;
 mod durable_state_store;
 mod error;
@@ -61,12 +62,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use perennial_persistence::{
-    BoxFuture, Clock, DurableStateDelete, DurableStateStore, Journal, OpenError, SnapshotStore,
-    Store, SystemClock,
+    BoxFuture, Clock, CommandReplyStore, DurableStateDelete, DurableStateStore, Journal, OpenError,
+    SnapshotStore, Store, SystemClock,
 };
 
 pub use config::{Config, Synchronous};
 
+use crate::command_replies::SqliteCommandReplies;
 use crate::durable_state_store::SqliteDurableStateStore;
 use crate::executor::Executor;
 use crate::journal::SqliteJournal;
@@ -140,6 +142,10 @@ impl Store for Sqlite {
         let executor = Arc::clone(&self.executor);
         let delete = self.durable_state_delete;
         Arc::new(SqliteDurableStateStore::new(executor, delete))
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        Arc::new(SqliteCommandReplies::new(Arc::clone(&self.executor)))
     }
 
     fn warnings(&self) -> Vec<String> {

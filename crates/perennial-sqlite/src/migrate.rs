@@ -23,7 +23,7 @@ struct Migration {
     obstacle: fn(&Connection) -> rusqlite::Result<Option<String>>,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         sql: include_str!("../migrations/0001_create_tables.sql"),
         obstacle: |_| Ok(None),
@@ -31,6 +31,10 @@ const MIGRATIONS: [Migration; 2] = [
     Migration {
         sql: include_str!("../migrations/0002_guard_durable_state_ids.sql"),
         obstacle: doubled_ids,
+    },
+    Migration {
+        sql: include_str!("../migrations/0003_create_command_reply.sql"),
+        obstacle: |_| Ok(None),
     },
 ];
 

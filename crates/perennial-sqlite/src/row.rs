@@ -63,7 +63,7 @@ impl Column {
         }
     }
 
-    fn bytes(self, row: &Row<'_>) -> Result<Bytes, Damage> {
+    pub(crate) fn bytes(self, row: &Row<'_>) -> Result<Bytes, Damage> {
         match self.value(row) {
             ValueRef::Blob(bytes) => Ok(Bytes::copy_from_slice(bytes)),
             other => Err(self.damage(other, "a blob")),

@@ -74,6 +74,7 @@ impl StoreFixture for SqliteFixture {
         };
         let sql = trigger("event_journal", "event_ser_id", "INSERT")
             + &trigger("snapshot", "ser_id", "INSERT")
+            + &trigger("perennial_command_reply", "reply_ser_id", "INSERT")
             + &trigger("durable_state", "state_ser_id", "INSERT")
             + &trigger("durable_state", "state_ser_id", "UPDATE");
         self.connection()
@@ -119,6 +120,7 @@ impl StoreFixture for SqliteFixture {
 perennial_testkit::journal_contract!(SqliteFixture::new());
 perennial_testkit::snapshot_store_contract!(SqliteFixture::new());
 perennial_testkit::durable_state_store_contract!(SqliteFixture::new());
+perennial_testkit::command_reply_store_contract!(SqliteFixture::new());
 
 mod removing_rows {
     use super::*;

@@ -6,9 +6,9 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, DurableStateStore, Error, Journal, PageLimit, PersistenceId,
-    ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore,
-    StateWrite, Store, StoredState, WriterId, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, PageLimit,
+    PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria,
+    SnapshotStore, StateWrite, Store, StoredReply, StoredState, Timestamp, WriterId, Written,
 };
 use tokio::sync::watch;
 
@@ -108,6 +108,13 @@ impl Store for FaultyStore {
         })
     }
 
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        Arc::new(FaultyCommandReplies {
+            inner: self.inner.command_replies(),
+            faults: self.faults.clone(),
+        })
+    }
+
     fn warnings(&self) -> Vec<String> {
         self.inner.warnings()
     }
@@ -138,6 +145,10 @@ pub struct Faults {
     pub state_loads: Plan<ReadFault>,
     /// [`DurableStateStore::remove`].
     pub state_removals: Plan<ChangeFault>,
+    /// [`CommandReplyStore::load`].
+    pub reply_loads: Plan<ReadFault>,
+    /// [`CommandReplyStore::delete_up_to`].
+    pub reply_deletes: Plan<ChangeFault>,
     sent_events: Arc<Mutex<Sent<AtomicWrite>>>,
     sent_states: Arc<Mutex<Sent<StateWrite>>>,
 }
@@ -155,6 +166,8 @@ impl Faults {
         self.state_writes.clear();
         self.state_loads.clear();
         self.state_removals.clear();
+        self.reply_loads.clear();
+        self.reply_deletes.clear();
     }
 }
 
@@ -384,7 +397,8 @@ impl Gate {
         self.wait_until(|state| state.arrived >= calls).await;
     }
 
-    async fn pass(&self) {
+    /// Comes to this gate and waits until it is open, as a held call does.
+    pub async fn pass(&self) {
         self.state.send_modify(|state| state.arrived += 1);
         self.wait_until(|state| state.open).await;
     }
@@ -780,11 +794,64 @@ impl DurableStateStore for FaultyDurableStateStore {
     }
 }
 
+#[derive(Debug)]
+struct FaultyCommandReplies {
+    inner: Arc<dyn CommandReplyStore>,
+    faults: Faults,
+}
+
+impl CommandReplyStore for FaultyCommandReplies {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StoredReply>, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.reply_loads.take(persistence_id);
+            match &fault {
+                Some(ReadFault::Unavailable) => return Err(unavailable()),
+                Some(ReadFault::Corrupt) => return Err(corrupt(persistence_id, SequenceNr::FIRST)),
+                Some(ReadFault::Held(gate)) => gate.pass().await,
+                Some(ReadFault::Undecodable) | None => {}
+            }
+            let mut replies = self.inner.load(persistence_id, limit).await?;
+            if matches!(fault, Some(ReadFault::Undecodable)) {
+                let payloads = replies
+                    .iter_mut()
+                    .filter_map(|reply| reply.payload.as_mut());
+                payloads.for_each(make_undecodable);
+            }
+            Ok(replies)
+        })
+    }
+
+    fn delete_up_to<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.reply_deletes.take(persistence_id);
+            change(fault, self.inner.delete_up_to(persistence_id, to, limit)).await
+        })
+    }
+
+    fn delete_older<'a>(
+        &'a self,
+        entity_type: &'a str,
+        before: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        self.inner.delete_older(entity_type, before, limit)
+    }
+}
+
 /// Lets a change take effect, or not, as its fault says.
-async fn change(
+async fn change<T>(
     fault: Option<ChangeFault>,
-    effect: BoxFuture<'_, Result<(), Error>>,
-) -> Result<(), Error> {
+    effect: BoxFuture<'_, Result<T, Error>>,
+) -> Result<T, Error> {
     match fault {
         None => effect.await,
         Some(ChangeFault::Unavailable) => Err(unavailable()),

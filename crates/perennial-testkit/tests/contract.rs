@@ -84,6 +84,7 @@ mod memory {
     perennial_testkit::journal_contract!(memory());
     perennial_testkit::snapshot_store_contract!(memory());
     perennial_testkit::durable_state_store_contract!(memory());
+    perennial_testkit::command_reply_store_contract!(memory());
 
     mod removing_rows {
         use super::*;
@@ -106,4 +107,5 @@ mod faulty_without_faults {
     perennial_testkit::journal_contract!(faulty());
     perennial_testkit::snapshot_store_contract!(faulty());
     perennial_testkit::durable_state_store_contract!(faulty());
+    perennial_testkit::command_reply_store_contract!(faulty());
 }

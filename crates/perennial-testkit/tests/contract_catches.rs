@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId,
-    Previous, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria, SnapshotStore, StateChange,
-    StateWrite, Store, StoredState, Timestamp, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, NewEvent,
+    PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria,
+    SnapshotStore, StateChange, StateWrite, Store, StoredState, Timestamp, Written,
 };
 use perennial_testkit::contract::{
     self, StoreFixture, durable_state_store, journal, snapshot_store,
@@ -121,6 +121,10 @@ impl Store for Broken {
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         Arc::new(self.clone())
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        self.inner.command_replies()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -82,10 +82,11 @@ struct Sum(BTreeMap<&'static str, u64>);
 impl Sum {
     fn of(reports: &[Report]) -> Self {
         type Number = (&'static str, fn(&Report) -> u64);
-        let numbers: [Number; 29] = [
+        let numbers: [Number; 30] = [
             ("steps", |report| report.steps),
             ("commands", |report| report.commands),
             ("answered", |report| report.answered),
+            ("repeated", |report| report.repeated),
             ("events", |report| report.events),
             ("ticks", |report| report.ticks),
             ("batches", |report| report.batches),

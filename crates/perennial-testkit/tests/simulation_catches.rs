@@ -61,3 +61,27 @@ fn a_later_write_that_survives_an_earlier_failure_is_caught() {
         ],
     );
 }
+
+#[test]
+fn a_command_that_is_handled_again_is_caught() {
+    check(
+        Defect::HandledAgain,
+        &[
+            "an error has its reason",
+            "a command's events are stored whole, in order and side by side",
+            "no event is stored twice",
+        ],
+    );
+}
+
+#[test]
+fn a_stale_writer_in_the_place_of_deleted_events_is_caught() {
+    check(
+        Defect::MissingFence,
+        &[
+            "what is acknowledged is stored",
+            "what is told is durable",
+            "what is told is the fold of stored events",
+        ],
+    );
+}

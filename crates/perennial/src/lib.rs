@@ -94,17 +94,18 @@ mod plugins;
 use std::path::Path;
 
 pub use futures_executor::block_on;
+pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
-    ActorSystem, Ask, AskError, Asking, Cx, Durable, DurableState, Effect, Entity, EntityRef,
-    EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery, RecoveryFailed,
-    Retention, ShutdownError, Signal, StartError, StateChange, StorePlugin, SystemBuilder,
-    SystemStats, Then, Timers, engine,
+    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, Durable, DurableState, Effect,
+    Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
+    RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError, StateChange,
+    StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
-    Adapted, Codec, Compression, Decimal, Format, MessagePack, PersistenceId, Registry, Schema,
-    SchemaLock, SequenceNr, Timestamp, Tree, TreeError, Versions,
+    Adapted, Codec, CommandId, Compression, Decimal, Format, MessagePack, PersistenceId, Registry,
+    Schema, SchemaLock, SequenceNr, Timestamp, Tree, TreeError, Versions,
 };
 #[cfg(feature = "postgres")]
 pub use perennial_postgres as postgres;

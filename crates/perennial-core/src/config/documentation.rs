@@ -150,6 +150,8 @@ fn page_agrees_with_the_entity_sections() {
                 .with_recovery_timeout(std::time::Duration::from_secs(7))
                 .with_mailbox(7)
                 .with_stash(7)
+                .with_command_window(7)
+                .with_command_window_age(std::time::Duration::from_secs(7))
                 .with_pipeline(7);
             EntityConfig::read(source, "Account", in_code)
         },

@@ -51,6 +51,11 @@ pub struct EntityConfig {
     /// How many commands one entity may put aside. 1,024 by default; from 0 to 1,048,576. A
     /// command that would be stashed beyond it is refused as busy.
     pub stash: usize,
+    /// How many commands with an id are known together with their replies, the latest of each
+    /// entity. 1,000 by default; from 1 to 100,000. One that is sent again after that is a new one.
+    pub command_window: usize,
+    /// How long a command with an id is known. 24 h by default; from 1 ms to 30 days.
+    pub command_window_age: Duration,
     /// How many commands may be handled ahead of their writes. 1,024 by default, so that a hot
     /// entity fills whole batches; from 1 to 65,536. 1 turns it off: each command then waits for
     /// the write of the one before. Further commands wait in the mailbox.
@@ -88,6 +93,11 @@ pub struct EntityOverrides {
     pub mailbox: Option<usize>,
     /// Overrides [`EntityConfig::stash`].
     pub stash: Option<usize>,
+    /// Overrides [`EntityConfig::command_window`].
+    pub command_window: Option<usize>,
+    /// Overrides [`EntityConfig::command_window_age`].
+    #[serde(deserialize_with = "value::some_duration")]
+    pub command_window_age: Option<Duration>,
     /// Overrides [`EntityConfig::pipeline`].
     pub pipeline: Option<usize>,
     /// Overrides [`EntityConfig::restart_min`].
@@ -109,6 +119,8 @@ impl Default for EntityConfig {
             recovery_timeout: Duration::from_secs(30),
             mailbox: 4096,
             stash: 1024,
+            command_window: 1000,
+            command_window_age: DAY,
             pipeline: 1024,
             restart_min: Duration::from_millis(200),
             restart_max: Duration::from_secs(30),
@@ -160,6 +172,12 @@ impl EntityConfig {
         within("recovery-timeout", self.recovery_timeout, MILLISECOND..=DAY)?;
         within("mailbox", self.mailbox, 1..=1_048_576)?;
         within("stash", self.stash, 0..=1_048_576)?;
+        within("command-window", self.command_window, 1..=100_000)?;
+        within(
+            "command-window-age",
+            self.command_window_age,
+            MILLISECOND..=30 * DAY,
+        )?;
         within("pipeline", self.pipeline, 1..=65_536)?;
         within("restart-min", self.restart_min, MILLISECOND..=DAY)?;
         within("restart-max", self.restart_max, MILLISECOND..=DAY)?;
@@ -178,6 +196,8 @@ impl EntityConfig {
         with_recovery_timeout => recovery_timeout: Duration,
         with_mailbox => mailbox: usize,
         with_stash => stash: usize,
+        with_command_window => command_window: usize,
+        with_command_window_age => command_window_age: Duration,
         with_pipeline => pipeline: usize,
         with_restart_min => restart_min: Duration,
         with_restart_max => restart_max: Duration,
@@ -197,6 +217,8 @@ impl EntityOverrides {
             recovery_timeout: self.recovery_timeout.unwrap_or(config.recovery_timeout),
             mailbox: self.mailbox.unwrap_or(config.mailbox),
             stash: self.stash.unwrap_or(config.stash),
+            command_window: self.command_window.unwrap_or(config.command_window),
+            command_window_age: self.command_window_age.unwrap_or(config.command_window_age),
             pipeline: self.pipeline.unwrap_or(config.pipeline),
             restart_min: self.restart_min.unwrap_or(config.restart_min),
             restart_max: self.restart_max.unwrap_or(config.restart_max),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, DurableStateStore, Error, Journal, PageLimit, PersistenceId,
-    ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore,
-    StateChange, StateWrite, Store, StoredEvent, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, PageLimit,
+    PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria,
+    SnapshotStore, StateChange, StateWrite, Store, StoredEvent, Written,
 };
 
 /// The serializer id of a deletion on its way to the state store, where it becomes what the store
@@ -50,6 +50,10 @@ impl Store for StateAsEvents {
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         Arc::clone(&self.states.0)
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        self.store.command_replies()
     }
 
     fn warnings(&self) -> Vec<String> {

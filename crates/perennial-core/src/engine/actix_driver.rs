@@ -350,6 +350,15 @@ impl WorkerActor {
                     .post(index, Input::EventsDeleted(Box::new(done)));
             });
         }
+        for cleanup in out.cleanups {
+            let outside = self.outside.clone();
+            self.outside.persistence.spawn(async move {
+                let replies = outside.store_of(cleanup.host).command_replies();
+                // A panic is logged by its hook, and the next clean-up covers it.
+                let run = AssertUnwindSafe(cleanup.run(&*replies)).catch_unwind();
+                let _ = run.await;
+            });
+        }
         for request in out.laters {
             let outside = self.outside.clone();
             let index = self.index;

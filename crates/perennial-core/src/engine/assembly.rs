@@ -14,7 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
-use crate::event_sourced::{Entity, EventSourced};
+use crate::event_sourced::{Entity, EventSourced, Kept};
 
 /// The entity types of a system, each with its final settings.
 #[derive(Default)]
@@ -24,8 +24,8 @@ pub struct Assembly {
     hosts: Vec<MakeHost>,
     /// How many stores they are kept in, events and states counted apart.
     stores: usize,
-    /// How many there are that may be slow or down.
-    shared: usize,
+    /// The names of those that may be slow or down.
+    names: Vec<&'static str>,
 }
 
 type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
@@ -81,6 +81,7 @@ impl Assembly {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
+            command_ids: entity.kept() == Kept::Events,
         });
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {
@@ -89,10 +90,10 @@ impl Assembly {
         self
     }
 
-    /// Says how many stores there are. What is kept in the store with number n is in the same one
-    /// as what is kept in number n + `stores`.
-    pub(crate) fn on_stores(mut self, stores: usize) -> Self {
-        self.shared = stores;
+    /// Says which stores there are; one otherwise. Counted on from the last of them, the numbers
+    /// begin again with the first.
+    pub(crate) fn on_stores(mut self, names: Vec<&'static str>) -> Self {
+        self.names = names;
         self
     }
 
@@ -106,15 +107,20 @@ impl Assembly {
             frame.ask_timeout,
             frame.deadlines,
         );
+        let names: &[&str] = match &*self.names {
+            [] => &["the store"],
+            names => names,
+        };
         let workers = inboxes
             .into_iter()
-            .map(|inbox| {
+            .enumerate()
+            .map(|(number, inbox)| {
                 let worker = Worker::new(
                     self.hosts.iter().map(|host| host()).collect(),
                     settings.clone(),
                     Arc::clone(&frame.clock),
                     seeds(),
-                    Arc::new(Stats::of_stores(self.shared.max(1))),
+                    Arc::new(Stats::of_stores(names, number)),
                     self.stores,
                 );
                 (worker, inbox)

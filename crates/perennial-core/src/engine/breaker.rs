@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use perennial_persistence::telemetry::{label, metric};
 use perennial_persistence::{Error, Timestamp};
 
 use crate::engine::CellKey;
@@ -66,6 +67,9 @@ impl BreakerState {
 /// What a breaker shows outside of its worker.
 #[derive(Debug, Default)]
 pub struct BreakerView {
+    /// The store's name.
+    store: &'static str,
+    worker: usize,
     shown: Mutex<BreakerReport>,
     /// Commands that were refused.
     refused: AtomicU64,
@@ -90,6 +94,14 @@ pub struct BreakerReport {
 }
 
 impl BreakerView {
+    pub(super) fn new(store: &'static str, worker: usize) -> Self {
+        Self {
+            store,
+            worker,
+            ..Self::default()
+        }
+    }
+
     /// How it stands now.
     pub fn report(&self) -> BreakerReport {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,6 +113,28 @@ impl BreakerView {
 
     fn change(&self, change: impl FnOnce(&mut BreakerReport)) {
         change(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set_state(&self, state: BreakerState) {
+        self.change(|shown| shown.state = state);
+        let value = match state {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        };
+        metrics::gauge!(metric::STORE_BREAKER_STATE, self.labels()).set(value);
+    }
+
+    fn labels(&self) -> Vec<metrics::Label> {
+        vec![
+            metrics::Label::new(label::STORE, self.store),
+            metrics::Label::new(label::WORKER, self.worker.to_string()),
+        ]
+    }
+
+    /// Counts something that happens only while the store is away.
+    fn count(&self, name: &'static str) {
+        metrics::counter!(name, self.labels()).increment(1);
     }
 }
 
@@ -195,6 +229,7 @@ impl Breaker {
             return Ok(());
         }
         self.view().refused.fetch_add(1, Ordering::Relaxed);
+        self.view().count(metric::STORE_BREAKER_REFUSED);
         Err(until.saturating_sub(now))
     }
 
@@ -230,8 +265,7 @@ impl Breaker {
     fn half_open(&mut self, probe: Option<Call>, now: Duration) {
         let until = now.saturating_add(self.settings.reset);
         self.state = State::HalfOpen { probe, until };
-        self.view()
-            .change(|shown| shown.state = BreakerState::HalfOpen);
+        self.view().set_state(BreakerState::HalfOpen);
     }
 
     /// A call has ended; with an error if the store did not do its part.
@@ -302,14 +336,18 @@ impl Breaker {
         self.view().change(|shown| {
             shown.failures = 0;
             if !was_closed {
-                shown.state = BreakerState::Closed;
                 shown.since = Some(wall);
             }
         });
         if was_closed {
             return Change::None;
         }
-        tracing::info!("the store answers again, its circuit breaker is closed");
+        self.view().set_state(BreakerState::Closed);
+        tracing::info!(
+            store = self.view().store,
+            worker = self.view().worker,
+            "the store answers again, its circuit breaker is closed"
+        );
         Change::Closed
     }
 
@@ -329,15 +367,16 @@ impl Breaker {
         }
         let probe_at = now.saturating_add(self.settings.reset);
         self.state = State::Open { probe_at };
-        self.view().change(|shown| {
-            shown.state = BreakerState::Open;
-            if was_closed {
+        self.view().set_state(BreakerState::Open);
+        if was_closed {
+            self.view().change(|shown| {
                 shown.opened += 1;
                 shown.since = Some(wall);
-            }
-        });
-        if was_closed {
+            });
+            self.view().count(metric::STORE_BREAKER_OPENED);
             tracing::warn!(
+                store = self.view().store,
+                worker = self.view().worker,
                 error = %text,
                 failures,
                 probe_ms = self.settings.reset.as_millis(),
@@ -397,7 +436,7 @@ mod tests {
             slow_call: SLOW,
             reset: RESET,
         };
-        Breaker::new(settings, 0, Arc::new(Stats::of_stores(1)))
+        Breaker::new(settings, 0, Arc::new(Stats::of_stores(&["memory"], 3)))
     }
 
     fn secs(secs: u64) -> Duration {
@@ -516,6 +555,48 @@ mod tests {
         let opened = breaker.look_for_slow_calls(secs(6), epoch);
         assert_eq!(opened, Change::Opened(secs(11)));
         assert!(breaker.begin(secs(11)).is_some());
+    }
+
+    #[test]
+    fn metrics_tell_of_an_outage() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+        let recorder = DebuggingRecorder::new();
+        let seen = || {
+            let metrics = recorder.snapshotter().snapshot().into_vec();
+            let mut seen: Vec<String> = metrics
+                .into_iter()
+                .map(|(key, _, _, value)| {
+                    let key = key.key();
+                    let labels: Vec<&str> = key.labels().map(|label| label.value()).collect();
+                    let value = match value {
+                        DebugValue::Counter(count) => count.to_string(),
+                        DebugValue::Gauge(value) => value.to_string(),
+                        DebugValue::Histogram(_) => "a histogram".to_owned(),
+                    };
+                    format!("{} {} {value}", key.name(), labels.join(" "))
+                })
+                .collect();
+            seen.sort();
+            seen
+        };
+        metrics::with_local_recorder(&recorder, || {
+            let mut breaker = open(1);
+            breaker.admit(secs(1)).expect_err("it is open");
+            breaker.admit(secs(1)).expect_err("it is open");
+            assert_eq!(
+                seen(),
+                [
+                    "perennial_store_breaker_opened_total memory 3 1",
+                    "perennial_store_breaker_refused_total memory 3 2",
+                    "perennial_store_breaker_state memory 3 2",
+                ]
+            );
+            let probe = breaker.begin(secs(5)).expect("the probe");
+            assert!(seen().contains(&"perennial_store_breaker_state memory 3 1".to_owned()));
+            breaker.end(probe, secs(5), Timestamp::UNIX_EPOCH, None);
+            assert!(seen().contains(&"perennial_store_breaker_state memory 3 0".to_owned()));
+        });
     }
 
     #[test]

@@ -14,17 +14,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, Error, NewEvent, Previous, SequenceNr, SerializedPayload, Snapshot,
-    SnapshotCriteria, WriterId,
+    AtomicWrite, CommandId, Error, NewEvent, NewReply, Previous, SequenceNr, SerializedPayload,
+    Snapshot, SnapshotCriteria, WriterId,
 };
 
+use crate::engine::command_window::{CommandWindow, Seen};
 use crate::engine::core::{CellTimer, Core, TimerKey};
 use crate::engine::envelope::{Handled, Held, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
 use crate::engine::recovery::{Gaps, PageRead, Part, Recovering, Stopped};
 use crate::engine::{
-    CellKey, Deletion, DeletionDone, LaterDone, LaterFailure, LaterRequest, ReadDone, panic_message,
+    CellKey, Deletion, DeletionDone, Expired, LaterDone, LaterFailure, LaterRequest, ReadDone,
+    ReplyCleanup, panic_message,
 };
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{
@@ -60,6 +62,8 @@ pub(crate) struct Cell<E: EventSourced> {
     upkeep: Upkeep,
     /// Deletions that are under way, by token, each with the number up to which.
     deletions: Vec<(u64, SequenceNr)>,
+    /// The commands with ids that it knows; there from the first one on.
+    commands: Option<Box<CommandWindow<E>>>,
     /// What is still to be told to the entity; nothing is handled meanwhile.
     signals: VecDeque<Signal>,
     scheduled: bool,
@@ -212,6 +216,7 @@ impl<E: EventSourced> Cell<E> {
             failures: 0,
             upkeep: Upkeep::None,
             deletions: Vec::new(),
+            commands: None,
             signals: VecDeque::new(),
             scheduled: false,
             listed_as_idle: None,
@@ -266,6 +271,10 @@ impl<E: EventSourced> Cell<E> {
         !self.queue.is_empty()
             && self.barrier.is_none()
             && self.signals.is_empty()
+            && !self
+                .commands
+                .as_ref()
+                .is_some_and(|known| known.is_reading())
             && self.in_flight.len() < entity.config.pipeline.max(1)
             && self.laters.iter().all(|later| later.interleaved)
     }
@@ -374,16 +383,30 @@ impl<E: EventSourced> Cell<E> {
     /// are given back together, as other threads count at the other end; but not after the last
     /// reply is out, whose caller may come back at once.
     fn handle_next(&mut self, entity: &EntityDef<E>, core: &mut Core, places: &mut usize) {
-        let Some(mut command) = self.queue.pop_front() else {
-            return;
-        };
+        let next = self.queue.front();
+        if next.is_some_and(|next| next.command_key().is_some()) {
+            self.handle_once(entity, core, places);
+        } else if let Some(command) = self.next_command(places) {
+            self.handle_claimed(entity, core, command);
+        }
+    }
+
+    /// Takes the command at the front, unless its caller has given up.
+    fn next_command(&mut self, places: &mut usize) -> Option<Box<dyn Queued<E>>> {
+        let mut command = self.queue.pop_front()?;
         *places += usize::from(command.take_place());
         if self.queue.is_empty() {
             self.address.leave_queue(std::mem::take(places));
         }
-        if !command.claim() {
-            return;
-        }
+        command.claim().then_some(command)
+    }
+
+    fn handle_claimed(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        command: Box<dyn Queued<E>>,
+    ) {
         self.last_active = core.now;
         let name = command.command_name();
         let before = core.now;
@@ -502,6 +525,20 @@ impl<E: EventSourced> Cell<E> {
             && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
         {
             self.panicked(entity, core, Some(command), "reply", message);
+            return;
+        }
+        if command.command_key().is_some()
+            && let Err(reason) = self.attach_reply(entity, core, &*command, &mut write)
+        {
+            // As above, for a tag.
+            command.fail(self.not_stored(PersistFailure::Rejected, reason));
+            self.give_up(
+                core,
+                Next::Restart {
+                    after: Duration::ZERO,
+                    doomed: false,
+                },
+            );
             return;
         }
 
@@ -686,6 +723,9 @@ impl<E: EventSourced> Cell<E> {
             command.fail(core.busy("the number of open futures"));
             return;
         }
+        if let (Some(key), Some(known)) = (command.command_key(), &mut self.commands) {
+            known.begin(key.id.clone());
+        }
         core.open_laters += 1;
         let token = core.next_later();
         core.out.laters.push(LaterRequest {
@@ -720,12 +760,19 @@ impl<E: EventSourced> Cell<E> {
                 let waits = interleaved && first.is_some_and(|first| first.has_arrived());
                 self.queue.insert(usize::from(waits), command);
             }
-            Err(failure) => command.fail(AskError::Unknown {
-                reason: match failure {
-                    LaterFailure::Panicked => "the command's future panicked",
-                    LaterFailure::TimedOut => "the command's future took too long",
-                },
-            }),
+            Err(failure) => {
+                let key = command.command_key().cloned();
+                command.fail(AskError::Unknown {
+                    reason: match failure {
+                        LaterFailure::Panicked => "the command's future panicked",
+                        LaterFailure::TimedOut => "the command's future took too long",
+                    },
+                });
+                if let Some(key) = key {
+                    self.end_first(&key.id);
+                    self.let_repetitions_go_on();
+                }
+            }
         }
     }
 
@@ -816,6 +863,15 @@ impl<E: EventSourced> Cell<E> {
                 );
                 self.recovery_failed(entity, core, None, reason.into());
             }
+            // What was held back as the store was away comes as for a recovery.
+            (CellTimer::Replies | CellTimer::Read, Phase::Ready) => {
+                if let Some(known) = &self.commands
+                    && known.is_reading()
+                {
+                    let failures = known.failures();
+                    self.ask_for_replies(entity, core, failures);
+                }
+            }
             (CellTimer::User(token), Phase::Ready) => {
                 let Some(at) = self.timers.iter().position(|timer| timer.token == token) else {
                     return;
@@ -903,6 +959,7 @@ impl<E: EventSourced> Cell<E> {
                         self.save(entity, core, write.last, snapshot);
                     }
                 }
+                self.tidy_replies(core);
             }
             // The journal refuses what follows a refused write of the same batch with it; to its
             // caller it is as if it had never been sent.
@@ -917,7 +974,8 @@ impl<E: EventSourced> Cell<E> {
                 let kind = match error {
                     Error::Conflict { .. }
                     | Error::Superseded { .. }
-                    | Error::StaleRevision { .. } => PersistFailure::Conflict,
+                    | Error::StaleRevision { .. }
+                    | Error::CommandTaken { .. } => PersistFailure::Conflict,
                     _ => PersistFailure::Rejected,
                 };
                 let failure = self.persist_failed(kind, chain(&error));
@@ -1168,6 +1226,11 @@ impl<E: EventSourced> Cell<E> {
     /// The panic of the old state's destructor or the new one's `Default`; the cell is to be
     /// forgotten then.
     fn forget_state(&mut self, core: &mut Core) -> Result<(), Arc<str>> {
+        if let Some(known) = self.commands.take() {
+            for command in known.into_waiting().into_iter().rev() {
+                self.queue.push_front(command);
+            }
+        }
         self.key.incarnation = core.next_incarnation();
         self.scheduled = false;
         self.writer = core.new_writer();
@@ -1226,12 +1289,16 @@ impl<E: EventSourced> Cell<E> {
 
     /// A part of the entity's history has come.
     pub(crate) fn read_done(&mut self, entity: &EntityDef<E>, core: &mut Core, read: ReadDone) {
+        if matches!(read.request.part, Part::Replies { .. }) {
+            self.replies_read(entity, core, read.result);
+            return;
+        }
         let Phase::Recovering(recovering) = &mut self.phase else {
             return;
         };
         recovering.wait_no_more(core);
         let id = self.address.persistence_id();
-        let PageRead { snapshot, page } = match read.result {
+        let PageRead { snapshot, page, .. } = match read.result {
             Ok(read) => read,
             Err(error) if error.is_retryable() => {
                 // An outage meets every entity that recovers; one of them tells of it.
@@ -1639,6 +1706,221 @@ impl<E: EventSourced> Cell<E> {
                 for command in self.stash.drain(..) {
                     command.fail(AskError::Stopped);
                 }
+            }
+        }
+    }
+}
+
+/// Commands with ids.
+impl<E: EventSourced> Cell<E> {
+    /// Handles the command at the front, which has an id, unless it was handled before.
+    fn handle_once(&mut self, entity: &EntityDef<E>, core: &mut Core, places: &mut usize) {
+        let Some(command) = self.queue.front() else {
+            return;
+        };
+        let Some(known) = self.commands.as_mut().filter(|known| known.is_read()) else {
+            self.ask_for_replies(entity, core, 0);
+            return;
+        };
+        let Some(key) = command.command_key() else {
+            return;
+        };
+        if command.has_arrived() {
+            // The first one itself.
+            let id = key.id.clone();
+            self.end_first(&id);
+            if let Some(command) = self.next_command(places) {
+                self.handle_claimed(entity, core, command);
+            }
+            self.let_repetitions_go_on();
+            return;
+        }
+        let (seen, id) = (
+            known.look_up(key, &entity.config, core.wall),
+            key.id.clone(),
+        );
+        #[cfg(feature = "defects")]
+        let seen = if core.defects.handle_again {
+            Seen::Never
+        } else {
+            seen
+        };
+        if matches!(seen, Seen::UnderWay) {
+            // It keeps its place in the bounded queues.
+            if let Some(command) = self.queue.pop_front() {
+                known.wait_for_first(command);
+            }
+            return;
+        }
+        let Some(mut command) = self.next_command(places) else {
+            return;
+        };
+        match seen {
+            Seen::Never | Seen::UnderWay => self.handle_claimed(entity, core, command),
+            Seen::Handled(seq_nr, payload) => {
+                command.repeat(payload.as_ref());
+                self.answer_again(core, seq_nr, command);
+            }
+            Seen::Another(seq_nr) => {
+                command.answer_with(AskError::CommandIdReused {
+                    persistence_id: self.address.persistence_id().clone(),
+                    command_id: id,
+                });
+                self.answer_again(core, seq_nr, command);
+            }
+        }
+    }
+
+    /// Lets an answer out that says what the write up to `seq_nr` did, once that is stored.
+    fn answer_again(&mut self, core: &Core, seq_nr: SequenceNr, command: Box<dyn Queued<E>>) {
+        self.last_active = core.now;
+        let write = self.in_flight.iter_mut().find(|write| write.last == seq_nr);
+        match write {
+            Some(write) => write.waiters.push(command),
+            None => command.release(),
+        }
+    }
+
+    /// Has the reply of a command stored with its events.
+    fn attach_reply(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        command: &dyn Queued<E>,
+        write: &mut AtomicWrite,
+    ) -> Result<(), Arc<str>> {
+        let (Some(key), Some(known)) = (command.command_key(), &mut self.commands) else {
+            return Err("the commands that were handled before are not known".into());
+        };
+        let payload = command.encode_reply()?;
+        let bytes = payload.as_ref().map_or(0, |payload| payload.bytes.len());
+        let limit = core.settings.event_bytes;
+        if bytes > limit {
+            return Err(format!(
+                "a reply of {bytes} bytes is larger than {limit} (`persistence.max-event-bytes`)"
+            )
+            .into());
+        }
+        let replaces_to = known.forgotten_to();
+        let reply = NewReply::new(
+            key.id.clone(),
+            key.fingerprint,
+            payload.clone(),
+            replaces_to,
+        )
+        .map_err(|error| chain(&error))?;
+        write.set_reply(reply);
+        known.insert(key, write.last(), payload, &entity.config, core.wall);
+        core.sweep(self.key.host, E::TYPE, entity.config.command_window_age);
+        Ok(())
+    }
+
+    /// Asks the store for the replies to the latest commands with ids.
+    fn ask_for_replies(&mut self, entity: &EntityDef<E>, core: &mut Core, failures: u32) {
+        let limit = entity.config.command_window.saturating_add(1);
+        let part = Part::Replies { limit };
+        core.read(entity.store, self.key, self.address.persistence_id(), part);
+        self.wait_for_replies(core, entity.config.recovery_timeout, failures);
+    }
+
+    fn wait_for_replies(&mut self, core: &mut Core, after: Duration, failures: u32) {
+        let timer = core.start_cell_timer(after, self.key, CellTimer::Replies);
+        let known = self.commands.get_or_insert_default();
+        if let Some(before) = known.wait(timer, failures) {
+            core.cancel_timer(before);
+        }
+    }
+
+    /// The replies have come, or not.
+    fn replies_read(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        result: Result<PageRead, Error>,
+    ) {
+        let Some(known) = self.commands.as_mut().filter(|known| known.is_reading()) else {
+            return;
+        };
+        let timer = match result {
+            Ok(PageRead { replies, .. })
+                if replies.iter().any(|reply| reply.seq_nr > self.seq_nr) =>
+            {
+                // Another writer has answered commands whose events are not known here. What it has
+                // told must not be told before they are.
+                tracing::debug!(
+                    persistence_id = %self.address.persistence_id(),
+                    "another writer was there, the entity recovers"
+                );
+                self.give_up(
+                    core,
+                    Next::Restart {
+                        after: Duration::ZERO,
+                        doomed: false,
+                    },
+                );
+                return;
+            }
+            Ok(PageRead { replies, .. }) => known.take(replies, &entity.config, core.wall),
+            Err(error) if error.is_retryable() => {
+                let failures = known.failures();
+                tracing::debug!(
+                    persistence_id = %self.address.persistence_id(),
+                    error = %chain(&error),
+                    "the store is not available for stored replies, it will be asked again"
+                );
+                let (min, max) = core.settings.retry;
+                let after = core.backoff(failures, min, max);
+                self.wait_for_replies(core, after, failures.saturating_add(1));
+                return;
+            }
+            Err(error) => {
+                let timer = known.give_up_reading();
+                tracing::error!(
+                    persistence_id = %self.address.persistence_id(),
+                    error = %chain(&error),
+                    "the stored replies cannot be read"
+                );
+                // A continuation of another command may stand before the one that asked.
+                let mut waiting = self.queue.iter();
+                let at = waiting.position(|command| command.command_key().is_some());
+                if let Some(command) = at.and_then(|at| self.queue.remove(at)) {
+                    command.fail(AskError::CommandIdRefused {
+                        reason: chain(&error),
+                    });
+                }
+                timer
+            }
+        };
+        if let Some(timer) = timer {
+            core.cancel_timer(timer);
+        }
+        self.tidy_replies(core);
+        core.sweep(self.key.host, E::TYPE, entity.config.command_window_age);
+    }
+
+    /// Has the rows of what has left the window deleted, some at a time.
+    fn tidy_replies(&mut self, core: &mut Core) {
+        if let Some(known) = &mut self.commands
+            && let Some(to) = known.tidy()
+        {
+            let expired = Expired::UpTo(self.address.persistence_id().clone(), to);
+            let host = self.key.host;
+            core.out.cleanups.push(ReplyCleanup { host, expired });
+        }
+    }
+
+    /// The future of a command with an id has ended.
+    fn end_first(&mut self, id: &CommandId) {
+        if let Some(known) = &mut self.commands {
+            known.end(id);
+        }
+    }
+
+    /// Lets commands be handled that waited for a future of the same command.
+    fn let_repetitions_go_on(&mut self) {
+        if let Some(known) = &mut self.commands {
+            for command in known.no_longer_waiting().into_iter().rev() {
+                self.queue.push_front(command);
             }
         }
     }

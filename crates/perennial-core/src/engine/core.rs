@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
-use crate::engine::{CellKey, HoldRefused, Outbox, ReadRequest};
+use crate::engine::{CellKey, Expired, HoldRefused, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
 /// What all cells of a worker share.
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     /// Entities that are kept out of memory.
     held: BTreeSet<PersistenceId>,
     permits: usize,
+    /// When replies of entity types are next deleted by age, by the index of the type.
+    sweeps: Vec<Duration>,
     /// Cells that wait for a permit, those with waiting callers first.
     wanting: [VecDeque<CellKey>; 2],
 }
@@ -131,9 +133,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn of_stores(stores: usize) -> Self {
+    pub(super) fn of_stores(stores: &[&'static str], worker: usize) -> Self {
+        let breaker = |&store: &&'static str| BreakerView::new(store, worker);
         Self {
-            breakers: (0..stores).map(|_| BreakerView::default()).collect(),
+            breakers: stores.iter().map(breaker).collect(),
             ..Self::default()
         }
     }
@@ -148,6 +151,8 @@ pub struct Defects {
     pub show_tentative_state: bool,
     /// Later writes of an entity go out although an earlier one failed.
     pub keep_later_writes: bool,
+    /// A command with an id is handled although it was handled before.
+    pub handle_again: bool,
 }
 
 /// A timer that has not fired yet: when it does, and a count, so that timers of one instant fire in
@@ -179,6 +184,8 @@ pub(crate) enum CellTimer {
     Read,
     /// The store was to have answered with a part of the entity's history by now.
     RecoveryTimeout,
+    /// The stored replies are to be asked for again.
+    Replies,
     /// A timer of the entity.
     User(u64),
 }
@@ -216,6 +223,7 @@ impl Core {
             incarnations: 0,
             laters: 0,
             held: BTreeSet::new(),
+            sweeps: Vec::new(),
             wanting: [VecDeque::new(), VecDeque::new()],
         }
     }
@@ -441,6 +449,25 @@ impl Core {
             return Ok(());
         }
         Err(self.busy(CLEANED_UP))
+    }
+
+    /// Has the replies of a type deleted that are older than `age`, now and then.
+    pub(crate) fn sweep(&mut self, host: usize, entity_type: &'static str, age: Duration) {
+        /// How many times within `age`, and the shortest and longest time between two.
+        const OFTEN: u32 = 24;
+        const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+        if self.sweeps.len() <= host {
+            self.sweeps.resize(host + 1, Duration::ZERO);
+        }
+        if self.now < self.sweeps[host] {
+            return;
+        }
+        let interval = (age / OFTEN).clamp(BOUNDS.0, BOUNDS.1);
+        self.sweeps[host] = self.now.saturating_add(interval);
+        if let Ok(before) = self.wall.checked_sub(age) {
+            let expired = Expired::Before(entity_type, before);
+            self.out.cleanups.push(ReplyCleanup { host, expired });
+        }
     }
 
     pub(crate) fn busy(&self, what: &'static str) -> AskError {

@@ -7,6 +7,9 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use perennial_persistence::SerializedPayload;
+
+use crate::command::{CommandKey, Identity};
 use crate::engine::mailbox::Address;
 use crate::error::AskError;
 use crate::event_sourced::{
@@ -68,6 +71,21 @@ pub(crate) trait Queued<E: EventSourced>: Held {
 
     /// The command's type, for logs.
     fn command_name(&self) -> &'static str;
+
+    /// The command's id and fingerprint, if it has one.
+    fn command_key(&self) -> Option<&CommandKey>;
+
+    /// The reply as it is stored for a command with an id; `None` if there is to be none.
+    ///
+    /// # Errors
+    /// Why it cannot be encoded.
+    fn encode_reply(&self) -> Result<Option<SerializedPayload>, Arc<str>>;
+
+    /// Takes the answer to the same command before as its own, which leaves as that.
+    fn repeat(&mut self, payload: Option<&SerializedPayload>);
+
+    /// Takes an error as its answer, which leaves as a reply does.
+    fn answer_with(&mut self, error: AskError);
 }
 
 /// What a handler wants, without the reply.
@@ -87,6 +105,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     future_ran: bool,
     stage: Stage<E, C>,
     reply: ReplyTo<E::Reply>,
+    /// Of a command with an id.
+    identity: Option<Box<Identity<E::Reply>>>,
 }
 
 enum Stage<E: Handle<C>, C: Send + 'static> {
@@ -104,25 +124,33 @@ enum Stage<E: Handle<C>, C: Send + 'static> {
     Ready(E::Reply),
     /// The command means nothing in the state that it met.
     Unhandled,
+    /// The error is ready to be let out.
+    Refused(AskError),
     /// Nothing is left, or there is to be no reply.
     Empty,
 }
 
 impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
     /// A command that has been admitted to the queues of `address`.
-    pub(crate) fn admitted(address: Arc<Address>, command: C, reply: ReplyTo<E::Reply>) -> Self {
+    pub(crate) fn admitted(
+        address: Arc<Address>,
+        command: C,
+        reply: ReplyTo<E::Reply>,
+        identity: Option<Box<Identity<E::Reply>>>,
+    ) -> Self {
         Self {
             address,
             admitted: true,
             future_ran: false,
             stage: Stage::Command(command),
             reply,
+            identity,
         }
     }
 
     /// A command that the entity sends itself.
     pub(crate) fn from_timer(address: Arc<Address>, command: C) -> Self {
-        Self::put_aside(address, command, ReplyTo::nobody(), false)
+        Self::put_aside(address, command, ReplyTo::nobody(), None, false)
     }
 
     /// A command for the stash. Its caller may give up again and is then told that it was not
@@ -131,6 +159,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         address: Arc<Address>,
         command: C,
         reply: ReplyTo<E::Reply>,
+        identity: Option<Box<Identity<E::Reply>>>,
         future_ran: bool,
     ) -> Self {
         if !future_ran {
@@ -142,6 +171,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             future_ran,
             stage: Stage::Command(command),
             reply,
+            identity,
         }
     }
 
@@ -186,6 +216,7 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
         let result = match self.take_stage() {
             Stage::Ready(reply) => Ok(reply),
             Stage::Unhandled => Err(AskError::Unhandled),
+            Stage::Refused(error) => Err(error),
             _ => Err(AskError::NoReply),
         };
         self.reply.complete(result);
@@ -269,7 +300,8 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
         match self.take_stage() {
             Stage::Stashed(command) => {
                 let reply = std::mem::replace(&mut self.reply, ReplyTo::nobody());
-                command.restore(Arc::clone(&self.address), reply, self.future_ran)
+                let identity = self.identity.take();
+                command.restore(Arc::clone(&self.address), reply, identity, self.future_ran)
             }
             stage => {
                 self.stage = stage;
@@ -280,6 +312,36 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn command_name(&self) -> &'static str {
         std::any::type_name::<C>()
+    }
+
+    fn command_key(&self) -> Option<&CommandKey> {
+        self.identity.as_deref().map(|identity| &identity.key)
+    }
+
+    fn encode_reply(&self) -> Result<Option<SerializedPayload>, Arc<str>> {
+        match (&self.identity, &self.stage) {
+            (Some(identity), Stage::Ready(reply)) => identity.encode(reply).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn repeat(&mut self, payload: Option<&SerializedPayload>) {
+        let Some(identity) = &self.identity else {
+            return;
+        };
+        self.stage = match payload.map(|payload| identity.decode(payload)) {
+            Some(Ok(reply)) => Stage::Ready(reply),
+            Some(Err(reason)) => Stage::Refused(AskError::ReplyUnreadable {
+                persistence_id: self.address.persistence_id().clone(),
+                command_id: identity.key.id.clone(),
+                reason,
+            }),
+            None => Stage::Empty,
+        };
+    }
+
+    fn answer_with(&mut self, error: AskError) {
+        self.stage = Stage::Refused(error);
     }
 }
 

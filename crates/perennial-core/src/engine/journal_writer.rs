@@ -226,6 +226,8 @@ impl Lane {
     pub(crate) fn gather(&mut self, write: Gathered, now: Duration) {
         if self.gathered.is_empty() {
             self.gathering_since = now;
+            // What was held back before has gone, or was given up.
+            self.held_since = None;
         }
         self.gathered.push_back(write);
     }
@@ -554,6 +556,19 @@ mod tests {
         assert_eq!(lane.worth_waiting_until(ms(15)), None, "for long enough");
         lane.gather(write(9), ms(7));
         assert_eq!(lane.worth_waiting_until(ms(7)), None, "3 of 5");
+    }
+
+    #[test]
+    fn writes_are_held_back_since_the_first_of_them_came() {
+        let ms = Duration::from_millis;
+        let mut lane = Lane::new(0);
+        lane.gather(write(1), ms(0));
+        assert_eq!(lane.held_back(ms(1)), ms(1));
+        lane.gather(write(2), ms(2));
+        assert_eq!(lane.held_back(ms(3)), ms(1));
+        assert_eq!(lane.take_gathered(|_| true).len(), 2);
+        lane.gather(write(3), ms(50));
+        assert_eq!(lane.held_back(ms(50)), ms(50), "not since those before");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct EntityType {
     pub type_id: TypeId,
     /// How many commands may wait for one entity.
     pub mailbox: usize,
+    /// Whether its commands may have ids.
+    pub command_ids: bool,
 }
 
 /// All live addresses of a system, and the inboxes of its workers.
@@ -164,6 +166,11 @@ impl Registry {
     /// Hands something other than a command to a worker; `false` if it has ended.
     pub(crate) fn post(&self, worker: usize, input: Input) -> bool {
         self.inboxes[worker].sender.send(input).is_ok()
+    }
+
+    /// Whether commands for entities of a type may have ids.
+    pub(crate) fn takes_command_ids(&self, host: usize) -> bool {
+        self.entity_types[host].command_ids
     }
 
     pub(crate) fn ask_timeout(&self) -> Duration {

@@ -15,6 +15,7 @@
 //! - `core`: what all cells of a worker share: time, timers, run queue, permits, lanes
 //! - `host`: the cells of one entity type
 //! - `cell`: one entity's life
+//! - `command_window`: which of its commands with ids were answered, and how
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
 //! - `breaker`: what is refused and held back while a store is slow or down
@@ -23,6 +24,7 @@ pub(crate) mod actix_driver;
 mod assembly;
 mod breaker;
 mod cell;
+mod command_window;
 mod core;
 mod envelope;
 mod host;
@@ -35,7 +37,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Error, Journal, PersistenceId, SequenceNr, Snapshot};
+use perennial_persistence::{
+    CommandReplyStore, Error, Journal, PersistenceId, SequenceNr, Snapshot, Timestamp,
+};
 use tokio::sync::oneshot;
 
 #[cfg(feature = "defects")]
@@ -136,6 +140,8 @@ pub struct Outbox {
     pub snapshots: Vec<(CellKey, Snapshot)>,
     /// Events to delete.
     pub deletions: Vec<Deletion>,
+    /// Expired replies to delete. Nobody waits for it.
+    pub cleanups: Vec<ReplyCleanup>,
     /// Futures to run.
     pub laters: Vec<LaterRequest>,
     /// When the worker wants a turn although nothing came in, as time since the clock's start.
@@ -178,6 +184,50 @@ pub struct DeletionDone {
     pub token: u64,
     /// Whether the events are gone.
     pub result: Result<(), Error>,
+}
+
+/// Replies that have left their window and are to be deleted.
+#[derive(Debug)]
+pub struct ReplyCleanup {
+    /// The index of the entity type.
+    pub(crate) host: usize,
+    pub(crate) expired: Expired,
+}
+
+#[derive(Debug)]
+pub(crate) enum Expired {
+    /// Those of one entity up to this number.
+    UpTo(PersistenceId, SequenceNr),
+    /// Those of all entities of a type that were stored before.
+    Before(&'static str, Timestamp),
+}
+
+impl ReplyCleanup {
+    /// Deletes them in bounded steps. What is left then, the next clean-up finds.
+    pub async fn run(self, replies: &dyn CommandReplyStore) {
+        /// Rows of one transaction.
+        const ROWS: usize = 1000;
+        const STEPS: usize = 100;
+        for _ in 0..STEPS {
+            let deleted = match &self.expired {
+                Expired::UpTo(id, to) => replies.delete_up_to(id, *to, ROWS).await,
+                Expired::Before(entity_type, time) => {
+                    replies.delete_older(entity_type, *time, ROWS).await
+                }
+            };
+            match deleted {
+                Ok(deleted) if deleted < ROWS => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        error = %crate::error::chain(&error),
+                        "expired replies were not deleted; the next clean-up covers them"
+                    );
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// A future of a `later` to be run on the task runtime.

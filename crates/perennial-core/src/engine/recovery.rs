@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use perennial_persistence::{
     Error, FILTERED_PAYLOAD_ID, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot,
-    SnapshotCriteria, Store, StoredEvent, Timestamp,
+    SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
 };
 
 use crate::engine::CellKey;
@@ -39,6 +39,8 @@ pub(crate) enum Part {
     Highest,
     /// A page of events.
     Page { from: SequenceNr },
+    /// No events, but the latest replies to commands with ids.
+    Replies { limit: usize },
 }
 
 /// What was read.
@@ -47,6 +49,8 @@ pub struct PageRead {
     /// The snapshot, if it was asked for and is there.
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) page: ReplayPage,
+    /// The replies, if they were asked for.
+    pub(crate) replies: Vec<StoredReply>,
 }
 
 /// The answer to a [`ReadRequest`].
@@ -57,6 +61,11 @@ pub struct ReadDone {
 }
 
 impl ReadDone {
+    /// Whether an entity recovers with it.
+    pub fn is_of_recovery(&self) -> bool {
+        self.request.is_of_recovery()
+    }
+
     /// Whose history it is.
     pub fn persistence_id(&self) -> &PersistenceId {
         self.request.persistence_id()
@@ -64,6 +73,12 @@ impl ReadDone {
 }
 
 impl ReadRequest {
+    /// Whether an entity recovers with it. One that has recovered may ask for the replies to
+    /// commands with ids.
+    pub fn is_of_recovery(&self) -> bool {
+        !matches!(self.part, Part::Replies { .. })
+    }
+
     /// Whose history it is.
     pub fn persistence_id(&self) -> &PersistenceId {
         &self.persistence_id
@@ -113,6 +128,19 @@ impl ReadRequest {
                 return Ok(PageRead {
                     snapshot: None,
                     page,
+                    replies: Vec::new(),
+                });
+            }
+            Part::Replies { limit } => {
+                return Ok(PageRead {
+                    snapshot: None,
+                    page: ReplayPage {
+                        events: Vec::new(),
+                        highest: SequenceNr::ZERO,
+                        highest_timestamp: None,
+                        more: false,
+                    },
+                    replies: store.command_replies().load(id, limit).await?,
                 });
             }
         };
@@ -124,7 +152,11 @@ impl ReadRequest {
         if nothing_else_read && from > SequenceNr::FIRST && page.highest == SequenceNr::ZERO {
             page.highest = journal.highest_sequence_nr(id, SequenceNr::ZERO).await?;
         }
-        Ok(PageRead { snapshot, page })
+        Ok(PageRead {
+            snapshot,
+            page,
+            replies: Vec::new(),
+        })
     }
 }
 

@@ -366,6 +366,7 @@ mod tests {
                 let result = Ok(PageRead {
                     snapshot: None,
                     page,
+                    replies: Vec::new(),
                 });
                 inputs.push(Input::Read(Box::new(ReadDone { request, result })));
             }

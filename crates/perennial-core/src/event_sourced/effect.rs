@@ -8,6 +8,7 @@ use std::time::Duration;
 use perennial_persistence::{BoxFuture, SequenceNr, SerializedPayload};
 use smallvec::SmallVec;
 
+use crate::command::Identity;
 use crate::engine::{Address, Envelope, Queued};
 use crate::event_sourced::{Cx, EventSourced, Handle};
 use crate::reply::ReplyTo;
@@ -403,6 +404,7 @@ pub(crate) trait Restore<E: EventSourced, R>: Send {
         self: Box<Self>,
         address: Arc<Address>,
         reply: ReplyTo<R>,
+        identity: Option<Box<Identity<R>>>,
         future_ran: bool,
     ) -> Box<dyn Queued<E>>;
 }
@@ -414,8 +416,11 @@ impl<E: Handle<C>, C: Send + 'static> Restore<E, E::Reply> for Stashed<C> {
         self: Box<Self>,
         address: Arc<Address>,
         reply: ReplyTo<E::Reply>,
+        identity: Option<Box<Identity<E::Reply>>>,
         future_ran: bool,
     ) -> Box<dyn Queued<E>> {
-        Box::new(Envelope::put_aside(address, self.0, reply, future_ran))
+        Box::new(Envelope::put_aside(
+            address, self.0, reply, identity, future_ran,
+        ))
     }
 }

@@ -186,6 +186,15 @@ impl<E: EventSourced> Entity<E> {
         self
     }
 
+    /// How many commands with ids are known of one entity, and for how long; one that is sent again
+    /// within that window is answered as before.
+    #[must_use]
+    pub fn command_window(mut self, commands: usize, age: Duration) -> Self {
+        self.config.command_window = commands;
+        self.config.command_window_age = age;
+        self
+    }
+
     /// How many commands may be handled ahead of their writes; 1 handles one at a time.
     #[must_use]
     pub fn pipeline(mut self, commands: usize) -> Self {

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use perennial_core::config::{ConfigError, ConfigSource};
 use perennial_core::{
-    ActorSystem, AskError, BreakerState, Entity, EntityRef, PersistFailure, StoreStatus,
+    ActorSystem, AskError, BreakerState, Entity, EntityRef, OpenStore, PersistFailure, StorePlugin,
+    StoreStatus,
 };
+use perennial_persistence::Store;
 use perennial_testkit::{Gate, ManualClock, ReadFault, WriteFault};
 
 use crate::fixture::{
     Bed, Ledger, Note, Read, hold_writes, ids_of_lane, ledger, log, log_of, noted, persist_failure,
     run, send, settle, until,
 };
+use crate::starting::{Count, Named};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -393,10 +397,57 @@ async fn what_nobody_waits_for_is_refused_without_a_word() {
     for number in 0..1000 {
         entity.tell(Note(number)).expect("it is queued");
     }
-    settle(&system).await;
-    assert_eq!(status(&system).refused, 1000);
+    // It stands behind them.
     assert_eq!(entity.ask(Read).await, Ok(vec![0]));
+    assert_eq!(status(&system).refused, 1000);
     let lines = log_of("breaker-told");
     assert!(lines.is_empty(), "{lines:?}");
+    drop(pending);
+}
+
+/// A plugin for a store that is open already.
+#[derive(Debug)]
+struct Opened(&'static str, Arc<dyn Store>);
+
+impl StorePlugin for Opened {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn configure(&self, _: &ConfigSource) -> Result<OpenStore, ConfigError> {
+        let store = Arc::clone(&self.1);
+        Ok(Box::new(move || Box::pin(async move { Ok(store) })))
+    }
+}
+
+#[tokio::test]
+async fn one_store_that_is_down_concerns_no_other() {
+    let (good, bad) = (Bed::new(), Bed::new());
+    let config = "persistence.plugin = \"good\"\nentity.Ledger.plugin = \"bad\"\n\
+                  system.workers = 1\npersistence.breaker-reset = \"1h\"\n\
+                  persistence.retry-max = \"50ms\"\n";
+    let source = ConfigSource::from_toml("test.toml", config).expect("it is TOML");
+    let plugins: Vec<Box<dyn StorePlugin>> = vec![
+        Box::new(Opened("good", good.open().0)),
+        Box::new(Opened("bad", bad.open().0)),
+    ];
+    let system = ActorSystem::with_plugins(source, plugins)
+        .entity(ledger())
+        .entity(Entity::<Named<0>>::new(()))
+        .start()
+        .await
+        .expect("both open");
+    let here = resident(&system, "here").await;
+    bad.faults.writes.decide(|_| Some(WriteFault::Unavailable));
+    let pending = send(&here, Note(1));
+    until("the breaker is open", || {
+        system.status()[1].breaker == BreakerState::Open
+    })
+    .await;
+    retry_after(here.ask(Note(2)).await);
+    let other: EntityRef<Named<0>> = system.entity("a");
+    assert_eq!(other.ask(Count).await, Ok(1));
+    assert_eq!(system.status()[0].breaker, BreakerState::Closed);
+    assert_eq!(system.status()[0].failures, 0);
     drop(pending);
 }

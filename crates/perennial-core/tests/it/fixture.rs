@@ -14,9 +14,9 @@ use perennial_core::{
     PersistFailure, SystemBuilder,
 };
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Clock, DurableStateStore, Error, Journal, MessagePack, NewEvent,
-    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, SnapshotStore, Store,
-    WriterId, Written,
+    AtomicWrite, BoxFuture, Clock, CommandReplyStore, DurableStateStore, Error, Journal,
+    MessagePack, NewEvent, PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload,
+    SnapshotStore, Store, WriterId, Written,
 };
 use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
 use serde::{Deserialize, Serialize, Serializer};
@@ -190,8 +190,17 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::with(MemoryStore::default())
+    }
+
+    /// A database that takes its time from `clock`.
+    pub(crate) fn on(clock: Arc<dyn Clock>) -> Self {
+        Self::with(MemoryStore::new(clock))
+    }
+
+    fn with(memory: MemoryStore) -> Self {
         Self {
-            memory: MemoryStore::default(),
+            memory,
             faults: Faults::default(),
             calls: Arc::default(),
         }
@@ -350,6 +359,18 @@ where
 /// A command that was sent.
 pub(crate) struct Pending<R> {
     task: tokio::task::JoinHandle<Result<R, AskError>>,
+}
+
+impl<R: Send + 'static> Pending<R> {
+    /// Sends an ask with whatever options right away.
+    pub(crate) fn of<A>(ask: A) -> Self
+    where
+        A: IntoFuture<Output = Result<R, AskError>, IntoFuture: Send + 'static>,
+    {
+        Self {
+            task: tokio::spawn(ask.into_future()),
+        }
+    }
 }
 
 impl<R> Pending<R> {
@@ -537,6 +558,10 @@ impl Store for Watched {
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
         self.inner.durable_state_store()
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        self.inner.command_replies()
     }
 
     fn warnings(&self) -> Vec<String> {

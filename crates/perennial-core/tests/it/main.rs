@@ -8,6 +8,7 @@ mod bare;
 mod breaker;
 mod chaos;
 mod cleanup;
+mod commands;
 mod durable_state;
 mod effects;
 mod fairness;

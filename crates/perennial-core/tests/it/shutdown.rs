@@ -389,6 +389,9 @@ async fn a_store_whose_end_hangs_does_not_keep_a_shutdown_waiting() {
         fn durable_state_store(&self) -> Arc<dyn perennial_persistence::DurableStateStore> {
             self.0.durable_state_store()
         }
+        fn command_replies(&self) -> Arc<dyn perennial_persistence::CommandReplyStore> {
+            self.0.command_replies()
+        }
         fn warnings(&self) -> Vec<String> {
             vec!["it hangs".to_owned()]
         }

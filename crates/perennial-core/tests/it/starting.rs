@@ -15,7 +15,7 @@ use crate::fixture::{Bed, Ledger, Note, ledger};
 
 /// An entity type under any name that counts its commands.
 #[derive(Debug, Default)]
-struct Named<const TYPE: usize>(u64);
+pub(crate) struct Named<const TYPE: usize>(u64);
 
 const TYPES: [&str; 4] = ["Other", "a|b", "", "nul\0"];
 
@@ -29,7 +29,7 @@ impl<const TYPE: usize> EventSourced for Named<TYPE> {
     }
 }
 
-struct Count;
+pub(crate) struct Count;
 
 impl<const TYPE: usize> Handle<Count> for Named<TYPE> {
     type Reply = u64;

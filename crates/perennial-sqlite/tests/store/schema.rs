@@ -6,8 +6,8 @@ use perennial_persistence::{SchemaCheck, SnapshotCriteria, Store};
 
 use super::*;
 
-/// Every table of the R2DBC plugin with its columns in order.
-const TABLES: [(&str, &str); 6] = [
+/// Every table of the R2DBC plugin and our own, with its columns in order.
+const TABLES: [(&str, &str); 7] = [
     (
         "event_journal",
         "slice INTEGER, entity_type TEXT, persistence_id TEXT, seq_nr INTEGER, \
@@ -40,6 +40,12 @@ const TABLES: [(&str, &str); 6] = [
     (
         "projection_management",
         "projection_name TEXT, projection_key TEXT, paused INTEGER, last_updated INTEGER",
+    ),
+    (
+        "perennial_command_reply",
+        "slice INTEGER, entity_type TEXT, persistence_id TEXT, command_id TEXT, \
+         fingerprint BLOB, seq_nr INTEGER, db_timestamp INTEGER, reply_ser_id INTEGER, \
+         reply_ser_manifest TEXT, reply_payload BLOB",
     ),
 ];
 
@@ -104,6 +110,10 @@ async fn a_new_file_has_every_table_column_and_index() {
             "slice, entity_type, db_timestamp, revision",
         ),
         (GUARD, "persistence_id"),
+        (
+            "perennial_command_reply_age_idx",
+            "entity_type, db_timestamp",
+        ),
     ] {
         assert_eq!(index(&connection, name), expected, "{name}");
     }

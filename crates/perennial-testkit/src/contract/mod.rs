@@ -48,6 +48,7 @@
 //! perennial_testkit::journal_contract!(empty_database());
 //! perennial_testkit::snapshot_store_contract!(empty_database());
 //! perennial_testkit::durable_state_store_contract!(empty_database());
+//! perennial_testkit::command_reply_store_contract!(empty_database());
 //! # fn main() {}
 //! ```
 //!
@@ -58,6 +59,7 @@
 //! The suites stand in `tests/` and not in unit tests, because those see another copy of the types
 //! of their own crate.
 
+pub mod command_reply_store;
 pub mod durable_state_store;
 pub mod journal;
 pub mod snapshot_store;
@@ -81,9 +83,10 @@ pub trait StoreFixture: Send + Sync + 'static {
     /// [`StoreFixture::store`] but the data. Also called when the first store is closed.
     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
-    /// Lets the database itself refuse events, snapshots and states with this serializer id, as
-    /// another program's constraint would: a `CHECK` on `event_journal.event_ser_id`,
-    /// `snapshot.ser_id` and `durable_state.state_ser_id`, or a trigger.
+    /// Lets the database itself refuse events, snapshots, states and replies with this serializer
+    /// id, as another program's constraint would: a `CHECK` on `event_journal.event_ser_id`,
+    /// `snapshot.ser_id`, `durable_state.state_ser_id` and `perennial_command_reply.reply_ser_id`,
+    /// or a trigger.
     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()>;
 
     /// The tags that stand in an event's row; `None` if the column is NULL.
@@ -349,6 +352,7 @@ mod tests {
     #[test]
     fn every_behaviour_is_listed() {
         for (suite, behaviours) in [
+            (include_str!("command_reply_store.rs"), 14),
             (include_str!("durable_state_store.rs"), 40),
             (include_str!("journal.rs"), 40),
             (include_str!("snapshot_store.rs"), 12),

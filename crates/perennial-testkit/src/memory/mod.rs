@@ -1,5 +1,6 @@
 //! A store in memory: every contract, for tests.
 
+mod command_replies;
 mod durable_state_store;
 mod journal;
 mod snapshot_store;
@@ -11,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, DurableStateDelete, DurableStateStore, Error, Journal, NO_PAYLOAD_ID,
-    NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot, SnapshotStore, Store,
-    StoredState, SystemClock, Timestamp, WriterId,
+    BoxFuture, Clock, CommandId, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
+    Journal, NO_PAYLOAD_ID, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot,
+    SnapshotStore, Store, StoredReply, StoredState, SystemClock, Timestamp, WriterId,
 };
 
 const MICROSECOND: Duration = Duration::from_micros(1);
@@ -119,6 +120,12 @@ impl MemoryStore {
         self.tables().refused_serializers.insert(serializer_id);
     }
 
+    /// Lets writers have numbers below the highest: a defect, to see that tests notice.
+    #[cfg(feature = "defects")]
+    pub(crate) fn take_fence_away(&self) {
+        self.tables().has_no_fence = true;
+    }
+
     /// The ids that have rows in the journal, sorted. Also answered when the store is closed.
     pub fn persistence_ids(&self) -> Vec<PersistenceId> {
         self.tables().journal.keys().cloned().collect()
@@ -145,6 +152,15 @@ impl MemoryStore {
     /// closed.
     pub fn state(&self, persistence_id: &PersistenceId) -> Option<StoredState> {
         self.tables().states.get(persistence_id).cloned()
+    }
+
+    /// The stored replies of an id, by their numbers. Also answered when the store is closed.
+    pub fn replies(&self, persistence_id: &PersistenceId) -> Vec<StoredReply> {
+        let tables = self.tables();
+        let replies = tables.replies.get(persistence_id).into_iter().flatten();
+        let mut replies: Vec<StoredReply> = replies.map(|(_, reply)| reply.clone()).collect();
+        replies.sort_by_key(|reply| reply.seq_nr);
+        replies
     }
 
     /// Gives the state of an id serializer id 0 and leaves its bytes, as no writer does.
@@ -195,6 +211,10 @@ impl Store for MemoryStore {
     }
 
     fn durable_state_store(&self) -> Arc<dyn DurableStateStore> {
+        self.handle.clone()
+    }
+
+    fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         self.handle.clone()
     }
 
@@ -261,7 +281,11 @@ struct Tables {
     journal: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Row>>,
     snapshots: BTreeMap<PersistenceId, Snapshot>,
     states: BTreeMap<PersistenceId, StoredState>,
+    replies: BTreeMap<PersistenceId, BTreeMap<CommandId, StoredReply>>,
     refused_serializers: BTreeSet<i32>,
+    /// A defect: a number is free if it has no row, even below the highest.
+    #[cfg(feature = "defects")]
+    has_no_fence: bool,
 }
 
 impl Tables {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use perennial_core::{Cx, Effect, EventSourced, Handle};
+use perennial_core::{Cx, Effect, EventSourced, Handle, Repeatable};
 use perennial_persistence::{Codec, CodecError, SerializedPayload};
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +188,12 @@ pub(crate) enum Action {
     LaterInterleaved(u64),
     LaterBlocking(u64),
     LaterTwice(u64),
+    /// Has an id, that of the first attempt, and may be sent again.
+    Once {
+        first: u64,
+        count: u64,
+        later: bool,
+    },
     /// Unhandled in about every third state, which one depends on the number.
     UnhandledSometimes(u64),
     StartTimer(Duration),
@@ -208,8 +214,9 @@ pub(crate) enum Action {
 impl Command {
     /// What the command appends if it succeeds.
     pub(crate) fn steps(self) -> Vec<Step> {
+        let id = self.action.first_attempt().unwrap_or(self.id);
         let of = |count: u64, last: StepKind| -> Vec<Step> {
-            let tokens = self.id * TOKENS..;
+            let tokens = id * TOKENS..;
             let mut steps: Vec<Step> = tokens
                 .zip(0..count)
                 .map(|(token, _)| Step {
@@ -234,6 +241,7 @@ impl Command {
             | Action::LaterTwice(count)
             | Action::PanicInReply(count)
             | Action::PanicInThenRun(count)
+            | Action::Once { count, .. }
             | Action::TooMany(count) => of(count, StepKind::Add),
             Action::Lock => of(1, StepKind::Lock),
             Action::Unlock => of(1, StepKind::Unlock),
@@ -249,12 +257,42 @@ impl Command {
     fn waits_for_unlock(self) -> bool {
         matches!(
             self.action,
-            Action::Append(_) | Action::AppendThenRun(_) | Action::AppendStop(_) | Action::Later(_)
+            Action::Append(_)
+                | Action::AppendThenRun(_)
+                | Action::AppendStop(_)
+                | Action::Later(_)
+                | Action::Once { .. }
         )
     }
 }
 
+/// Tells only what is the same at every attempt.
+impl Serialize for Command {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.action {
+            Action::Once {
+                first,
+                count,
+                later,
+            } => (first, count, later).serialize(serializer),
+            _ => self.id.serialize(serializer),
+        }
+    }
+}
+
+impl Repeatable for Command {
+    const NAME: &'static str = "Command";
+}
+
 impl Action {
+    /// The number of the first attempt, for a command with an id.
+    pub(crate) fn first_attempt(self) -> Option<u64> {
+        match self {
+            Self::Once { first, .. } => Some(first),
+            _ => None,
+        }
+    }
+
     pub(crate) fn has_future(self) -> bool {
         matches!(
             self,
@@ -263,6 +301,7 @@ impl Action {
                 | Self::LaterBlocking(_)
                 | Self::LaterTwice(_)
                 | Self::PanicInContinuation
+                | Self::Once { later: true, .. }
         )
     }
 
@@ -294,11 +333,28 @@ impl Action {
     }
 }
 
-/// What a command saw and made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a command saw and made. Stored as four numbers, which stay below [`EVENT_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "[u64; 4]", from = "[u64; 4]")]
 pub(crate) struct Answer {
     pub(crate) before: Digest,
     pub(crate) after: Digest,
+}
+
+impl From<Answer> for [u64; 4] {
+    fn from(Answer { before, after }: Answer) -> Self {
+        [before.count, before.hash, after.count, after.hash]
+    }
+}
+
+impl From<[u64; 4]> for Answer {
+    fn from([before, before_hash, after, after_hash]: [u64; 4]) -> Self {
+        let digest = |count, hash| Digest { count, hash };
+        Self {
+            before: digest(before, before_hash),
+            after: digest(after, after_hash),
+        }
+    }
 }
 
 impl<const KIND: u8> Handle<Command> for Chain<KIND> {
@@ -355,6 +411,10 @@ impl<const KIND: u8> Handle<Command> for Chain<KIND> {
                 let later = cx.later(async move { work() }, append(steps));
                 later.interleaved().then_run(run)
             }
+            Action::Once { later: true, .. } => {
+                let later = cx.later(async move { work() }, append(steps));
+                later.interleaved()
+            }
             Action::LaterBlocking(_) => cx.blocking(work, append(steps)),
             Action::LaterTwice(_) => cx.later(
                 async move { work() },
@@ -407,6 +467,7 @@ impl<const KIND: u8> Handle<Command> for Chain<KIND> {
             | Action::Unencodable(_)
             | Action::EncodePanics(_)
             | Action::Large(_)
+            | Action::Once { .. }
             | Action::TooMany(_) => cx.persist(steps).reply(answer),
         }
     }

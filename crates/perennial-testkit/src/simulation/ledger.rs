@@ -7,7 +7,8 @@ use perennial_persistence::{Codec, PersistenceId, Timestamp, WriterId};
 
 use super::Report;
 use super::entity::{
-    Answer, Command, Digest, FOREIGN_TOKENS, Note, Step, StepCodec, StepKind, TICK_TOKENS, TOKENS,
+    Action, Answer, Command, Digest, FOREIGN_TOKENS, Note, Step, StepCodec, StepKind, TICK_TOKENS,
+    TOKENS,
 };
 use crate::MemoryStore;
 
@@ -182,6 +183,15 @@ impl Ledger {
             ran: false,
             ticked: false,
         });
+    }
+
+    /// The latest commands with ids, and whose they are.
+    pub(crate) fn latest_with_ids(&self, most: usize) -> Vec<(usize, Action)> {
+        let sent = self.sent.iter().rev();
+        sent.filter(|sent| sent.command.action.first_attempt().is_some())
+            .map(|sent| (sent.entity, sent.command.action))
+            .take(most)
+            .collect()
     }
 
     pub(crate) fn open(&self) -> &[usize] {
@@ -430,7 +440,10 @@ impl Ledger {
                 format!("{} saw {answer:?}", who()),
             );
         }
-        if answer.before.count < floor {
+        let is_repetition = command.action.first_attempt().is_some() && !self.sent[index].handled;
+        self.report.repeated += u64::from(is_repetition);
+        // It has the answer of an earlier attempt.
+        if answer.before.count < floor && !is_repetition {
             return broken(
                 "an answer is not older than what was seen before it was asked for",
                 format!("{} saw {answer:?}, the floor is {floor}", who()),
@@ -693,9 +706,16 @@ impl Ledger {
                 at += steps.len();
             }
         }
-        for (sent, place) in self.sent.iter().zip(places) {
+        for (index, sent) in self.sent.iter().enumerate() {
             let Command { id, action } = sent.command;
-            let is_stored = place.is_some();
+            let first = action
+                .first_attempt()
+                .and_then(|id| usize::try_from(id - 1).ok());
+            let is_stored = places[first.unwrap_or(index)].is_some();
+            if first.is_some() {
+                self.check_once(sent, is_stored)?;
+                continue;
+            }
             let must_be = !sent.command.steps().is_empty()
                 && matches!(sent.fate, Fate::Answered | Fate::Silent);
             if must_be && !is_stored {
@@ -718,6 +738,24 @@ impl Ledger {
             if sent.future_ran && !action.has_future() {
                 return broken("only futures run as futures", format!("c{id} {action:?}"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Ledger {
+    /// What holds of a command with an id, whose attempts may have different fates.
+    fn check_once(&self, sent: &Sent, is_stored: bool) -> Checked {
+        let who = || format!("c{} {:?}", sent.command.id, sent.command.action);
+        if matches!(sent.fate, Fate::Answered) && !is_stored {
+            return broken("what is acknowledged is stored", who());
+        }
+        let of_all = |other: &Sent| {
+            let is_same = other.command.action == sent.command.action;
+            !is_same || matches!(other.fate, Fate::Failed(_))
+        };
+        if is_stored && self.sent.iter().all(of_all) {
+            return broken("what certainly failed is not stored", who());
         }
         Ok(())
     }

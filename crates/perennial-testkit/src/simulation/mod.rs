@@ -18,6 +18,8 @@
 //!   or callers of any system before this one was started. (Two systems that run at the same time
 //!   on the same entities may each serve reads that the other one has overtaken, until a write of
 //!   their own is refused.)
+//! - A command with an id takes effect once, however often it is sent and to which system, and all
+//!   of its answers are that of the attempt that took effect.
 //! - Sequence numbers have no gaps; the events of one write have one time and one writer, and a
 //!   later write has a later time, also when the wall clock steps back.
 //! - Every error has a reason: nobody is told of a conflict without a second writer, or that the
@@ -112,6 +114,10 @@ pub enum Defect {
     UnrecognisedRetry,
     /// Later writes of an entity go out although an earlier one failed.
     SurvivingLaterWrite,
+    /// Commands that are sent again are handled again.
+    HandledAgain,
+    /// The journal lets a stale writer have the numbers of deleted events.
+    MissingFence,
 }
 
 /// A worker with the defect in it, if it is one of workers.
@@ -123,6 +129,7 @@ fn broken(
     let mut defects = perennial_core::engine::Defects::default();
     defects.show_tentative_state = defect == Some(Defect::TentativeRead);
     defects.keep_later_writes = defect == Some(Defect::SurvivingLaterWrite);
+    defects.handle_again = defect == Some(Defect::HandledAgain);
     worker.set_defects(defects);
     worker
 }
@@ -149,6 +156,8 @@ pub struct Report {
     pub commands: u64,
     /// Commands that were answered, silently also.
     pub answered: u64,
+    /// Those of them that were sent again under their id and got the answer of an earlier attempt.
+    pub repeated: u64,
     /// Events that are stored in the end.
     pub events: u64,
     /// Those of them that timers caused.

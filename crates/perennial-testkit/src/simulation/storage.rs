@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use perennial_core::engine::{ReadDone, ReadRequest};
+use perennial_core::engine::{ReadDone, ReadRequest, ReplyCleanup};
 use perennial_persistence::{
     AtomicWrite, BoxFuture, Codec, Error, NewEvent, PersistenceId, Previous, SequenceNr, Snapshot,
     Store, WriterId, Written,
@@ -208,7 +208,11 @@ impl Storage {
     pub(crate) fn read(&self, request: ReadRequest, fault: Option<(ReadFault, bool)>) -> ReadDone {
         let store = FaultyStore::new(Arc::new(self.memory.clone()));
         if let Some((fault, snapshot)) = fault {
-            if snapshot {
+            if !request.is_of_recovery() {
+                if !matches!(fault, ReadFault::Undecodable) {
+                    store.faults().reply_loads.next(ReadFault::Unavailable);
+                }
+            } else if snapshot {
                 store.faults().snapshot_loads.next(fault);
             } else {
                 store.faults().reads.next(fault);
@@ -223,6 +227,10 @@ impl Storage {
 
     pub(crate) fn delete(&self, id: &PersistenceId, to: SequenceNr) -> Result<(), Error> {
         at_once(self.memory.journal().delete_events(id, to))
+    }
+
+    pub(crate) fn clean_up(&self, cleanup: ReplyCleanup) {
+        at_once(cleanup.run(&*self.memory.command_replies()));
     }
 
     fn be_uncertain(&mut self, writes: &[AtomicWrite]) {

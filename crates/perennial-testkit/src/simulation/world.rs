@@ -11,8 +11,8 @@ use perennial_core::engine::{
 };
 use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
 use perennial_persistence::{
-    AtomicWrite, Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr, Snapshot,
-    Timestamp, Written,
+    AtomicWrite, Clock, CommandId, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr,
+    Snapshot, Timestamp, Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -164,7 +164,7 @@ enum Effect {
     /// The replies are out; the worker is not told yet.
     Settled(SettledBatch),
     Read(ReadRequest),
-    ReadDone(ReadDone),
+    ReadDone(Box<ReadDone>),
     Save(CellKey, Snapshot),
     Saved(CellKey, Result<(), Error>),
     Delete(Deletion),
@@ -182,6 +182,13 @@ enum Target {
 
 impl Target {
     fn ask(&self, command: Command) -> Asking<Answer> {
+        if let Some(first) = command.action.first_attempt() {
+            let id = CommandId::new(&first.to_string()).expect("a number is an id");
+            return match self {
+                Self::Plain(entity) => entity.ask(command).command_id(id).into_future(),
+                Self::Snapped(entity) => entity.ask(command).command_id(id).into_future(),
+            };
+        }
         match self {
             Self::Plain(entity) => entity.ask(command).into_future(),
             Self::Snapped(entity) => entity.ask(command).into_future(),
@@ -237,6 +244,9 @@ impl World {
         #[cfg(feature = "defects")]
         {
             storage.forgets_writers = options.defect == Some(super::Defect::UnrecognisedRetry);
+            if options.defect == Some(super::Defect::MissingFence) {
+                storage.memory().take_fence_away();
+            }
         }
         let mut ledger = Ledger::new(storage.memory().clone(), ids.clone());
         ledger.report.outcome_timeout = profile.settings.outcome_timeout;
@@ -555,9 +565,15 @@ impl World {
         if self.systems[at].stopping && self.random.random_bool(0.8) {
             return false;
         }
+        if self.random.random_ratio(1, 8)
+            && let Some((entity, action)) = self.draw_repetition()
+        {
+            self.send_to(at, entity, action, false);
+            return true;
+        }
         let entity = self.random.random_range(0..self.ids.len());
         let action = self.draw_action();
-        let told = self.random.random_ratio(1, 12);
+        let told = self.random.random_ratio(1, 12) && action.first_attempt().is_none();
         self.send_to(at, entity, action, told);
         true
     }
@@ -599,7 +615,16 @@ impl World {
         target
     }
 
+    /// One of the latest commands with ids, to be sent again.
+    fn draw_repetition(&mut self) -> Option<(usize, Action)> {
+        const LATEST: usize = 6;
+        let latest = self.ledger.latest_with_ids(LATEST);
+        let at = self.random.random_range(0..LATEST);
+        latest.get(at).copied()
+    }
+
     fn draw_action(&mut self) -> Action {
+        let first = self.ledger.next_command();
         let panics = self.profile.panics * 10;
         let panics = self.chance(panics);
         let random = &mut self.random;
@@ -620,7 +645,12 @@ impl World {
         }
         match random.random_range(0..100) {
             0..20 => Action::Read,
-            20..55 => Action::Append(count),
+            20..45 => Action::Append(count),
+            45..55 => Action::Once {
+                first,
+                count,
+                later: random.random_ratio(1, 4),
+            },
             55..59 => Action::AppendSilently(count),
             59..64 => Action::AppendThenRun(count),
             64..67 => Action::AppendStop(count),
@@ -698,6 +728,9 @@ impl World {
         for later in out.laters {
             effects.push((worker, Effect::Later(later)));
         }
+        for cleanup in out.cleanups {
+            self.storage.clean_up(cleanup);
+        }
         if done {
             system.seats[worker] = None;
             system.effects.retain(|(of, _)| *of != worker);
@@ -729,8 +762,8 @@ impl World {
         // One that begins anew may have two reads under way.
         let recovering: BTreeSet<&PersistenceId> = of_worker()
             .filter_map(|effect| match effect {
-                Effect::Read(request) => Some(request.persistence_id()),
-                Effect::ReadDone(done) => Some(done.persistence_id()),
+                Effect::Read(request) if request.is_of_recovery() => Some(request.persistence_id()),
+                Effect::ReadDone(done) if done.is_of_recovery() => Some(done.persistence_id()),
                 _ => None,
             })
             .collect();
@@ -794,8 +827,8 @@ impl World {
             }
             Effect::Answered(batch, answers) => Ok(Effect::Settled(batch.settle(answers))),
             Effect::Settled(settled) => Err(Input::Written(Box::new(settled))),
-            Effect::Read(request) => Ok(Effect::ReadDone(self.read(request, goes_wrong))),
-            Effect::ReadDone(done) => Err(Input::Read(Box::new(done))),
+            Effect::Read(request) => Ok(Effect::ReadDone(Box::new(self.read(request, goes_wrong)))),
+            Effect::ReadDone(done) => Err(Input::Read(done)),
             Effect::Save(key, snapshot) => {
                 let result = self.save(&snapshot, goes_wrong);
                 Ok(Effect::Saved(key, result))
@@ -905,13 +938,16 @@ impl World {
         if let Some((fault, is_snapshot)) = &fault {
             let entity = self.ledger.index_of(request.persistence_id());
             let is_harmless = match fault {
+                _ if !request.is_of_recovery() => true,
                 ReadFault::Unavailable => true,
                 // All events are replayed instead, unless they are gone.
                 ReadFault::Undecodable => *is_snapshot && !self.profile.delete_events,
                 _ => false,
             };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
-            self.ledger.troubles[entity].unread |= matches!(fault, ReadFault::Unavailable);
+            // Replies that are damaged come as a store that is not available.
+            self.ledger.troubles[entity].unread |=
+                matches!(fault, ReadFault::Unavailable) || !request.is_of_recovery();
         }
         let id = request.persistence_id().clone();
         let shown = fault

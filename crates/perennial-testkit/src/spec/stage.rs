@@ -43,7 +43,7 @@ pub(super) struct Stage<E: EventSourced> {
 }
 
 /// A call of the store, with what the worker is told of its end.
-type Call = Pin<Box<dyn Future<Output = Input>>>;
+type Call = Pin<Box<dyn Future<Output = Option<Input>>>>;
 
 /// The future of a `later`.
 struct OpenFuture {
@@ -65,9 +65,12 @@ impl<E: EventSourced> Stage<E> {
         clock: ManualClock,
         seed: u64,
     ) -> Self {
+        let mut settings = Settings::default();
+        // Faults concern the one entity; that others would be refused too is not its matter.
+        settings.breaker.failures = 0;
         let frame = Frame {
             workers: 1,
-            settings: Settings::default(),
+            settings,
             inbox: usize::MAX,
             ask_timeout: Duration::MAX,
             deadlines: None,
@@ -193,6 +196,7 @@ impl<E: EventSourced> Stage<E> {
             reads,
             snapshots,
             deletions,
+            cleanups,
             laters,
             wake_at,
             busy,
@@ -202,26 +206,35 @@ impl<E: EventSourced> Stage<E> {
             let journal = self.store.journal();
             self.calls.push(Box::pin(async move {
                 let results = journal.write_events(batch.writes()).await;
-                Input::Written(Box::new(batch.settle(results)))
+                Some(Input::Written(Box::new(batch.settle(results))))
             }));
         }
         for request in reads {
             let store = Arc::clone(&self.store);
             self.calls.push(Box::pin(async move {
-                Input::Read(Box::new(request.read(&*store).await))
+                Some(Input::Read(Box::new(request.read(&*store).await)))
             }));
         }
         for (key, snapshot) in snapshots {
             let store = self.store.snapshot_store();
             self.calls.push(Box::pin(async move {
                 let result = store.save(&snapshot).await;
-                Input::SnapshotSaved(key, Box::new(result))
+                Some(Input::SnapshotSaved(key, Box::new(result)))
             }));
         }
         for deletion in deletions {
             let journal = self.store.journal();
             self.calls.push(Box::pin(async move {
-                Input::EventsDeleted(Box::new(deletion.run(&*journal).await))
+                Some(Input::EventsDeleted(Box::new(
+                    deletion.run(&*journal).await,
+                )))
+            }));
+        }
+        for cleanup in cleanups {
+            let replies = self.store.command_replies();
+            self.calls.push(Box::pin(async move {
+                cleanup.run(&*replies).await;
+                None
             }));
         }
         for LaterRequest {
@@ -249,7 +262,7 @@ impl<E: EventSourced> Stage<E> {
         for mut call in std::mem::take(&mut self.calls) {
             match call.as_mut().poll(&mut context) {
                 Poll::Pending => self.calls.push(call),
-                Poll::Ready(input) => inputs.push(input),
+                Poll::Ready(input) => inputs.extend(input),
             }
         }
     }
