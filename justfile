@@ -18,6 +18,10 @@ bench *ARGS:
 flights *ARGS:
     cargo run --release -p flights -- {{ARGS}}
 
+# perennial and the JVM in turns on one database; needs a JDK and Maven.
+interop *ARGS:
+    scripts/interop {{ARGS}}
+
 # The engine under a seeded order, with many seeds.
 simulate SEEDS="10000":
     PERENNIAL_SIMULATION_SEEDS={{SEEDS}} cargo test --release -p perennial-testkit --all-features --test simulation -- --nocapture

@@ -36,14 +36,28 @@ impl<E: EventSourced> EntityRef<E> {
     /// The entity with an id within its type. An id that cannot be stored, or a type that the
     /// registry does not know, gives a reference whose asks say so.
     pub(crate) fn find(registry: &Arc<Registry>, entity_id: &str) -> Self {
+        Self::find_id(registry, || Ok(PersistenceId::new(E::TYPE, entity_id)?))
+    }
+
+    /// The entity with a whole id, which need not begin with its type.
+    pub(crate) fn find_id(
+        registry: &Arc<Registry>,
+        id: impl FnOnce() -> Result<PersistenceId, AskError>,
+    ) -> Self {
         let target = registry
             .entity_type(TypeId::of::<E>())
             .ok_or(AskError::NotRegistered {
                 entity_type: E::TYPE,
             })
             .and_then(|host| {
-                let id = PersistenceId::new(E::TYPE, entity_id)?;
-                Ok(registry.address(host, id))
+                let address = registry.address(host, id()?);
+                if address.host() == host {
+                    return Ok(address);
+                }
+                Err(AskError::OtherType {
+                    persistence_id: address.persistence_id().clone(),
+                    entity_type: registry.entity_type_name(address.host()),
+                })
             });
         Self {
             target,

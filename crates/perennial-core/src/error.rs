@@ -114,6 +114,15 @@ pub enum AskError {
         /// The type's name.
         entity_type: &'static str,
     },
+    /// The id is in use as one of another entity type, which is possible only with
+    /// [`ActorSystem::entity_with_id`](crate::ActorSystem::entity_with_id). The command was not sent.
+    #[error("{persistence_id} is in use as an entity of type \"{entity_type}\"")]
+    OtherType {
+        /// The id.
+        persistence_id: PersistenceId,
+        /// The type that it is in use as.
+        entity_type: &'static str,
+    },
 }
 
 impl AskError {
@@ -130,6 +139,7 @@ impl AskError {
                 | Self::CommandIdRefused { .. }
                 | Self::InvalidId(_)
                 | Self::NotRegistered { .. }
+                | Self::OtherType { .. }
         )
     }
 

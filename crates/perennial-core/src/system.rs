@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, OpenError, PageLimit, SEPARATOR, Store, SystemClock, Timestamp,
+    BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -71,6 +71,25 @@ impl ActorSystem {
     /// whose asks say so.
     pub fn entity<E: EventSourced>(&self, entity_id: impl AsRef<str>) -> EntityRef<E> {
         self.inner.registry.entity(entity_id.as_ref())
+    }
+
+    /// The entity of type `E` with a whole id, as it stands in the tables, whoever gave it: its first
+    /// part need not be `E::TYPE`, and there may be no `|` in it at all.
+    ///
+    /// ```
+    /// # use perennial_core::{ActorSystem, EventSourced};
+    /// # use perennial_persistence::{InvalidId, PersistenceId};
+    /// # fn example<Account: EventSourced>(system: &ActorSystem) -> Result<(), InvalidId> {
+    /// let id = PersistenceId::of_unique_id("savings-4711")?;
+    /// let account = system.entity_with_id::<Account>(id);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// An id belongs to one type at a time: while it is in use as one of another type, the asks of
+    /// the reference fail as [`AskError::OtherType`](crate::AskError::OtherType).
+    pub fn entity_with_id<E: EventSourced>(&self, id: PersistenceId) -> EntityRef<E> {
+        self.inner.registry.entity_with_id(id)
     }
 
     /// What all workers together have and have done. Counted by the workers, so what a caller has

@@ -126,6 +126,9 @@ mod guide {
     #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
     mod change_an_events_format {}
 
+    #[doc = include_str!("../../../docs/guide/share-a-database-with-pekko.md")]
+    mod share_a_database_with_pekko {}
+
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
     mod keep_only_state {}

@@ -84,6 +84,19 @@ impl Registry {
         EntityRef::find(self, entity_id)
     }
 
+    /// The entity of type `E` with a whole id, which need not begin with its type.
+    ///
+    /// A type that the system does not have, or an id that is in use as one of another type, gives
+    /// a reference whose asks say so.
+    pub fn entity_with_id<E: EventSourced>(self: &Arc<Self>, id: PersistenceId) -> EntityRef<E> {
+        EntityRef::find_id(self, || Ok(id))
+    }
+
+    /// The name of the entity type with an index.
+    pub(crate) fn entity_type_name(&self, host: usize) -> &'static str {
+        self.entity_types[host].name
+    }
+
     /// The index of an entity type among those of the system.
     pub(crate) fn entity_type(&self, type_id: TypeId) -> Option<usize> {
         self.entity_types

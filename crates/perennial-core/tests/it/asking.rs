@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use perennial_core::{AskError, Cx, Effect, EventSourced, Handle};
-use perennial_persistence::InvalidId;
-use perennial_testkit::{Gate, ReadFault};
+use perennial_core::config::ConfigSource;
+use perennial_core::{ActorSystem, AskError, Cx, Effect, Entity, EventSourced, Handle};
+use perennial_persistence::{InvalidId, PersistenceId};
+use perennial_testkit::{Gate, MemoryStore, ReadFault};
 
 use crate::fixture::{
     Bed, Ledger, Note, Read, Record, hold_writes, ledger, mark, noted, send, send_ask, settle,
@@ -303,6 +305,75 @@ async fn a_type_that_the_system_does_not_have_is_told_to_every_sender() {
     assert!(expected.is_not_handled());
     assert!(expected.to_string().contains("`entity(…)`"), "{expected}");
     assert_eq!(stranger.tell(Hello), Err(expected));
+}
+
+#[tokio::test]
+async fn an_entity_is_reached_by_its_whole_id_whatever_stands_in_front() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    for text in ["Other|a", "without-type", "|leading", "Ledger|b|c"] {
+        let id = PersistenceId::of_unique_id(text).expect("a valid id");
+        let entity = system.entity_with_id::<Ledger>(id.clone());
+        assert_eq!(entity.persistence_id(), Ok(&id));
+        assert_eq!(entity.ask(Note(7)).await, Ok(vec![7]), "{text}");
+    }
+    // The same entity, however it is addressed.
+    let id = PersistenceId::new(Ledger::TYPE, "d").expect("a valid id");
+    let by_whole_id = system.entity_with_id::<Ledger>(id);
+    assert_eq!(by_whole_id.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(
+        system.entity::<Ledger>("d").ask(Note(2)).await,
+        Ok(vec![1, 2])
+    );
+}
+
+#[tokio::test]
+async fn an_id_belongs_to_one_type_at_a_time() {
+    #[derive(Default)]
+    struct Guest;
+    impl EventSourced for Guest {
+        const TYPE: &'static str = "Guest";
+        type Event = u8;
+        type Services = ();
+        fn apply(&mut self, _: &u8) {}
+    }
+    struct Hello;
+    impl Handle<Hello> for Guest {
+        type Reply = ();
+        fn handle(&self, _: Hello, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+            cx.stop().reply(|_| ())
+        }
+    }
+
+    let store = Arc::new(MemoryStore::default());
+    let system = ActorSystem::with_store(ConfigSource::empty(), store)
+        .entity(ledger())
+        .entity(Entity::<Guest>::new(()))
+        .start()
+        .await
+        .expect("a system");
+    let id = PersistenceId::new(Ledger::TYPE, "a").expect("a valid id");
+    let guest = system.entity_with_id::<Guest>(id.clone());
+    assert_eq!(guest.ask(Hello).await, Ok(()));
+    let ledger = system.entity::<Ledger>("a");
+    let expected = AskError::OtherType {
+        persistence_id: id,
+        entity_type: "Guest",
+    };
+    assert_eq!(ledger.ask(Note(1)).await, Err(expected.clone()));
+    assert_eq!(ledger.tell(Note(1)), Err(expected.clone()));
+    assert!(expected.is_not_handled());
+    // Once nobody uses it as the other type, it is free.
+    drop(guest);
+    until("the id is free", || {
+        system.entity::<Ledger>("a").tell(Note(1)).is_ok()
+    })
+    .await;
+    assert_eq!(
+        system.entity::<Ledger>("a").ask(Note(2)).await,
+        Ok(vec![1, 2])
+    );
+    system.shutdown().await.expect("an end in time");
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ fn every_guarantee_names_tests_that_exist() {
                 ["contract", suite, test] => {
                     (format!("perennial-testkit/src/contract/{suite}.rs"), test)
                 }
+                ["columns" | "pekko" | "turns", test] => {
+                    (format!("../tests/interop/tests/it/{}.rs", parts[0]), test)
+                }
                 ["spec", test] => ("perennial-testkit/tests/spec.rs".to_owned(), test),
                 ["properties", test] => (
                     "perennial-testkit/tests/spec_properties.rs".to_owned(),
