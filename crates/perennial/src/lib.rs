@@ -87,7 +87,7 @@
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, durable state, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
