@@ -186,6 +186,12 @@ const NOT_STORED: Next = Next::Restart {
     doomed: true,
 };
 
+/// An entity whose state is not what is stored recovers at once; the writes in flight are good.
+const ANEW: Next = Next::Restart {
+    after: Duration::ZERO,
+    doomed: false,
+};
+
 impl<E: EventSourced> Cell<E> {
     /// A cell that will recover.
     ///
@@ -506,13 +512,7 @@ impl<E: EventSourced> Cell<E> {
             Ok(Err(reason)) => {
                 // The state has changed, so it is built anew from what is stored.
                 command.fail(self.not_stored(PersistFailure::Rejected, reason));
-                self.give_up(
-                    core,
-                    Next::Restart {
-                        after: Duration::ZERO,
-                        doomed: false,
-                    },
-                );
+                self.give_up(core, ANEW);
                 return;
             }
             Err(panic) => {
@@ -532,13 +532,7 @@ impl<E: EventSourced> Cell<E> {
         {
             // As above, for a tag.
             command.fail(self.not_stored(PersistFailure::Rejected, reason));
-            self.give_up(
-                core,
-                Next::Restart {
-                    after: Duration::ZERO,
-                    doomed: false,
-                },
-            );
+            self.give_up(core, ANEW);
             return;
         }
 
@@ -681,6 +675,7 @@ impl<E: EventSourced> Cell<E> {
         self.barrier = Some(Box::new(barrier));
         if self.in_flight.is_empty() {
             self.pass_barrier(entity, core);
+            self.tell(entity, core);
         }
     }
 
@@ -707,8 +702,6 @@ impl<E: EventSourced> Cell<E> {
         }
         if barrier.stop {
             self.give_up(core, Next::Stop);
-        } else {
-            self.tell(entity, core);
         }
     }
 
@@ -1853,13 +1846,7 @@ impl<E: EventSourced> Cell<E> {
                     core.cancel_timer(timer);
                 }
                 // Whoever gets one of these replies must not see an older state afterwards.
-                self.give_up(
-                    core,
-                    Next::Restart {
-                        after: Duration::ZERO,
-                        doomed: false,
-                    },
-                );
+                self.give_up(core, ANEW);
                 return;
             }
             Ok(PageRead { replies, .. }) => known.take(replies, &entity.config, core.wall),
