@@ -131,7 +131,11 @@ pub fn explain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let part = error.to_string();
+        // Some errors say themselves what is behind them.
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
         source = error.source();
     }
     text
