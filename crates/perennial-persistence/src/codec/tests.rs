@@ -249,6 +249,10 @@ fn a_value_of_another_kind_is_no_primitive() {
     check(Format::Boolean, 1);
     check(Format::Bytes, "text".to_owned());
     check(Format::Bytes, vec![256]);
+    check(Format::Bytes, 5_u8);
+    // One after the other they would be bytes, of which nobody could tell where one ends.
+    check(Format::Bytes, vec![vec![5_u8], vec![6]]);
+    check(Format::Bytes, vec![ByteBuf::from(vec![5])]);
     check(Format::Text, vec!["text".to_owned()]);
     check(Format::Text, Empty);
     check(Format::Long, None::<i64>);
