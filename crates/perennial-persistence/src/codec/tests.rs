@@ -537,6 +537,38 @@ fn nesting_is_bounded_when_written_and_when_read() {
     refused(Format::JacksonCbor, vec![0xC6; links]);
 }
 
+/// A value in that many lists.
+struct Nested<'a, T>(usize, &'a T);
+
+impl<T: Serialize> Serialize for Nested<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            0 => self.1.serialize(serializer),
+            lists => [Nested(lists - 1, self.1)].serialize(serializer),
+        }
+    }
+}
+
+#[test]
+fn numbers_with_tags_are_read_from_the_innermost_list_of_cbor() {
+    fn check<T: Serialize>(number: T) {
+        let write = |lists| {
+            let mut bytes = Vec::new();
+            let mut sink = CborSink::new(&mut bytes);
+            ser::serialize(&Nested(lists, &number), None, &mut sink).map(|()| bytes)
+        };
+        let bytes = write(MAX_NESTING).expect("at the bound");
+        super::cbor::read(&bytes).expect("what was written");
+        assert!(write(MAX_NESTING + 1).is_err());
+        assert!(super::cbor::read(&[b"\x81", &bytes[..]].concat()).is_err());
+    }
+    check(5);
+    check(i128::MAX);
+    let decimal = |text: &str| text.parse::<Decimal>().expect("a decimal number");
+    check(decimal("0.840"));
+    check(decimal("18446744073709551616"));
+}
+
 #[test]
 fn every_kind_of_field_comes_back_in_every_format() {
     let all = All {
