@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use minicbor::data::{IanaTag, Tag, Type};
+use minicbor::data::{IanaTag, Int, Tag, Type};
 use minicbor::{Decoder, Encoder};
 
 use crate::codec::MAX_NESTING;
@@ -28,13 +28,9 @@ impl<'a> CborSink<'a> {
 
     /// One whole number in its shortest form, as a big number where 64 bits do not hold it.
     fn number(&mut self, value: i128) -> Result<(), TreeError> {
-        match (u64::try_from(value), u64::try_from(!value)) {
-            (Ok(value), _) => done(self.0.u64(value)),
-            (_, Ok(_)) => match minicbor::data::Int::try_from(value) {
-                Ok(value) => done(self.0.int(value)),
-                Err(_) => Err(TreeError::new("a whole number is too large")),
-            },
-            _ => self.big(value),
+        match Int::try_from(value) {
+            Ok(value) => done(self.0.int(value)),
+            Err(_) => self.big(value),
         }
     }
 
