@@ -643,7 +643,44 @@ fn an_error_names_the_field() {
 
 #[test]
 fn a_tree_takes_no_more_memory_than_is_said() {
+    /// What a tree has reserved beside its own place.
+    fn reserved(tree: &Tree) -> usize {
+        match tree {
+            Tree::Text(text) => text.capacity(),
+            Tree::Bytes(bytes) => bytes.capacity(),
+            Tree::List(list) => {
+                list.capacity() * size_of::<Tree>() + list.iter().map(reserved).sum::<usize>()
+            }
+            Tree::Map(map) => {
+                let entries = map
+                    .iter()
+                    .map(|(key, value)| reserved(key) + reserved(value));
+                map.capacity() * size_of::<(Tree, Tree)>() + entries.sum::<usize>()
+            }
+            _ => 0,
+        }
+    }
+
     assert_eq!(size_of::<Tree>(), 32);
+    // What costs most is room for four where there is one: as many lists as possible.
+    let many = |begin: &[u8], end: &[u8]| {
+        let deep = [&begin.repeat(126), &b"\0"[..], &end.repeat(126)].concat();
+        deep.repeat(1000)
+    };
+    let message_pack = |begin| [b"\xDC\x03\xE8", &many(begin, b"")[..]].concat();
+    let cbor = |begin, end| [b"\x99\x03\xE8", &many(begin, end)[..]].concat();
+    for (format, bytes) in [
+        (Format::MessagePack, message_pack(b"\x91")),
+        (Format::MessagePack, message_pack(b"\x81\0")),
+        (Format::JacksonCbor, cbor(b"\x81", b"")),
+        (Format::JacksonCbor, cbor(b"\xA1\0", b"")),
+        (Format::JacksonCbor, cbor(b"\xBF\0", b"\xFF")),
+        (Format::JacksonJson, [b'[', b']'].map(|c| [c; 128]).concat()),
+    ] {
+        let tree = read_tree(format, &bytes, 0).expect("a tree");
+        let per_byte = (size_of::<Tree>() + reserved(&tree)) / bytes.len();
+        assert!(per_byte <= 128, "{format}: {per_byte}");
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub const DEFAULT_MAX_EXPANDED: usize = 32 << 20;
 ///
 /// Payloads nested deeper than [`MAX_NESTING`](crate::MAX_NESTING) are refused, on both ways;
 /// compressed ones must expand to at most [`SchemaBuilder::max_expanded`] bytes. Reading one takes
-/// at most about 64 bytes of memory per byte of it.
+/// at most about 128 bytes of memory per byte of it, expanded.
 pub struct Schema<T> {
     writing: Writing,
     type_property: Option<String>,
