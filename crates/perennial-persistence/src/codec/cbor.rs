@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use minicbor::data::{IanaTag, Tag, Type};
+use minicbor::data::{IanaTag, Int, Tag, Type};
 use minicbor::{Decoder, Encoder};
 
 use crate::codec::MAX_NESTING;
@@ -28,13 +28,9 @@ impl<'a> CborSink<'a> {
 
     /// One whole number in its shortest form, as a big number where 64 bits do not hold it.
     fn number(&mut self, value: i128) -> Result<(), TreeError> {
-        match (u64::try_from(value), u64::try_from(!value)) {
-            (Ok(value), _) => done(self.0.u64(value)),
-            (_, Ok(_)) => match minicbor::data::Int::try_from(value) {
-                Ok(value) => done(self.0.int(value)),
-                Err(_) => Err(TreeError::new("a whole number is too large")),
-            },
-            _ => self.big(value),
+        match Int::try_from(value) {
+            Ok(value) => done(self.0.int(value)),
+            Err(_) => self.big(value),
         }
     }
 
@@ -217,10 +213,6 @@ impl From<TreeError> for Problem {
 }
 
 fn read_value(cbor: &mut Decoder<'_>, depth: usize) -> Result<Tree, Problem> {
-    if depth > MAX_NESTING {
-        let problem = format!("the CBOR is nested deeper than {MAX_NESTING} levels");
-        return Err(TreeError::new(problem).into());
-    }
     match cbor.datatype()? {
         Type::Null => {
             cbor.null()?;
@@ -258,30 +250,52 @@ fn read_value(cbor: &mut Decoder<'_>, depth: usize) -> Result<Tree, Problem> {
             }
             Ok(Tree::Bytes(bytes))
         }
-        Type::Array | Type::ArrayIndef => {
-            let len = cbor.array()?;
-            // The announced length is not trusted: nothing is reserved.
-            let mut list = Vec::new();
-            while more(cbor, len, list.len())? {
-                list.push(read_value(cbor, depth + 1)?);
-            }
-            Ok(Tree::List(list))
-        }
+        Type::Array | Type::ArrayIndef => read_list(cbor, deeper(depth, MAX_NESTING)?),
         Type::Map | Type::MapIndef => {
+            let depth = deeper(depth, MAX_NESTING)?;
             let len = cbor.map()?;
             let mut map = Vec::new();
             while more(cbor, len, map.len())? {
-                map.push((read_value(cbor, depth + 1)?, read_value(cbor, depth + 1)?));
+                map.push((read_value(cbor, depth)?, read_value(cbor, depth)?));
             }
             Ok(Tree::Map(map))
         }
         Type::Tag => {
+            // A decimal in the innermost list is a tag around a list of its own, in which a big
+            // number has a tag again.
+            let depth = deeper(depth, MAX_NESTING + 3)?;
             let tag = cbor.tag()?;
-            let content = read_value(cbor, depth + 1)?;
+            let content = match cbor.datatype()? {
+                Type::Array | Type::ArrayIndef if tag == IanaTag::Decimal.tag() => {
+                    read_list(cbor, depth + 1)?
+                }
+                _ => read_value(cbor, depth)?,
+            };
             Ok(read_tagged(tag, content)?)
         }
         other => Err(TreeError::new(format!("CBOR's {other} is not supported")).into()),
     }
+}
+
+/// The depth inside of what begins at `depth`.
+fn deeper(depth: usize, max: usize) -> Result<usize, TreeError> {
+    if depth >= max {
+        return Err(TreeError::new(format!(
+            "the CBOR is nested deeper than {MAX_NESTING} levels"
+        )));
+    }
+    Ok(depth + 1)
+}
+
+/// A list whose elements are at `depth`.
+fn read_list(cbor: &mut Decoder<'_>, depth: usize) -> Result<Tree, Problem> {
+    let len = cbor.array()?;
+    // The announced length is not trusted: nothing is reserved.
+    let mut list = Vec::new();
+    while more(cbor, len, list.len())? {
+        list.push(read_value(cbor, depth)?);
+    }
+    Ok(Tree::List(list))
 }
 
 /// Whether another element follows; takes the end mark if there is one.

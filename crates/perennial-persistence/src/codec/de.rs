@@ -96,6 +96,14 @@ impl TreeDeserializer {
         }
     }
 
+    /// The bytes of a number of 128 bits in MessagePack, which has none so wide.
+    fn wide(&self) -> Option<[u8; 16]> {
+        match (&self.tree, self.origin) {
+            (Tree::Bytes(bytes), Origin::MessagePack) => bytes.as_slice().try_into().ok(),
+            _ => None,
+        }
+    }
+
     fn visit_integer<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         match self.integer() {
             Some(value) => visit_integer(value, visitor),
@@ -164,8 +172,22 @@ impl<'de> Deserializer<'de> for TreeDeserializer {
     }
 
     integers! {
-        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+    }
+
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        match self.wide() {
+            Some(bytes) => visitor.visit_i128(i128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
+    }
+
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        match self.wide() {
+            Some(bytes) => visitor.visit_u128(u128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {

@@ -13,6 +13,7 @@ pub(crate) mod tree;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -180,19 +181,19 @@ impl Writing {
             if !self.format.is_jackson() {
                 return Ok(Bytes::copy_from_slice(buffer));
             }
-            let stored = self
-                .compression
-                .apply(buffer)
-                .map_err(CodecError::unencodable)?;
-            // Only what is compressed is bounded when it is read.
-            if matches!(stored, std::borrow::Cow::Owned(_)) && buffer.len() > self.max_expanded {
-                return Err(CodecError::unencodable(format!(
-                    "{} bytes before compression; the schema allows {} (`max_expanded`)",
-                    buffer.len(),
-                    self.max_expanded
-                )));
+            let stored = self.compression.apply(buffer);
+            match stored.map_err(CodecError::unencodable)? {
+                Cow::Borrowed(plain) => Ok(Bytes::copy_from_slice(plain)),
+                // Only what is compressed is bounded when it is read.
+                Cow::Owned(_) if buffer.len() > self.max_expanded => {
+                    Err(CodecError::unencodable(format!(
+                        "{} bytes before compression; the schema allows {} (`max_expanded`)",
+                        buffer.len(),
+                        self.max_expanded
+                    )))
+                }
+                Cow::Owned(compressed) => Ok(compressed.into()),
             }
-            Ok(Bytes::copy_from_slice(&stored))
         })
     }
 }

@@ -8,11 +8,17 @@ use crate::codec::tree::{Tree, TreeError};
 pub(crate) struct PrimitiveSink<'a> {
     format: Format,
     buffer: &'a mut Vec<u8>,
+    /// Whether a list of bytes has begun.
+    in_list: bool,
 }
 
 impl<'a> PrimitiveSink<'a> {
     pub(crate) fn new(format: Format, buffer: &'a mut Vec<u8>) -> Self {
-        Self { format, buffer }
+        Self {
+            format,
+            buffer,
+            in_list: false,
+        }
     }
 
     fn refuse<T>(&self, what: &str) -> Result<T, TreeError> {
@@ -46,8 +52,7 @@ impl Sink for PrimitiveSink<'_> {
         match (self.format, i32::try_from(value), i64::try_from(value)) {
             (Format::Int, Ok(value), _) => self.buffer.extend_from_slice(&value.to_le_bytes()),
             (Format::Long, _, Ok(value)) => self.buffer.extend_from_slice(&value.to_le_bytes()),
-            // An element of a list of bytes.
-            _ if self.is_bytes() => match u8::try_from(value) {
+            _ if self.in_list => match u8::try_from(value) {
                 Ok(byte) => self.buffer.push(byte),
                 Err(_) => return self.refuse("a number beyond a byte"),
             },
@@ -77,6 +82,9 @@ impl Sink for PrimitiveSink<'_> {
     }
 
     fn bytes(&mut self, value: &[u8]) -> Result<(), TreeError> {
+        if self.in_list {
+            return self.refuse("a list of byte strings");
+        }
         if !self.is_bytes() {
             return self.refuse("bytes");
         }
@@ -86,11 +94,11 @@ impl Sink for PrimitiveSink<'_> {
 
     /// `Vec<u8>` is a list to serde; its elements are bytes here.
     fn begin_list(&mut self, _len: Option<usize>) -> Result<(), TreeError> {
-        if self.is_bytes() {
-            Ok(())
-        } else {
-            self.refuse("a list")
+        if !self.is_bytes() || self.in_list {
+            return self.refuse("a list");
         }
+        self.in_list = true;
+        Ok(())
     }
 
     fn element(&mut self, _first: bool) -> Result<(), TreeError> {

@@ -60,6 +60,7 @@ pub(crate) fn serialize<T: Serialize + ?Sized, S: Sink>(
     value.serialize(&mut Serializer {
         sink,
         depth: 0,
+        decimal: false,
         type_property,
     })
 }
@@ -67,6 +68,8 @@ pub(crate) fn serialize<T: Serialize + ?Sized, S: Sink>(
 struct Serializer<'s, 'a, S> {
     sink: &'s mut S,
     depth: usize,
+    /// Whether the next text is the digits of a [`Decimal`](crate::Decimal).
+    decimal: bool,
     /// Until the outermost map has begun.
     type_property: Option<TypeProperty<'a>>,
 }
@@ -274,6 +277,9 @@ impl<'b, 's, 'a, S: Sink> ser::Serializer for &'b mut Serializer<'s, 'a, S> {
 
     fn serialize_str(self, value: &str) -> Result {
         self.plain()?;
+        if std::mem::take(&mut self.decimal) {
+            return self.sink.decimal(value);
+        }
         self.sink.text(value)
     }
 
@@ -313,10 +319,7 @@ impl<'b, 's, 'a, S: Sink> ser::Serializer for &'b mut Serializer<'s, 'a, S> {
         name: &'static str,
         value: &T,
     ) -> Result {
-        if name == DECIMAL {
-            self.plain()?;
-            return value.serialize(DecimalSerializer { sink: self.sink });
-        }
+        self.decimal = name == DECIMAL;
         value.serialize(self)
     }
 
@@ -428,42 +431,29 @@ impl<S: Sink> ser::SerializeMap for Compound<'_, '_, '_, S> {
     }
 }
 
-impl<S: Sink> ser::SerializeStruct for Compound<'_, '_, '_, S> {
-    type Ok = ();
-    type Error = TreeError;
+macro_rules! fields {
+    ($($name:ident),* $(,)?) => {$(
+        impl<S: Sink> ser::$name for Compound<'_, '_, '_, S> {
+            type Ok = ();
+            type Error = TreeError;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result {
-        self.key(key)?;
-        self.value(value)
-    }
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                key: &'static str,
+                value: &T,
+            ) -> Result {
+                self.key(key)?;
+                self.value(value)
+            }
 
-    fn end(self) -> Result {
-        self.finish()
-    }
-}
-
-impl<S: Sink> ser::SerializeStructVariant for Compound<'_, '_, '_, S> {
-    type Ok = ();
-    type Error = TreeError;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result {
-        self.key(key)?;
-        self.value(value)
-    }
-
-    fn end(self) -> Result {
-        self.finish()
-    }
-}
-
-/// Implements the methods of a serializer that takes few kinds of values.
-macro_rules! refuse {
-    ($error:expr => $($method:ident($($argument:ty),*) -> $result:ty;)*) => {$(
-        fn $method(self, $(_: $argument),*) -> Result<$result> {
-            Err($error)
+            fn end(self) -> Result {
+                self.finish()
+            }
         }
     )*};
 }
+
+fields! { SerializeStruct, SerializeStructVariant }
 
 /// Takes what can be a map's key.
 struct KeySerializer<'s, 'a, S> {
@@ -475,12 +465,18 @@ fn no_key() -> TreeError {
     TreeError::new("a map's key must be text or a whole number")
 }
 
-macro_rules! integer_keys {
-    ($($method:ident: $integer:ty),* $(,)?) => {$(
-        fn $method(self, value: $integer) -> Result {
-            self.sink.integer_key(value.into())
+macro_rules! no_keys {
+    ($($method:ident($($argument:ty),*) -> $result:ty;)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<$result> {
+            Err(no_key())
         }
     )*};
+}
+
+impl<S: Sink> KeySerializer<'_, '_, S> {
+    fn integer(self, value: impl Into<i128>) -> Result {
+        self.sink.integer_key(value.into())
+    }
 }
 
 impl<S: Sink> ser::Serializer for KeySerializer<'_, '_, S> {
@@ -494,7 +490,7 @@ impl<S: Sink> ser::Serializer for KeySerializer<'_, '_, S> {
     type SerializeStruct = Impossible<(), TreeError>;
     type SerializeStructVariant = Impossible<(), TreeError>;
 
-    integer_keys! {
+    integers! {
         serialize_i8: i8,
         serialize_i16: i16,
         serialize_i32: i32,
@@ -544,7 +540,7 @@ impl<S: Sink> ser::Serializer for KeySerializer<'_, '_, S> {
         Err(no_key())
     }
 
-    refuse! { no_key() =>
+    no_keys! {
         serialize_f32(f32) -> ();
         serialize_f64(f64) -> ();
         serialize_bytes(&[u8]) -> ();
@@ -563,75 +559,5 @@ impl<S: Sink> ser::Serializer for KeySerializer<'_, '_, S> {
     fn is_human_readable(&self) -> bool {
         // Keys are text in every format here.
         true
-    }
-}
-
-/// Takes the digits of a [`Decimal`](crate::Decimal).
-struct DecimalSerializer<'s, S> {
-    sink: &'s mut S,
-}
-
-fn no_decimal() -> TreeError {
-    TreeError::new("a decimal number consists of digits")
-}
-
-impl<S: Sink> ser::Serializer for DecimalSerializer<'_, S> {
-    type Ok = ();
-    type Error = TreeError;
-    type SerializeSeq = Impossible<(), TreeError>;
-    type SerializeTuple = Impossible<(), TreeError>;
-    type SerializeTupleStruct = Impossible<(), TreeError>;
-    type SerializeTupleVariant = Impossible<(), TreeError>;
-    type SerializeMap = Impossible<(), TreeError>;
-    type SerializeStruct = Impossible<(), TreeError>;
-    type SerializeStructVariant = Impossible<(), TreeError>;
-
-    fn serialize_str(self, digits: &str) -> Result {
-        self.sink.decimal(digits)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, _: &T) -> Result {
-        Err(no_decimal())
-    }
-
-    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result {
-        Err(no_decimal())
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result {
-        Err(no_decimal())
-    }
-
-    refuse! { no_decimal() =>
-        serialize_bool(bool) -> ();
-        serialize_i8(i8) -> ();
-        serialize_i16(i16) -> ();
-        serialize_i32(i32) -> ();
-        serialize_i64(i64) -> ();
-        serialize_u8(u8) -> ();
-        serialize_u16(u16) -> ();
-        serialize_u32(u32) -> ();
-        serialize_u64(u64) -> ();
-        serialize_f32(f32) -> ();
-        serialize_f64(f64) -> ();
-        serialize_char(char) -> ();
-        serialize_bytes(&[u8]) -> ();
-        serialize_none() -> ();
-        serialize_unit() -> ();
-        serialize_unit_struct(&'static str) -> ();
-        serialize_unit_variant(&'static str, u32, &'static str) -> ();
-        serialize_seq(Option<usize>) -> Self::SerializeSeq;
-        serialize_tuple(usize) -> Self::SerializeTuple;
-        serialize_tuple_struct(&'static str, usize) -> Self::SerializeTupleStruct;
-        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Self::SerializeTupleVariant;
-        serialize_map(Option<usize>) -> Self::SerializeMap;
-        serialize_struct(&'static str, usize) -> Self::SerializeStruct;
-        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Self::SerializeStructVariant;
     }
 }

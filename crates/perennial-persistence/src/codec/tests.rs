@@ -249,6 +249,10 @@ fn a_value_of_another_kind_is_no_primitive() {
     check(Format::Boolean, 1);
     check(Format::Bytes, "text".to_owned());
     check(Format::Bytes, vec![256]);
+    check(Format::Bytes, 5_u8);
+    // One after the other they would be bytes, of which nobody could tell where one ends.
+    check(Format::Bytes, vec![vec![5_u8], vec![6]]);
+    check(Format::Bytes, vec![ByteBuf::from(vec![5])]);
     check(Format::Text, vec!["text".to_owned()]);
     check(Format::Text, Empty);
     check(Format::Long, None::<i64>);
@@ -533,6 +537,38 @@ fn nesting_is_bounded_when_written_and_when_read() {
     refused(Format::JacksonCbor, vec![0xC6; links]);
 }
 
+/// A value in that many lists.
+struct Nested<'a, T>(usize, &'a T);
+
+impl<T: Serialize> Serialize for Nested<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            0 => self.1.serialize(serializer),
+            lists => [Nested(lists - 1, self.1)].serialize(serializer),
+        }
+    }
+}
+
+#[test]
+fn numbers_with_tags_are_read_from_the_innermost_list_of_cbor() {
+    fn check<T: Serialize>(number: T) {
+        let write = |lists| {
+            let mut bytes = Vec::new();
+            let mut sink = CborSink::new(&mut bytes);
+            ser::serialize(&Nested(lists, &number), None, &mut sink).map(|()| bytes)
+        };
+        let bytes = write(MAX_NESTING).expect("at the bound");
+        super::cbor::read(&bytes).expect("what was written");
+        assert!(write(MAX_NESTING + 1).is_err());
+        assert!(super::cbor::read(&[b"\x81", &bytes[..]].concat()).is_err());
+    }
+    check(5);
+    check(i128::MAX);
+    let decimal = |text: &str| text.parse::<Decimal>().expect("a decimal number");
+    check(decimal("0.840"));
+    check(decimal("18446744073709551616"));
+}
+
 #[test]
 fn every_kind_of_field_comes_back_in_every_format() {
     let all = All {
@@ -559,18 +595,23 @@ fn every_kind_of_field_comes_back_in_every_format() {
         decimal: "0.840".parse().expect("a decimal number"),
         empty: Empty,
     };
-    for format in JACKSON {
+    for format in NAMED {
         assert_eq!(
             read(format, &write(format, &all)),
             Ok(all.clone()),
             "{format}"
         );
     }
-    // MessagePack without a type and back: what an upcast works on.
-    let bytes = write(Format::MessagePack, &Shape::Struct { a: None });
+    assert_eq!(by_way_of_a_tree(&all), Ok(all));
+    assert_eq!(by_way_of_a_tree(&i128::MIN), Ok(i128::MIN));
+    assert_eq!(by_way_of_a_tree(&u128::MAX), Ok(u128::MAX));
+}
+
+/// MessagePack without a type and back: what an upcast works on.
+fn by_way_of_a_tree<T: Serialize + DeserializeOwned + 'static>(value: &T) -> Result<T, TreeError> {
+    let bytes = write(Format::MessagePack, value);
     let tree = message_pack::read_tree(&bytes).expect("MessagePack");
-    let back: Shape = super::de::from_tree(tree, Origin::MessagePack).expect("a shape");
-    assert_eq!(back, Shape::Struct { a: None });
+    super::de::from_tree(tree, Origin::MessagePack)
 }
 
 #[test]
@@ -602,7 +643,44 @@ fn an_error_names_the_field() {
 
 #[test]
 fn a_tree_takes_no_more_memory_than_is_said() {
+    /// What a tree has reserved beside its own place.
+    fn reserved(tree: &Tree) -> usize {
+        match tree {
+            Tree::Text(text) => text.capacity(),
+            Tree::Bytes(bytes) => bytes.capacity(),
+            Tree::List(list) => {
+                list.capacity() * size_of::<Tree>() + list.iter().map(reserved).sum::<usize>()
+            }
+            Tree::Map(map) => {
+                let entries = map
+                    .iter()
+                    .map(|(key, value)| reserved(key) + reserved(value));
+                map.capacity() * size_of::<(Tree, Tree)>() + entries.sum::<usize>()
+            }
+            _ => 0,
+        }
+    }
+
     assert_eq!(size_of::<Tree>(), 32);
+    // What costs most is room for four where there is one: as many lists as possible.
+    let many = |begin: &[u8], end: &[u8]| {
+        let deep = [&begin.repeat(126), &b"\0"[..], &end.repeat(126)].concat();
+        deep.repeat(1000)
+    };
+    let message_pack = |begin| [b"\xDC\x03\xE8", &many(begin, b"")[..]].concat();
+    let cbor = |begin, end| [b"\x99\x03\xE8", &many(begin, end)[..]].concat();
+    for (format, bytes) in [
+        (Format::MessagePack, message_pack(b"\x91")),
+        (Format::MessagePack, message_pack(b"\x81\0")),
+        (Format::JacksonCbor, cbor(b"\x81", b"")),
+        (Format::JacksonCbor, cbor(b"\xA1\0", b"")),
+        (Format::JacksonCbor, cbor(b"\xBF\0", b"\xFF")),
+        (Format::JacksonJson, [b'[', b']'].map(|c| [c; 128]).concat()),
+    ] {
+        let tree = read_tree(format, &bytes, 0).expect("a tree");
+        let per_byte = (size_of::<Tree>() + reserved(&tree)) / bytes.len();
+        assert!(per_byte <= 128, "{format}: {per_byte}");
+    }
 }
 
 #[test]
@@ -713,10 +791,11 @@ fn read_everything(bytes: &[u8]) {
 proptest! {
     #[test]
     fn what_is_written_is_read(all in values()) {
-        for format in JACKSON {
+        for format in NAMED {
             round_trip(format, &all)?;
         }
-        round_trip(Format::MessagePack, &(all.text.clone(), all.list.clone(), all.by_number.clone()))?;
+        let by_tree = by_way_of_a_tree(&all);
+        prop_assert_eq!(by_tree.as_ref(), Ok(&all));
         round_trip(Format::Long, &all.signed)?;
         round_trip(Format::Int, &all.single.to_bits().cast_signed())?;
         round_trip(Format::Text, &all.text)?;

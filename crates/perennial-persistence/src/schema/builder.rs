@@ -43,6 +43,19 @@ enum Role<T> {
     },
 }
 
+impl<T> Entry<T> {
+    /// Whether new payloads have its name.
+    fn is_written(&self) -> bool {
+        matches!(
+            self.role,
+            Role::Current {
+                encode: Some(_),
+                ..
+            }
+        )
+    }
+}
+
 /// A value without content: an empty map in JSON and CBOR.
 #[derive(Serialize)]
 struct Empty;
@@ -170,13 +183,7 @@ impl<T: 'static> SchemaBuilder<T> {
             each(wrap(content.read()?));
             Ok(())
         }));
-        self.entry(
-            versions,
-            Role::Current {
-                encode: Some(encode),
-                reader,
-            },
-        )
+        self.current(versions, Some(encode), reader)
     }
 
     /// A variant without content. Whatever stands in its payload is not looked at.
@@ -190,13 +197,7 @@ impl<T: 'static> SchemaBuilder<T> {
             is(value).then(|| writing.write(&Empty, type_property))
         });
         let reader = Reader::Constant(Box::new(move |each| each(make())));
-        self.entry(
-            versions,
-            Role::Current {
-                encode: Some(encode),
-                reader,
-            },
-        )
+        self.current(versions, Some(encode), reader)
     }
 
     /// A name that is no longer written; its payloads become values of today.
@@ -219,25 +220,13 @@ impl<T: 'static> SchemaBuilder<T> {
             split(content.read()?).into_iter().for_each(each);
             Ok(())
         }));
-        self.entry(
-            versions,
-            Role::Current {
-                encode: None,
-                reader,
-            },
-        )
+        self.current(versions, None, reader)
     }
 
     /// A name that is no longer written and whose payloads mean nothing any more.
     pub fn ignored(self, versions: Versions) -> Self {
         let reader = Reader::Constant(Box::new(|_| {}));
-        self.entry(
-            versions,
-            Role::Current {
-                encode: None,
-                reader,
-            },
-        )
+        self.current(versions, None, reader)
     }
 
     /// A name that was given up for another: `step` makes version `version` of `to` of its last
@@ -275,6 +264,10 @@ impl<T: 'static> SchemaBuilder<T> {
         )
     }
 
+    fn current(self, versions: Versions, encode: Option<Encode<T>>, reader: Reader<T>) -> Self {
+        self.entry(versions, Role::Current { encode, reader })
+    }
+
     fn entry(mut self, versions: Versions, role: Role<T>) -> Self {
         self.entries.push(Entry { versions, role });
         self
@@ -300,11 +293,6 @@ impl<T: 'static> SchemaBuilder<T> {
             return Err(InvalidSchema { problems });
         }
 
-        let mut newest = HashMap::new();
-        for (name, version) in next.keys() {
-            let known = newest.entry(name.clone()).or_insert(*version);
-            *known = (*known).max(*version);
-        }
         let (mut writers, mut readers) = (Vec::new(), Vec::new());
         for entry in self.entries {
             let text = if self.format.is_primitive() {
@@ -336,7 +324,6 @@ impl<T: 'static> SchemaBuilder<T> {
             readers,
             routes,
             manifests,
-            newest,
             primitives,
         })
     }
@@ -383,13 +370,7 @@ impl<T: 'static> SchemaBuilder<T> {
                 type_value,
                 ..
             } = &entry.versions;
-            let is_written = matches!(
-                entry.role,
-                Role::Current {
-                    encode: Some(_),
-                    ..
-                }
-            );
+            let is_written = entry.is_written();
             written += usize::from(is_written);
             match (&self.type_property, type_value) {
                 (Some(key), None) if is_written => problems.push(format!(
@@ -489,16 +470,7 @@ impl<T: 'static> SchemaBuilder<T> {
         if !self.format.is_primitive() {
             return None;
         }
-        let written = |entry: &&Entry<T>| {
-            matches!(
-                entry.role,
-                Role::Current {
-                    encode: Some(_),
-                    ..
-                }
-            )
-        };
-        let entry = self.entries.iter().find(written)?;
+        let entry = self.entries.iter().find(|entry| entry.is_written())?;
         manifests.get(&entry.versions.manifest()).copied()
     }
 }

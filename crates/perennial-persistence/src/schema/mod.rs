@@ -68,7 +68,7 @@ pub const DEFAULT_MAX_EXPANDED: usize = 32 << 20;
 ///
 /// Payloads nested deeper than [`MAX_NESTING`](crate::MAX_NESTING) are refused, on both ways;
 /// compressed ones must expand to at most [`SchemaBuilder::max_expanded`] bytes. Reading one takes
-/// at most about 64 bytes of memory per byte of it.
+/// at most about 128 bytes of memory per byte of it, expanded.
 pub struct Schema<T> {
     writing: Writing,
     type_property: Option<String>,
@@ -77,8 +77,6 @@ pub struct Schema<T> {
     routes: Vec<Route>,
     /// The route of each manifest.
     manifests: HashMap<String, usize>,
-    /// The newest version of each name.
-    newest: HashMap<String, u32>,
     /// The route of payloads that have no manifest.
     primitives: Option<usize>,
 }
@@ -111,7 +109,6 @@ struct Writer<T> {
 }
 
 /// What happens to payloads of one name and version.
-#[derive(Clone)]
 struct Route {
     /// The name and version before the step, and the step.
     steps: Vec<(String, u32, Step)>,
@@ -161,7 +158,7 @@ impl<T: 'static> Schema<T> {
     fn unknown(&self, format: Format, payload: &SerializedPayload) -> CodecError {
         if !format.is_primitive()
             && let Some((name, version)) = parse(&payload.manifest)
-            && let Some(&known) = self.newest.get(name)
+            && let Some(known) = self.newest(name)
             && known < version
         {
             return CodecError::NewerVersion {
@@ -184,6 +181,14 @@ impl<T: 'static> Schema<T> {
             manifest: payload.manifest.to_string(),
             known: known.join(", "),
         }
+    }
+
+    /// The newest version of a name that can be read.
+    fn newest(&self, name: &str) -> Option<u32> {
+        let known = self.manifests.keys().filter_map(|text| parse(text));
+        known
+            .filter_map(|(known, version)| (known == name).then_some(version))
+            .max()
     }
 
     fn content<'a>(
