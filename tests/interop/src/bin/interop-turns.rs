@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-const DDL: &str = include_str!("../../jvm/ddl.sql");
+const DDL: &str = include_str!("../../../../test-data/pekko-1.2/ddl.sql");
 
 /// Which side of the referee is the JVM.
 const JVM: usize = 0;
