@@ -1,4 +1,4 @@
-//! The actor engine of perennial: event-sourced entities that come back.
+//! The actor engine of perennial: persistent entities that come back.
 //!
 //! An entity is a value with an id. Commands are sent to it by id; it decides what happened, the
 //! engine stores that, applies it, and lets the reply out once it is durable. An entity that is
@@ -89,8 +89,9 @@
 //! # Concepts
 //!
 //! - **Entity**: a type that is [`EventSourced`]; the value is its state, which changes in
-//!   [`EventSourced::apply`] and nowhere else. [`Entity`] registers it with its services, codecs
-//!   and settings.
+//!   [`EventSourced::apply`] and nowhere else. Of a [`DurableState`] only the latest state is kept,
+//!   which its commands replace; they are handled by [`Durable`]. [`Entity`] registers either with
+//!   its services, codecs and settings.
 //! - **Command**: any type with a [`Handle`] impl, which names the type of its reply. The handler
 //!   looks at the state and returns an [`Effect`], made by the context [`Cx`]: what to store, what
 //!   to reply, what to run after that. An unknown command, a wrong reply and a forgotten one do not
@@ -119,7 +120,9 @@
 //!   sent again until it can. A caller is told that a command failed only if it is certain.
 //! - Commands of one sender to one entity are handled in the order in which they were sent, at most
 //!   once. None is sent again by the engine; what the caller may do is said by
-//!   [`AskError::is_not_handled`].
+//!   [`AskError::is_not_handled`]. One with an id ([`Ask::command_id`]) that persists events takes
+//!   effect once, however often it is sent while its entity knows the id, and every attempt gets the
+//!   first answer.
 //! - A panic of user code restarts its entity, after a wait that doubles, and concerns no other.
 //! - Every queue has a bound, which is a setting with a documented effect. A full one refuses a
 //!   command before it is queued, as [`AskError::Busy`].

@@ -302,6 +302,27 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_page_has_every_key() {
+        const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+        let (_, section) = PAGE
+            .split_once("## `[persistence.sqlite]`")
+            .expect("the page has the section");
+        let section = section.split("\n##").next().unwrap_or_default();
+        // The first two cells of a row: key and default.
+        let mut documented = serde_json::Map::new();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let mut cells = row.split('`');
+            let key = cells.nth(1).expect("a key");
+            let default = cells.nth(1).expect("a default");
+            let default = serde_json::from_str(default).expect("a text or a number");
+            documented.insert(key.to_owned(), default);
+        }
+        let defaults = serde_json::to_value(Config::default()).expect("plain values");
+        assert_eq!(serde_json::Value::Object(documented), defaults);
+    }
+
+    #[test]
     fn what_is_no_duration_is_named() {
         let error = parse(r#"{"busy-timeout": "soon"}"#).expect_err("no duration");
         assert!(

@@ -1,4 +1,5 @@
-//! The embedded store of perennial: journal, snapshots and durable states in one SQLite file.
+//! The embedded store of perennial: journal, snapshots, durable states and replies of commands in one
+//! SQLite file.
 //!
 //! ```
 //! use perennial_persistence::{AtomicWrite, NewEvent, PersistenceId, SequenceNr};
@@ -38,8 +39,8 @@
 //! - What was answered as written survives the end of the process at any moment, and a power
 //!   failure too as long as `synchronous` is `full` (the default) or `extra` and the disk keeps
 //!   what it says it has flushed.
-//! - A later commit has later timestamps (`db_timestamp`), of events and states alike, also when the clock steps back, and
-//!   with several processes on one file.
+//! - A later commit has later timestamps (`db_timestamp`), of events and states alike, also when the
+//!   clock steps back, and with several processes on one file.
 //! - Another program may read and write the file at the same time; a lock that it holds for
 //!   longer than `busy-timeout` makes calls fail as unavailable, with nothing stored.
 //!

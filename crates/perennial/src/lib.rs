@@ -65,9 +65,9 @@
 //!
 //! - An *entity* is a type that implements [`EventSourced`]: its value is the state, and its
 //!   events are the only thing that changes it. One [`Handle`] impl per command says what the
-//!   command does.
-//! - An *effect* is what a handler returns: events to store, a reply, what to run afterwards.
-//! - A *store* keeps events and snapshots. It is chosen by name in the configuration and linked
+//!   command does. Of a [`DurableState`] only the latest state is kept, and no events.
+//! - An *effect* is what a handler returns: what to store, a reply, what to run afterwards.
+//! - A *store* keeps events, snapshots and states. It is chosen by name in the configuration and linked
 //!   in by a cargo feature.
 //!
 //! # Guarantees

@@ -60,7 +60,9 @@ pub(crate) trait Kind: Default + Send + Sync + 'static {
     fn events() -> SchemaBuilder<Self::Event>;
 
     /// How snapshots are stored, if there are any.
-    fn states() -> Option<SchemaBuilder<Self>>;
+    fn states() -> Option<SchemaBuilder<Self>> {
+        None
+    }
 
     fn apply(&mut self, event: &Self::Event, metadata: Option<&SerializedPayload>);
 
@@ -68,8 +70,11 @@ pub(crate) trait Kind: Default + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The event of a command, as a payload of its current version.
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String>;
+    /// The event of a command, as a payload of its current version; unless said otherwise, of
+    /// events without names.
+    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
+        Ok(json_payload("", json))
+    }
 
     /// An event as the lines show it.
     fn event_json(event: &Self::Event) -> Result<Json, CodecError>;

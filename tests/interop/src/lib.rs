@@ -4,6 +4,7 @@
 //! of perennial; a program with the verbs of the JVM's (`jvm/README.md`); and a referee that lets
 //! the two take turns on one database and compares what they say.
 
+pub mod cells;
 mod database;
 mod engine;
 mod java;

@@ -1,6 +1,6 @@
 //! What the tables hold of an entity, decoded by perennial's codecs.
 
-use perennial_persistence::{PersistenceId, SerializedPayload};
+use perennial_persistence::{NO_PAYLOAD_ID, PersistenceId, SerializedPayload};
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
@@ -52,9 +52,6 @@ struct Metadata {
     meta_ser_id: i32,
     meta_manifest: String,
 }
-
-/// The serializer id of a delete marker.
-const NO_PAYLOAD: i32 = perennial_persistence::NO_PAYLOAD_ID;
 
 impl Tables {
     pub(crate) fn new(client: Client) -> Self {
@@ -126,7 +123,7 @@ impl Tables {
             return Ok(None);
         };
         let payload = payload(row, 1)?;
-        let state = if payload.serializer_id == NO_PAYLOAD {
+        let state = if payload.serializer_id == NO_PAYLOAD_ID {
             None
         } else {
             Some(kind.state(&payload).map_err(|error| describe(&error))?)

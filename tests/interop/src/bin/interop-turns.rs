@@ -2,7 +2,7 @@
 //!
 //! Needs what `scripts/interop` prepares: the JVM's program, built, and a PostgreSQL server.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Parser;
 use interop::peer::Peer;
 use interop::turns::{Referee, account_events_of_schema_1, events_of};
-use interop::{Database, Engine, Question};
+use interop::{Database, Engine, Question, cells};
 use perennial_core::config::ConfigSource;
 use perennial_persistence::PersistenceId;
 use perennial_testkit::postgres::TestPostgres;
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-const DDL: &str = include_str!("../../jvm/ddl.sql");
+const DDL: &str = include_str!("../../../../test-data/pekko-1.2/ddl.sql");
 
 /// Which side of the referee is the JVM.
 const JVM: usize = 0;
@@ -180,37 +180,31 @@ fn rows(arguments: &Arguments) -> Outcome {
     }
     jvm.end()?;
     ours.end()?;
-    let (mut cells, mut differing) = (0, Vec::new());
+    let (mut count, mut differing) = (0, Vec::new());
     for (table, number) in [
         ("event_journal", "seq_nr"),
         ("snapshot", "seq_nr"),
         ("durable_state", "revision"),
     ] {
-        let theirs = cells_of(&their_server, table, number);
-        let ours = cells_of(&our_server, table, number);
+        let theirs = cells::rows(&their_server, table, number);
+        let ours = cells::rows(&our_server, table, number);
         let keys: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
-        cells += keys.len();
         for key in keys {
-            let (theirs, ours) = (theirs.get(key), ours.get(key));
-            if theirs != ours {
-                let cell = |cell: Option<&Option<String>>| match cell {
-                    Some(Some(text)) => text.chars().take(200).collect(),
-                    Some(None) => "NULL".to_owned(),
-                    None => "no row".to_owned(),
-                };
-                let (id, number, column) = key;
-                differing.push(format!(
-                    "{table} {id} {number} {column}: {} | {}",
-                    cell(theirs),
-                    cell(ours)
-                ));
+            let what = format!("{table} {} {}", key.0, key.1);
+            match (theirs.get(key), ours.get(key)) {
+                (Some(theirs), Some(ours)) => {
+                    count += theirs.len();
+                    differing.extend(cells::differing(&what, theirs, ours, &[]));
+                }
+                (None, _) => differing.push(format!("{what}: no row | a row")),
+                (_, None) => differing.push(format!("{what}: a row | no row")),
             }
         }
     }
     if !differing.is_empty() {
         return Err(format!("the JVM | perennial:\n{}", differing.join("\n")));
     }
-    println!("rows: {cells} cells, no difference");
+    println!("rows: {count} cells, no difference");
     Ok(())
 }
 
@@ -242,36 +236,6 @@ fn commands() -> Vec<Value> {
         }
     }
     commands
-}
-
-/// Cells by persistence id, number and column.
-type Cells = BTreeMap<(String, String, String), Option<String>>;
-
-fn cells_of(database: &TestPostgres, table: &str, number: &str) -> Cells {
-    let columns = database.query(&format!(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' \
-         AND column_name NOT IN ('db_timestamp', 'write_timestamp', 'writer')"
-    ));
-    let columns: Vec<String> = columns.into_iter().flatten().flatten().collect();
-    let select = columns.iter().map(|column| match column.as_str() {
-        "tags" => "(SELECT array_agg(tag ORDER BY tag) FROM unnest(tags) AS tag)".to_owned(),
-        column => column.to_owned(),
-    });
-    let select: Vec<String> = select.collect();
-    let sql = format!(
-        "SELECT persistence_id, {number}, {} FROM {table}",
-        select.join(", ")
-    );
-    let mut cells = Cells::new();
-    for row in database.query(&sql) {
-        let mut row = row.into_iter();
-        let mut key = || row.next().flatten().unwrap_or_default();
-        let (id, number) = (key(), key());
-        for (column, cell) in columns.iter().zip(row) {
-            cells.insert((id.clone(), number.clone(), column.clone()), cell);
-        }
-    }
-    cells
 }
 
 /// Turns on every kind.

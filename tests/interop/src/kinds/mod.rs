@@ -50,7 +50,6 @@ macro_rules! variant {
     ($event:ident::$variant:ident) => {
         |event| match event {
             $event::$variant(content) => Some(content),
-            #[allow(unreachable_patterns, reason = "an enum may have one variant")]
             _ => None,
         }
     };

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::json::{Json, plain};
-use crate::kind::{Kind, Snapshots, json_payload};
+use crate::kind::{Kind, Snapshots};
 
 /// Texts, one after the other.
 #[derive(Default)]
@@ -24,10 +24,6 @@ impl Kind for Note {
         Schema::primitive(Format::Text)
     }
 
-    fn states() -> Option<SchemaBuilder<Self>> {
-        None
-    }
-
     fn apply(&mut self, text: &String, _: Option<&SerializedPayload>) {
         self.0.push(text.clone());
     }
@@ -35,10 +31,6 @@ impl Kind for Note {
     fn tags(text: &String) -> Vec<String> {
         let tag = text.starts_with('#').then(|| "hash".to_owned());
         tag.into_iter().collect()
-    }
-
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
     }
 
     fn event_json(text: &String) -> Result<Json, CodecError> {
@@ -79,10 +71,6 @@ impl Kind for Memo {
         self.0.push_str(text);
     }
 
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
-    }
-
     fn event_json(text: &String) -> Result<Json, CodecError> {
         plain(text)
     }
@@ -104,16 +92,8 @@ impl Kind for CounterInt {
         Schema::primitive(Format::Int)
     }
 
-    fn states() -> Option<SchemaBuilder<Self>> {
-        None
-    }
-
     fn apply(&mut self, number: &i32, _: Option<&SerializedPayload>) {
         self.0 = self.0.wrapping_add(i64::from(*number));
-    }
-
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
     }
 
     fn event_json(number: &i32) -> Result<Json, CodecError> {
@@ -151,10 +131,6 @@ impl Kind for CounterLong {
         self.0 = self.0.wrapping_add(*number);
     }
 
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
-    }
-
     fn event_json(number: &i64) -> Result<Json, CodecError> {
         plain(number)
     }
@@ -176,16 +152,8 @@ impl Kind for Flag {
         Schema::primitive(Format::Boolean)
     }
 
-    fn states() -> Option<SchemaBuilder<Self>> {
-        None
-    }
-
     fn apply(&mut self, value: &bool, _: Option<&SerializedPayload>) {
         self.0.push(*value);
-    }
-
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
     }
 
     fn event_json(value: &bool) -> Result<Json, CodecError> {
@@ -252,10 +220,6 @@ macro_rules! kind_of_bytes {
 
             fn events() -> SchemaBuilder<ByteBuf> {
                 Schema::primitive($format)
-            }
-
-            fn states() -> Option<SchemaBuilder<Self>> {
-                None
             }
 
             fn apply(&mut self, bytes: &ByteBuf, _: Option<&SerializedPayload>) {

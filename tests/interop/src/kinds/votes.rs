@@ -6,11 +6,10 @@ use perennial_persistence::{
     CodecError, Format, Schema, SchemaBuilder, SerializedPayload, Versions,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use crate::java::Text;
 use crate::json::{Json, jackson};
-use crate::kind::{Kind, PACKAGE, json_payload};
+use crate::kind::{Kind, PACKAGE};
 
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Votes {
@@ -48,10 +47,6 @@ impl Kind for Votes {
     fn apply(&mut self, vote: &String, metadata: Option<&SerializedPayload>) {
         self.votes.insert(Text(vote.clone()));
         self.metadata = metadata.cloned();
-    }
-
-    fn event_payload(json: &RawValue) -> Result<SerializedPayload, String> {
-        Ok(json_payload("", json))
     }
 
     fn event_json(vote: &String) -> Result<Json, CodecError> {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use interop::cells::{Cells, differing, rows};
 use interop::{command, json, recover};
 use perennial_testkit::postgres::TestPostgres;
 use serde::Deserialize;
@@ -44,39 +45,6 @@ fn entities() -> Vec<Entity> {
     entities
         .filter(|entity: &Entity| entity.kind != "Votes")
         .collect()
-}
-
-/// The cells of a row by column; NULL is left out, tags are in order.
-type Cells = BTreeMap<String, String>;
-
-/// A table's rows by persistence id and number, without the columns that differ between any two
-/// runs.
-fn rows(database: &TestPostgres, table: &str, number: &str) -> BTreeMap<(String, i64), Cells> {
-    let columns = database.query(&format!(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' \
-         AND column_name NOT IN ('db_timestamp', 'write_timestamp', 'writer') ORDER BY 1"
-    ));
-    let columns: Vec<String> = columns.into_iter().flatten().flatten().collect();
-    let selected: Vec<String> = columns
-        .iter()
-        .map(|column| match column.as_str() {
-            "tags" => "(SELECT array_agg(tag ORDER BY tag COLLATE \"C\") FROM unnest(tags) AS tag)"
-                .to_owned(),
-            column => column.to_owned(),
-        })
-        .collect();
-    let sql = format!("SELECT {} FROM {table}", selected.join(", "));
-    let mut rows = BTreeMap::new();
-    for row in database.query(&sql) {
-        let cells: Cells = columns
-            .iter()
-            .zip(row)
-            .filter_map(|(column, cell)| Some((column.clone(), cell?)))
-            .collect();
-        let nr = cells[number].parse().expect("a number");
-        rows.insert((cells["persistence_id"].clone(), nr), cells);
-    }
-    rows
 }
 
 /// The last event of each atomic write: those of one write have one time and one writer.
@@ -122,24 +90,6 @@ fn json_of(cells: &Cells) -> Option<String> {
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).ok();
     let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
     String::from_utf8(bytes?).ok()
-}
-
-fn differing(what: &str, ours: &Cells, theirs: &Cells, except: &[&str]) -> Vec<String> {
-    let columns: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-    let columns = columns
-        .into_iter()
-        .filter(|column| !except.contains(&column.as_str()));
-    let differing = columns.filter(|column| ours.get(*column) != theirs.get(*column));
-    let shown = |cell: Option<&String>| match cell {
-        Some(cell) => cell.chars().take(400).collect(),
-        None => "NULL".to_owned(),
-    };
-    differing
-        .map(|column| {
-            let (ours, theirs) = (shown(ours.get(column)), shown(theirs.get(column)));
-            format!("{what} {column}: {ours} | {theirs}")
-        })
-        .collect()
 }
 
 /// The first event that Pekko still has, and the marker before it, if events are gone.
