@@ -1,13 +1,14 @@
 //! Snapshots that replace events, and events that are deleted on demand.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use perennial_core::config::ConfigSource;
 use perennial_core::{ActorSystem, AskError, Cx, Entity, Recovery, Retention, Signal};
 use perennial_persistence::{
     MessagePack, SequenceNr, SerializedPayload, SnapshotCriteria, Timestamp,
 };
-use perennial_testkit::{ChangeFault, Gate, JournalRow, ReadFault, WriteFault};
+use perennial_testkit::{ChangeFault, Gate, JournalRow, ManualClock, ReadFault, WriteFault};
 
 use crate::fixture::{
     Bed, Entry, Ledger, Note, Read, encode, id, in_time, ledger, noted, run, send, settle, until,
@@ -233,7 +234,10 @@ async fn an_entity_stays_in_memory_and_a_system_up_until_its_deletion_has_ended(
     let bed = Bed::new();
     let gate = Gate::new();
     bed.faults.deletes.next(ChangeFault::Held(gate.clone()));
-    let system = bed.start(&[]).await;
+    let clock = ManualClock::new();
+    let told = Told::default();
+    let entity = told.listen(ledger().passivate_after(Some(Duration::from_secs(1))));
+    let system = bed.start_on(Arc::new(clock.clone()), entity, &[]).await;
     let entity = system.entity::<Ledger>("a");
     entity.ask(Note(1)).await.expect("stored");
     let delete = run(|_, cx| {
@@ -242,11 +246,14 @@ async fn an_entity_stays_in_memory_and_a_system_up_until_its_deletion_has_ended(
             .reply(|_| ())
     });
     assert_eq!(entity.ask(delete).await, Ok(()));
+    gate.wait_for_arrivals(1).await;
+    clock.advance(Duration::from_secs(2));
+    settle(&system).await;
+    assert_eq!(system.stats().resident, 2, "and the bystander");
     let stopping = tokio::spawn({
         let system = system.clone();
         async move { system.shutdown().await }
     });
-    gate.wait_for_arrivals(1).await;
     until("new commands are refused", || {
         entity.tell(Read) == Err(AskError::Stopped)
     })
@@ -255,6 +262,10 @@ async fn an_entity_stays_in_memory_and_a_system_up_until_its_deletion_has_ended(
     gate.open();
     assert_eq!(stopping.await.expect("no panic"), Ok(()));
     assert_eq!(left(&bed, "a"), (vec![], Some(1)));
+    assert_eq!(
+        told.lines().last().map(String::as_str),
+        Some("deleted 1 at 1/1")
+    );
 }
 
 /// A deletion that another incarnation began may overtake a recovery that has read an older
@@ -394,7 +405,7 @@ async fn a_store_that_does_not_answer_fails_the_recovery() {
     let gate = Gate::new();
     bed.write_foreign("a", 1, noted([1])).await;
     bed.faults.reads.next(ReadFault::Held(gate.clone()));
-    let entity = told.listen(ledger().recovery_timeout(std::time::Duration::from_millis(20)));
+    let entity = told.listen(ledger().recovery_timeout(Duration::from_millis(20)));
     let system = bed.start_with(entity, &[]).await;
     let entity = system.entity::<Ledger>("a");
     let error = entity.ask(Read).await.expect_err("no answer");
