@@ -624,18 +624,13 @@ impl Journal for FaultyJournal {
         limit: PageLimit,
     ) -> BoxFuture<'a, Result<ReplayPage, Error>> {
         Box::pin(async move {
-            let fault = self.faults.reads.take(persistence_id);
-            match &fault {
-                Some(ReadFault::Unavailable) => return Err(unavailable()),
-                Some(ReadFault::Corrupt) => {
-                    return Err(corrupt(persistence_id, from.max(SequenceNr::FIRST)));
-                }
-                Some(ReadFault::Held(gate)) => gate.pass().await,
-                Some(ReadFault::Undecodable) | None => {}
+            let damage = begin_read(&self.faults.reads, persistence_id).await?;
+            if damage == Some(Damage::Corrupt) {
+                return Err(corrupt(persistence_id, from.max(SequenceNr::FIRST)));
             }
             let read = self.inner.replay_events(persistence_id, from, to, limit);
             let mut page = read.await?;
-            if matches!(fault, Some(ReadFault::Undecodable)) {
+            if damage == Some(Damage::Undecodable) {
                 for event in &mut page.events {
                     make_undecodable(&mut event.payload);
                 }
@@ -650,10 +645,9 @@ impl Journal for FaultyJournal {
         from: SequenceNr,
     ) -> BoxFuture<'a, Result<SequenceNr, Error>> {
         Box::pin(async move {
-            match self.faults.reads.take(persistence_id) {
-                Some(ReadFault::Unavailable | ReadFault::Corrupt) => return Err(unavailable()),
-                Some(ReadFault::Held(gate)) => gate.pass().await,
-                Some(ReadFault::Undecodable) | None => {}
+            let damage = begin_read(&self.faults.reads, persistence_id).await?;
+            if damage == Some(Damage::Corrupt) {
+                return Err(unavailable());
             }
             self.inner.highest_sequence_nr(persistence_id, from).await
         })
@@ -702,19 +696,14 @@ impl SnapshotStore for FaultySnapshotStore {
         criteria: SnapshotCriteria,
     ) -> BoxFuture<'a, Result<Option<Snapshot>, Error>> {
         Box::pin(async move {
-            let fault = self.faults.snapshot_loads.take(persistence_id);
-            match &fault {
-                Some(ReadFault::Unavailable) => return Err(unavailable()),
-                Some(ReadFault::Held(gate)) => gate.pass().await,
-                Some(ReadFault::Corrupt | ReadFault::Undecodable) | None => {}
-            }
+            let damage = begin_read(&self.faults.snapshot_loads, persistence_id).await?;
             let Some(mut snapshot) = self.inner.load(persistence_id, criteria).await? else {
                 return Ok(None);
             };
-            match fault {
-                Some(ReadFault::Corrupt) => return Err(corrupt(persistence_id, snapshot.seq_nr)),
-                Some(ReadFault::Undecodable) => make_undecodable(&mut snapshot.payload),
-                _ => {}
+            match damage {
+                Some(Damage::Corrupt) => return Err(corrupt(persistence_id, snapshot.seq_nr)),
+                Some(Damage::Undecodable) => make_undecodable(&mut snapshot.payload),
+                None => {}
             }
             Ok(Some(snapshot))
         })
@@ -752,19 +741,14 @@ impl DurableStateStore for FaultyDurableStateStore {
         persistence_id: &'a PersistenceId,
     ) -> BoxFuture<'a, Result<Option<StoredState>, Error>> {
         Box::pin(async move {
-            let fault = self.faults.state_loads.take(persistence_id);
-            match &fault {
-                Some(ReadFault::Unavailable) => return Err(unavailable()),
-                Some(ReadFault::Held(gate)) => gate.pass().await,
-                Some(ReadFault::Corrupt | ReadFault::Undecodable) | None => {}
-            }
+            let damage = begin_read(&self.faults.state_loads, persistence_id).await?;
             let Some(mut row) = self.inner.load(persistence_id).await? else {
                 return Ok(None);
             };
-            match (fault, &mut row.payload) {
-                (Some(ReadFault::Corrupt), _) => return Err(corrupt(persistence_id, row.revision)),
-                (Some(ReadFault::Undecodable), Some(payload)) => make_undecodable(payload),
-                _ => {}
+            match damage {
+                Some(Damage::Corrupt) => return Err(corrupt(persistence_id, row.revision)),
+                Some(Damage::Undecodable) => row.payload.iter_mut().for_each(make_undecodable),
+                None => {}
             }
             Ok(Some(row))
         })
@@ -807,15 +791,12 @@ impl CommandReplyStore for FaultyCommandReplies {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<StoredReply>, Error>> {
         Box::pin(async move {
-            let fault = self.faults.reply_loads.take(persistence_id);
-            match &fault {
-                Some(ReadFault::Unavailable) => return Err(unavailable()),
-                Some(ReadFault::Corrupt) => return Err(corrupt(persistence_id, SequenceNr::FIRST)),
-                Some(ReadFault::Held(gate)) => gate.pass().await,
-                Some(ReadFault::Undecodable) | None => {}
+            let damage = begin_read(&self.faults.reply_loads, persistence_id).await?;
+            if damage == Some(Damage::Corrupt) {
+                return Err(corrupt(persistence_id, SequenceNr::FIRST));
             }
             let mut replies = self.inner.load(persistence_id, limit).await?;
-            if matches!(fault, Some(ReadFault::Undecodable)) {
+            if damage == Some(Damage::Undecodable) {
                 let payloads = replies
                     .iter_mut()
                     .filter_map(|reply| reply.payload.as_mut());
@@ -844,6 +825,30 @@ impl CommandReplyStore for FaultyCommandReplies {
         limit: usize,
     ) -> BoxFuture<'a, Result<usize, Error>> {
         self.inner.delete_older(entity_type, before, limit)
+    }
+}
+
+/// What is wrong with the rows of a read that gets that far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    Corrupt,
+    Undecodable,
+}
+
+/// Counts a read, and fails or waits as its fault says.
+async fn begin_read(
+    plan: &Plan<ReadFault>,
+    persistence_id: &PersistenceId,
+) -> Result<Option<Damage>, Error> {
+    match plan.take(persistence_id) {
+        None => Ok(None),
+        Some(ReadFault::Unavailable) => Err(unavailable()),
+        Some(ReadFault::Corrupt) => Ok(Some(Damage::Corrupt)),
+        Some(ReadFault::Undecodable) => Ok(Some(Damage::Undecodable)),
+        Some(ReadFault::Held(gate)) => {
+            gate.pass().await;
+            Ok(None)
+        }
     }
 }
 

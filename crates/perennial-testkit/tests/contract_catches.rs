@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use perennial_persistence::{
     AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, NewEvent,
-    PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr, Snapshot, SnapshotCriteria,
-    SnapshotStore, StateChange, StateWrite, Store, StoredState, Timestamp, Written,
+    NewReply, PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr, Snapshot,
+    SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredReply, StoredState,
+    Timestamp, Written,
 };
 use perennial_testkit::contract::{
-    self, StoreFixture, durable_state_store, journal, snapshot_store,
+    self, StoreFixture, command_reply_store, durable_state_store, journal, snapshot_store,
 };
 use perennial_testkit::{ManualClock, MemoryStore};
 
@@ -34,6 +35,12 @@ enum Breakage {
     PageOfOneRowMore,
     RemovesMoreThanItsLimit,
     RemovingLeavesAMarker,
+    RepliesAreDropped,
+    RepliesComeInOrderOfTheirNumbers,
+    RepliesGoWhateverTheirType,
+    RepliesGoWithoutLimit,
+    RepliesNeverExpire,
+    RepliesStayOneTooLong,
     ReplayExcludesTo,
     StoresHalfOfAWrite,
     SupersededIsAnsweredAsWritten,
@@ -55,6 +62,8 @@ enum Breakage {
     StateStaleIsAnsweredAsWritten,
     StateStaleReplaces,
     StateTimesStandStill,
+    TakenCommandIsHandledAgain,
+    TakenCommandIsConflict,
 }
 
 struct Fixture {
@@ -124,7 +133,7 @@ impl Store for Broken {
     }
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
-        self.inner.command_replies()
+        Arc::new(self.clone())
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -255,6 +264,44 @@ impl Broken {
                             .await
                             .remove(0),
                     );
+                }
+                answers
+            }
+            Breakage::RepliesAreDropped => {
+                journal.write_events(&change_events(batch, |_| {})).await
+            }
+            Breakage::RepliesNeverExpire => {
+                let mut batch = batch.to_vec();
+                for write in &mut batch {
+                    if let Some(reply) = write.reply() {
+                        let (id, payload) = (reply.command_id().clone(), reply.payload().cloned());
+                        let to = SequenceNr::ZERO;
+                        let reply = NewReply::new(id, *reply.fingerprint(), payload, to);
+                        write.set_reply(reply.expect("still valid"));
+                    }
+                }
+                journal.write_events(&batch).await
+            }
+            Breakage::TakenCommandIsHandledAgain => {
+                let mut answers = journal.write_events(batch).await;
+                let without = change_events(batch, |_| {});
+                for (answer, write) in answers.iter_mut().zip(&without) {
+                    if matches!(answer, Err(Error::CommandTaken { .. })) {
+                        let one = std::slice::from_ref(write);
+                        *answer = journal.write_events(one).await.remove(0);
+                    }
+                }
+                answers
+            }
+            Breakage::TakenCommandIsConflict => {
+                let mut answers = journal.write_events(batch).await;
+                for (answer, write) in answers.iter_mut().zip(batch) {
+                    if matches!(answer, Err(Error::CommandTaken { .. })) {
+                        *answer = Err(Error::Conflict {
+                            persistence_id: write.persistence_id().clone(),
+                            seq_nr: write.first(),
+                        });
+                    }
                 }
                 answers
             }
@@ -576,6 +623,70 @@ impl DurableStateStore for Broken {
     }
 }
 
+impl CommandReplyStore for Broken {
+    fn load<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StoredReply>, Error>> {
+        Box::pin(async move {
+            let replies = self.inner.command_replies();
+            if let Breakage::RepliesComeInOrderOfTheirNumbers = self.breakage {
+                let mut all = replies.load(persistence_id, usize::MAX).await?;
+                all.reverse();
+                all.truncate(limit);
+                return Ok(all);
+            }
+            replies.load(persistence_id, limit).await
+        })
+    }
+
+    fn delete_up_to<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        to: SequenceNr,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let to = match self.breakage {
+                Breakage::RepliesStayOneTooLong => {
+                    SequenceNr::new(to.value().saturating_sub(1)).expect("below the largest")
+                }
+                _ => to,
+            };
+            let replies = self.inner.command_replies();
+            let limit = self.limit_of_replies(limit);
+            replies.delete_up_to(persistence_id, to, limit).await
+        })
+    }
+
+    fn delete_older<'a>(
+        &'a self,
+        entity_type: &'a str,
+        before: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let replies = self.inner.command_replies();
+            let limit = self.limit_of_replies(limit);
+            let mut deleted = replies.delete_older(entity_type, before, limit).await?;
+            if let Breakage::RepliesGoWhateverTheirType = self.breakage {
+                deleted += replies.delete_older("Other", before, limit).await?;
+            }
+            Ok(deleted)
+        })
+    }
+}
+
+impl Broken {
+    fn limit_of_replies(&self, limit: usize) -> usize {
+        match self.breakage {
+            Breakage::RepliesGoWithoutLimit => usize::MAX,
+            _ => limit,
+        }
+    }
+}
+
 /// Whether a behaviour passes with a store that is broken in this way.
 macro_rules! passes {
     ($breakage:ident, $suite:ident::$behaviour:ident) => {{
@@ -777,5 +888,43 @@ catches! {
         durable_state_store::a_state_comes_back,
         durable_state_store::the_states_of_one_batch_have_timestamps_of_their_own,
         durable_state_store::timestamps_increase_from_revision_to_revision,
+    ];
+    replies_that_are_not_stored: RepliesAreDropped => [
+        command_reply_store::a_lone_write_has_its_reply_stored,
+        command_reply_store::several_commands_of_one_entity_share_a_batch,
+        command_reply_store::a_reply_may_have_no_payload,
+        command_reply_store::texts_of_all_kinds_come_back,
+        command_reply_store::an_identical_write_has_its_reply_stored_once,
+        command_reply_store::a_command_of_another_entity_is_another_command,
+        command_reply_store::a_refused_write_leaves_no_reply,
+        command_reply_store::a_refused_reply_leaves_no_event,
+        command_reply_store::another_opening_sees_them,
+    ];
+    the_oldest_replies_instead_of_the_latest: RepliesComeInOrderOfTheirNumbers => [
+        command_reply_store::several_commands_of_one_entity_share_a_batch,
+        command_reply_store::only_the_latest_are_loaded,
+    ];
+    replies_of_other_types_deleted_by_age: RepliesGoWhateverTheirType => [
+        command_reply_store::old_replies_of_a_type_are_deleted,
+    ];
+    replies_deleted_all_at_once: RepliesGoWithoutLimit => [
+        command_reply_store::replies_are_deleted_up_to_a_number,
+        command_reply_store::old_replies_of_a_type_are_deleted,
+    ];
+    an_id_that_is_never_free_again: RepliesNeverExpire => [
+        command_reply_store::an_expired_reply_is_replaced,
+    ];
+    one_reply_too_few_deleted: RepliesStayOneTooLong => [
+        command_reply_store::replies_are_deleted_up_to_a_number,
+    ];
+    a_command_that_is_handled_twice: TakenCommandIsHandledAgain => [
+        command_reply_store::a_command_that_another_writer_has_stored_is_refused,
+        command_reply_store::a_taken_command_fails_its_own_entity_only,
+        command_reply_store::an_expired_reply_is_replaced,
+        command_reply_store::another_opening_sees_them,
+    ];
+    a_taken_command_without_its_name: TakenCommandIsConflict => [
+        command_reply_store::a_command_that_another_writer_has_stored_is_refused,
+        command_reply_store::a_taken_command_fails_its_own_entity_only,
     ];
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId, ReplayPage,
-    SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, StateChange,
-    StateWrite, Store, Timestamp, WriterId, Written,
+    AtomicWrite, CommandId, DurableStateStore, Error, Fingerprint, Journal, NewEvent, NewReply,
+    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
+    SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, Timestamp, WriterId, Written,
 };
 use perennial_testkit::{
     ChangeFault, FaultyStore, Gate, ManualClock, MemoryStore, ReadFault, WriteFault,
@@ -544,6 +544,43 @@ async fn states_cannot_be_loaded_decoded_or_removed() {
     assert!(is_unavailable(&states.remove(&a).await, true));
     assert_eq!(stores.revision("a"), 0);
     states.remove(&a).await.expect("nothing is there");
+}
+
+#[tokio::test]
+async fn replies_cannot_be_loaded_decoded_or_deleted() {
+    let stores = Stores::new();
+    let (a, replies) = (id("a"), stores.faulty.command_replies());
+    let payload = SerializedPayload::new(77, "Reply", &b"reply"[..]);
+    let command_id = CommandId::new("pay").expect("a valid command id");
+    let fingerprint = Fingerprint::new([0x80; Fingerprint::BYTES]);
+    let reply = NewReply::new(command_id, fingerprint, Some(payload), SequenceNr::ZERO);
+    let mut write = write("a", 1);
+    write.set_reply(reply.expect("a valid reply"));
+    stores.write_one(&write).await.expect("stored");
+
+    let loads = &stores.faulty.faults().reply_loads;
+    loads.next(ReadFault::Unavailable);
+    assert!(is_unavailable(&replies.load(&a, 9).await, false));
+    loads.next(ReadFault::Corrupt);
+    let corrupt = replies.load(&a, 9).await;
+    assert!(matches!(corrupt, Err(Error::Corrupt { persistence_id, .. }) if persistence_id == a));
+    loads.next(ReadFault::Undecodable);
+    let damaged = replies.load(&a, 9).await.expect("readable").remove(0);
+    let payload = damaged.payload.expect("a reply");
+    assert_eq!((payload.serializer_id, &*payload.manifest), (77, "Reply"));
+    assert_eq!(payload.bytes[0], 0xc1, "no value in MessagePack");
+    let sound = replies.load(&a, 9).await.expect("readable").remove(0);
+    assert_eq!(sound.payload.expect("a reply").bytes, "reply");
+    assert_eq!(loads.count(), 4);
+
+    let deletes = &stores.faulty.faults().reply_deletes;
+    for (fault, left) in [(ChangeFault::LostRequest, 1), (ChangeFault::LostAnswer, 0)] {
+        deletes.next(fault);
+        let deleted = replies.delete_up_to(&a, SequenceNr::MAX, 9).await;
+        assert!(is_unavailable(&deleted, true));
+        assert_eq!(stores.memory.replies(&a).len(), left);
+    }
+    assert_eq!(stores.rows("a"), 1, "the event stays");
 }
 
 #[tokio::test]

@@ -166,6 +166,40 @@ pub(crate) enum Ids {
     Many,
 }
 
+/// The ids of one connection's share of `count` rows, sorted.
+pub(crate) fn ids_of(
+    entity_type: &str,
+    count: usize,
+    connection: usize,
+    connections: usize,
+) -> Vec<String> {
+    let mut ids: Vec<String> = (connection..count)
+        .step_by(connections)
+        .map(|number| format!("{entity_type}|{number}"))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Lets every connection write its rows at the same time, and gives the sum of their rates.
+pub(crate) async fn at_once<R, F>(connections: &mut Vec<R>, run: impl Fn(R) -> F) -> Result<f64>
+where
+    R: Send + 'static,
+    F: Future<Output = Result<(R, f64)>> + Send + 'static,
+{
+    let tasks: Vec<_> = connections
+        .drain(..)
+        .map(|rows| tokio::spawn(run(rows)))
+        .collect();
+    let mut sum = 0.0;
+    for task in tasks {
+        let (rows, rate) = task.await??;
+        connections.push(rows);
+        sum += rate;
+    }
+    Ok(sum)
+}
+
 /// Multi-row INSERTs on some connections at once, each with its share of the waiting rows.
 pub(crate) struct MultiRow {
     connections: Vec<Rows>,
@@ -190,14 +224,10 @@ impl MultiRow {
                             payload, writer)",
                 )
                 .await?;
-            let mut ids: Vec<String> = match ids {
+            let ids = match ids {
                 Ids::One => vec!["Counter|0".to_owned(); waiting],
-                Ids::Many => (0..waiting)
-                    .filter(|number| number % connections == connection)
-                    .map(|number| format!("Counter|{number}"))
-                    .collect(),
+                Ids::Many => ids_of("Counter", waiting, connection, connections),
             };
-            ids.sort_unstable();
             started.push(Rows {
                 client,
                 insert,
@@ -214,18 +244,7 @@ impl MultiRow {
 
 impl Side for MultiRow {
     async fn run(&mut self, time: Duration) -> Result<f64> {
-        let tasks: Vec<_> = self
-            .connections
-            .drain(..)
-            .map(|rows| tokio::spawn(rows.run(time)))
-            .collect();
-        let mut sum = 0.0;
-        for task in tasks {
-            let (rows, rate) = task.await??;
-            self.connections.push(rows);
-            sum += rate;
-        }
-        Ok(sum)
+        at_once(&mut self.connections, |rows| rows.run(time)).await
     }
 }
 

@@ -7,7 +7,7 @@ use perennial::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Statement};
 
-use crate::postgres::{connect, database, start_system_with};
+use crate::postgres::{at_once, connect, database, ids_of, start_system_with};
 use crate::{Result, Side, repeat};
 
 const MANIFEST: &str = "Tally.State";
@@ -107,11 +107,7 @@ impl Upserts {
                         state_payload = excluded.state_payload",
                 )
                 .await?;
-            let mut ids: Vec<String> = (0..rows)
-                .filter(|number| number % connections == connection)
-                .map(|number| format!("Tally|{number}"))
-                .collect();
-            ids.sort_unstable();
+            let ids = ids_of("Tally", rows, connection, connections);
             started.push(Rows {
                 client,
                 upsert,
@@ -128,18 +124,7 @@ impl Upserts {
 
 impl Side for Upserts {
     async fn run(&mut self, time: Duration) -> Result<f64> {
-        let tasks: Vec<_> = self
-            .connections
-            .drain(..)
-            .map(|rows| tokio::spawn(rows.run(time)))
-            .collect();
-        let mut sum = 0.0;
-        for task in tasks {
-            let (rows, rate) = task.await??;
-            self.connections.push(rows);
-            sum += rate;
-        }
-        Ok(sum)
+        at_once(&mut self.connections, |rows| rows.run(time)).await
     }
 }
 

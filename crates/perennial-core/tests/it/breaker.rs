@@ -12,8 +12,8 @@ use perennial_persistence::Store;
 use perennial_testkit::{Gate, ManualClock, ReadFault, WriteFault};
 
 use crate::fixture::{
-    Bed, Ledger, Note, Read, hold_writes, ids_of_lane, ledger, log, log_of, noted, persist_failure,
-    run, send, settle, until,
+    Bed, Ledger, Note, Read, hold_writes, ids_of_lane, in_time, ledger, log, log_of, noted,
+    persist_failure, run, send, settle, until,
 };
 use crate::starting::{Count, Named};
 
@@ -245,10 +245,13 @@ async fn one_probe_at_a_time_goes_out_and_brings_everything_back() {
         .collect();
     gate.wait_for_arrivals(20).await;
     let writes: Vec<_> = lanes.iter().map(|entity| send(entity, Note(1))).collect();
-    while status(&system).breaker == BreakerState::Closed {
-        clock.advance(Duration::from_millis(5));
-        settle(&system).await;
-    }
+    in_time("the breaker opens", async {
+        while status(&system).breaker == BreakerState::Closed {
+            clock.advance(Duration::from_millis(5));
+            settle(&system).await;
+        }
+    })
+    .await;
     // Those of before fail now, if they did not yet.
     let probes = Gate::new();
     let held = probes.clone();

@@ -170,6 +170,8 @@ async fn everything_goes_with_a_marker_and_a_reset_leaves_nothing() {
         assert_eq!((done.ids, done.rows), (1, 6));
         assert_eq!(rows(&bed, "a"), left);
         assert_eq!(snapshot(&bed, "a").await, None);
+        let has_rows = bed.memory.persistence_ids().contains(&id("a"));
+        assert_eq!(has_rows, !left.is_empty());
         assert_eq!(rows(&bed, "other"), "1 2 3 4 5");
         assert_eq!(snapshot(&bed, "other").await, Some(3));
         assert_eq!(system.entity::<Ledger>("a").ask(Note(1)).await, Ok(vec![1]));

@@ -15,7 +15,7 @@ use perennial_persistence::{
 
 use super::{
     REFUSED_SERIALIZER, SERIALIZER, StoreFixture, check_closed, check_rejected, give_up_after, id,
-    payload, seq,
+    payload, scatter, seq, winner_and_loser,
 };
 
 /// Makes a module `durable_state_store_contract` with a test for every behaviour of a
@@ -662,10 +662,7 @@ async fn among_a_thousand(
         .map(|n| state(&good(n), u64::from(n % 2 == 0), "good"))
         .collect();
     let bad_ids: BTreeSet<PersistenceId> = bad.iter().map(|w| w.persistence_id().clone()).collect();
-    let distance = batch.len() / (bad.len() + 1);
-    for (n, write) in bad.into_iter().enumerate() {
-        batch.insert((n + 1) * distance, write);
-    }
+    scatter(bad, &mut batch);
 
     let mut bad_answers = Vec::new();
     for (write, answer) in batch.iter().zip(write_batch(store, &batch).await) {
@@ -1058,17 +1055,8 @@ pub async fn two_stores_racing_for_a_revision_have_one_winner(fixture: &dyn Stor
             let two = spawn_write(&other, vec![state(&cart, expected, "two")]);
             let one = one.await.expect("no panic").remove(0);
             let two = two.await.expect("no panic").remove(0);
-            let winner = match (&one, &two) {
-                (Ok(_), loser) => {
-                    check_stale(loser, &cart, expected, expected + 1);
-                    "one"
-                }
-                (loser, Ok(_)) => {
-                    check_stale(loser, &cart, expected, expected + 1);
-                    "two"
-                }
-                both => panic!("nobody has revision {expected}: {both:?}"),
-            };
+            let (winner, loser) = winner_and_loser(&cart, &one, &two);
+            check_stale(loser, &cart, expected, expected + 1);
             check_state(&*store, &cart, expected + 1, Some(winner)).await;
         }
     }
@@ -1092,17 +1080,8 @@ pub async fn two_stores_racing_with_states_have_one_winner_per_entity(fixture: &
         let mut two = two.await.expect("no panic");
         two.reverse();
         for ((id, one), two) in ids.iter().zip(&one).zip(&two) {
-            let winner = match (one, two) {
-                (Ok(_), loser) => {
-                    check_stale(loser, id, expected, expected + 1);
-                    "one"
-                }
-                (loser, Ok(_)) => {
-                    check_stale(loser, id, expected, expected + 1);
-                    "two"
-                }
-                both => panic!("nobody has {id}: {both:?}"),
-            };
+            let (winner, loser) = winner_and_loser(id, one, two);
+            check_stale(loser, id, expected, expected + 1);
             check_state(&*store, id, expected + 1, Some(winner)).await;
         }
     }

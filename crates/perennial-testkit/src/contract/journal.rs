@@ -15,7 +15,8 @@ use perennial_persistence::{
 use super::{
     SERIALIZER, StoreFixture, UNLIMITED, check_closed, check_conflict, check_rejected,
     check_superseded, event, events, give_up_after, highest, id, numbers, page, payload,
-    refused_event, seq, store_one, texts, write, write_batch, write_of, write_one, writer,
+    refused_event, scatter, seq, store_one, texts, winner_and_loser, write, write_batch, write_of,
+    write_one, writer,
 };
 
 /// Makes a module `journal_contract` with a test for every behaviour of a
@@ -986,10 +987,7 @@ async fn among_a_thousand(
         .map(|n| write(&id(&format!("good-{n}")), writer(1), 1, &["good"]))
         .collect();
     let bad_ids: BTreeSet<PersistenceId> = bad.iter().map(|w| w.persistence_id().clone()).collect();
-    let distance = GOOD / (bad.len() + 1);
-    for (n, write) in bad.into_iter().enumerate() {
-        batch.insert((n + 1) * distance, write);
-    }
+    scatter(bad, &mut batch);
 
     let mut bad_answers = Vec::new();
     for (write, answer) in batch.iter().zip(write_batch(journal, &batch).await) {
@@ -1267,17 +1265,9 @@ pub async fn two_stores_racing_for_a_number_have_one_winner(fixture: &dyn StoreF
         let two = spawn_write(&other, vec![write(&cart, writer(2), number, &["two"])]);
         let one = one.await.expect("no panic").remove(0);
         let two = two.await.expect("no panic").remove(0);
-        match (&one, &two) {
-            (Ok(_), loser) => {
-                check_conflict(loser, &cart, number);
-                expected.push("one");
-            }
-            (loser, Ok(_)) => {
-                check_conflict(loser, &cart, number);
-                expected.push("two");
-            }
-            both => panic!("nobody has number {number}: {both:?}"),
-        }
+        let (winner, loser) = winner_and_loser(&cart, &one, &two);
+        check_conflict(loser, &cart, number);
+        expected.push(winner);
     }
     assert_eq!(texts(&events(&*journal, &cart).await), expected);
     assert_eq!(texts(&events(&*other, &cart).await), expected);
@@ -1303,17 +1293,8 @@ pub async fn two_stores_racing_with_batches_have_one_winner_per_entity(fixture: 
         two.reverse();
 
         for ((id, one), two) in ids.iter().zip(&one).zip(&two) {
-            let winner = match (one, two) {
-                (Ok(_), loser) => {
-                    check_conflict(loser, id, 1);
-                    "one"
-                }
-                (loser, Ok(_)) => {
-                    check_conflict(loser, id, 1);
-                    "two"
-                }
-                both => panic!("nobody has {id}: {both:?}"),
-            };
+            let (winner, loser) = winner_and_loser(id, one, two);
+            check_conflict(loser, id, 1);
             assert_eq!(texts(&events(&*journal, id).await), [winner, winner]);
         }
     }

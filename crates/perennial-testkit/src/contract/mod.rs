@@ -281,6 +281,27 @@ async fn highest(journal: &dyn Journal, id: &PersistenceId) -> u64 {
         .value()
 }
 
+/// Puts bad writes among good ones, at the same distance from each other.
+fn scatter<W>(bad: Vec<W>, batch: &mut Vec<W>) {
+    let distance = batch.len() / (bad.len() + 1);
+    for (n, write) in bad.into_iter().enumerate() {
+        batch.insert((n + 1) * distance, write);
+    }
+}
+
+/// Which of two writes that raced, "one" or "two", was stored, and what the other was told.
+fn winner_and_loser<'a>(
+    id: &PersistenceId,
+    one: &'a Result<Written, Error>,
+    two: &'a Result<Written, Error>,
+) -> (&'static str, &'a Result<Written, Error>) {
+    match (one, two) {
+        (Ok(_), loser) => ("one", loser),
+        (loser, Ok(_)) => ("two", loser),
+        both => panic!("nobody has written {id}: {both:?}"),
+    }
+}
+
 /// Polls a future so many times, unless it is ready sooner, and drops it.
 async fn give_up_after<T>(polls: usize, mut future: BoxFuture<'_, T>) {
     for _ in 0..polls {

@@ -74,6 +74,9 @@ impl Journal for Handle {
             for seq_nr in &lowest {
                 rows.remove(seq_nr);
             }
+            if rows.is_empty() {
+                tables.journal.remove(persistence_id);
+            }
             Ok(lowest.len())
         })
     }

@@ -114,8 +114,8 @@ impl MemoryStore {
         }
     }
 
-    /// From now on the database refuses events, snapshots and states with this serializer id, as
-    /// another program's constraint would.
+    /// From now on the database refuses events, snapshots, states and replies with this serializer
+    /// id, as another program's constraint would.
     pub fn refuse_serializer(&self, serializer_id: i32) {
         self.tables().refused_serializers.insert(serializer_id);
     }

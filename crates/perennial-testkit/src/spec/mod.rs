@@ -529,6 +529,7 @@ impl<E: EventSourced> Spec<E> {
     /// - [`WriteFault::LostAnswer`]: stored but not acknowledged; the engine finds out.
     /// - [`WriteFault::Unavailable`]: not stored, as everybody knows.
     /// - `reads`, `deletes`, `snapshot_loads`, `snapshot_saves`: as they say.
+    /// - `state_writes`, `state_loads`: of an entity of which only the state is kept.
     ///
     /// A slow write is [`Spec::slow_next_write`], another writer [`Spec::another_writer_stores`].
     pub fn faults(&self) -> &Faults {
