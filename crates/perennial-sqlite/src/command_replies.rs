@@ -8,10 +8,9 @@ use perennial_persistence::{
 };
 use rusqlite::{Connection, Row, params};
 
-use crate::error::{Kind, classify, unavailable};
+use crate::error::{Kind, classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
-use crate::journal::{corrupt, rejected};
-use crate::row::{Column, Damage, PayloadColumns, PayloadReader};
+use crate::row::{Column, Damage, PayloadColumns, PayloadReader, corrupt};
 
 const INSERT: &str = include_str!("sql/command_reply/insert.sql");
 const DELETE_EXPIRED: &str = include_str!("sql/command_reply/delete_expired.sql");

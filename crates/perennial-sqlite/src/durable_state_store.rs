@@ -9,9 +9,9 @@ use perennial_persistence::{
 };
 use rusqlite::{CachedStatement, Row, params};
 
-use crate::error::{Kind, classify, unavailable};
+use crate::error::{Kind, classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
-use crate::row::{Column, Damage, PayloadColumns, PayloadReader, tags_of, tags_text};
+use crate::row::{Column, Damage, PayloadColumns, PayloadReader, corrupt, tags_of, tags_text};
 
 const LOAD: &str = include_str!("sql/durable_state/load.sql");
 const INSERT: &str = include_str!("sql/durable_state/insert.sql");
@@ -262,21 +262,4 @@ fn no_time_left(id: &PersistenceId) -> Error {
     let reason = "its time would lie after the year 9999: the latest row in the tables carries such \
                   a db_timestamp; correct that row";
     rejected(id, reason, None)
-}
-
-fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
-    Error::Rejected {
-        persistence_id: id.clone(),
-        reason: reason.to_owned(),
-        source: error.map(|error| Arc::new(error) as _),
-    }
-}
-
-fn corrupt(id: &PersistenceId, seq_nr: SequenceNr, Damage(reason): Damage) -> Error {
-    Error::Corrupt {
-        persistence_id: id.clone(),
-        seq_nr,
-        reason,
-        source: None,
-    }
 }

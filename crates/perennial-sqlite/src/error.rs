@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use perennial_persistence::Error;
+use perennial_persistence::{Error, PersistenceId};
 use rusqlite::ffi;
 
 /// What a failure is about.
@@ -90,6 +90,15 @@ pub(crate) fn unavailable(error: rusqlite::Error) -> Error {
 pub(crate) fn outcome_unknown(error: rusqlite::Error) -> Error {
     let (_, reason) = classify(&error);
     Error::outcome_unknown(reason, Some(Arc::new(error)))
+}
+
+/// What was to be stored for an id is not accepted.
+pub(crate) fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
+    Error::Rejected {
+        persistence_id: id.clone(),
+        reason: reason.to_owned(),
+        source: error.map(|error| Arc::new(error) as _),
+    }
 }
 
 #[cfg(test)]

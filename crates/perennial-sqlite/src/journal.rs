@@ -12,9 +12,9 @@ use rusqlite::{CachedStatement, Connection, params};
 use tracing::Instrument;
 
 use crate::command_replies;
-use crate::error::{Kind, classify, unavailable};
+use crate::error::{Kind, classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
-use crate::row::{Column, Damage, PayloadColumns, PayloadReader, tags_text};
+use crate::row::{Column, PayloadColumns, PayloadReader, corrupt, tags_text};
 
 const INSERT: &str = include_str!("sql/event_journal/insert.sql");
 const UNDO: &str = include_str!("sql/event_journal/undo.sql");
@@ -433,21 +433,4 @@ fn no_time_left(id: &PersistenceId) -> Error {
     let reason = "its time would lie after the year 9999: the latest event in the table, or its \
                   own previous one, carries such a db_timestamp; correct that row";
     rejected(id, reason, None)
-}
-
-pub(crate) fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
-    Error::Rejected {
-        persistence_id: id.clone(),
-        reason: reason.to_owned(),
-        source: error.map(|error| Arc::new(error) as _),
-    }
-}
-
-pub(crate) fn corrupt(id: &PersistenceId, seq_nr: SequenceNr, Damage(reason): Damage) -> Error {
-    Error::Corrupt {
-        persistence_id: id.clone(),
-        seq_nr,
-        reason,
-        source: None,
-    }
 }

@@ -3,13 +3,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use perennial_persistence::{SequenceNr, SerializedPayload, Timestamp};
+use perennial_persistence::{Error, PersistenceId, SequenceNr, SerializedPayload, Timestamp};
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
 /// A column that does not hold what it must; the text says which and what, never its content.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Damage(pub(crate) String);
+
+/// A stored row of an id is damaged.
+pub(crate) fn corrupt(id: &PersistenceId, seq_nr: SequenceNr, Damage(reason): Damage) -> Error {
+    Error::Corrupt {
+        persistence_id: id.clone(),
+        seq_nr,
+        reason,
+        source: None,
+    }
+}
 
 /// A column of one of our own statements: its place and, for messages, its name.
 #[derive(Debug, Clone, Copy)]

@@ -8,9 +8,9 @@ use perennial_persistence::{
 };
 use rusqlite::{Connection, Row, params};
 
-use crate::error::{classify, unavailable};
+use crate::error::{classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
-use crate::row::{Column, Damage, PayloadColumns, PayloadReader};
+use crate::row::{Column, PayloadColumns, PayloadReader, corrupt};
 
 const LOAD: &str = include_str!("sql/snapshot/load.sql");
 const SAVE: &str = include_str!("sql/snapshot/save.sql");
@@ -159,16 +159,10 @@ fn snapshot(row: &Row<'_>, id: &PersistenceId) -> Result<Snapshot, Error> {
         bytes: Column(7, "meta_payload"),
     };
 
-    let corrupt = |seq_nr, Damage(reason): Damage| Error::Corrupt {
-        persistence_id: id.clone(),
-        seq_nr,
-        reason,
-        source: None,
-    };
     let seq_nr = SEQ_NR
         .seq_nr(row)
-        .map_err(|damage| corrupt(SequenceNr::ZERO, damage))?;
-    let damaged = |damage| corrupt(seq_nr, damage);
+        .map_err(|damage| corrupt(id, SequenceNr::ZERO, damage))?;
+    let damaged = |damage| corrupt(id, seq_nr, damage);
     // Unlike in the journal, it is the serializer id that tells whether there is metadata.
     let metadata = if METADATA.serializer_id.is_null(row) {
         None
@@ -185,12 +179,4 @@ fn snapshot(row: &Row<'_>, id: &PersistenceId) -> Result<Snapshot, Error> {
             .map_err(damaged)?,
         metadata,
     })
-}
-
-fn rejected(id: &PersistenceId, reason: &str, error: Option<rusqlite::Error>) -> Error {
-    Error::Rejected {
-        persistence_id: id.clone(),
-        reason: reason.to_owned(),
-        source: error.map(|error| Arc::new(error) as _),
-    }
 }
