@@ -8,10 +8,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+use crate::call::Until;
 
 /// How exact deadlines are: they come up to three ticks late, and never early.
 const TICK: Duration = Duration::from_millis(5);
@@ -89,8 +92,8 @@ impl Deadlines {
         Ok(Running(deadlines))
     }
 
-    /// Expires `ask` in `timeout`, unless it is over by then.
-    pub(crate) fn add(&self, timeout: Duration, ask: Arc<dyn Expires>) {
+    /// The time `timeout` from now.
+    pub(crate) fn until(&self, timeout: Duration) -> Until {
         let asleep = self.asleep.load(Ordering::Acquire);
         let now = if asleep {
             self.elapsed()
@@ -98,8 +101,19 @@ impl Deadlines {
             // The last look is less than a tick ago, if the thread is on time.
             self.now.load(Ordering::Relaxed) + millis(TICK)
         };
+        Until(NonZeroU64::MIN.saturating_add(now.saturating_add(millis(timeout))))
+    }
+
+    /// Expires `ask` in `timeout`, unless it is over by then.
+    #[cfg(test)]
+    fn add(&self, timeout: Duration, ask: Arc<dyn Expires>) {
+        self.add_at(self.until(timeout), ask);
+    }
+
+    /// Expires `ask` at a time, unless it is over by then.
+    pub(crate) fn add_at(&self, until: Until, ask: Arc<dyn Expires>) {
         let entry = Entry {
-            at: now.saturating_add(millis(timeout)),
+            at: until.0.get() - 1,
             ask,
         };
         // Asks lie at different places, at least 64 bytes apart.

@@ -12,6 +12,8 @@ use perennial_persistence::{CommandId, PersistenceId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::actor::Recipient;
+use crate::call::{Behalf, Call, Until};
 use crate::command::{Identity, Repeatable};
 use crate::engine::{Address, Envelope, Registry};
 use crate::error::AskError;
@@ -101,6 +103,14 @@ impl<E: EventSourced> EntityRef<E> {
         }
     }
 
+    /// Where commands of one type can be sent, whatever takes them.
+    pub fn recipient<C: Send + 'static>(&self) -> Recipient<C>
+    where
+        E: Handle<C>,
+    {
+        Recipient::of(self.clone())
+    }
+
     /// Sends a command without waiting for a reply. It has no deadline, and nobody is told what
     /// becomes of it.
     ///
@@ -116,7 +126,8 @@ impl<E: EventSourced> EntityRef<E> {
         };
         address.admit()?;
         let to = Arc::clone(address);
-        let envelope = Envelope::<E, C>::admitted(to, command, ReplyTo::nobody(), None);
+        let behalf = Behalf::default();
+        let envelope = Envelope::<E, C>::admitted(to, command, ReplyTo::nobody(), None, behalf);
         address.send(Box::new(envelope));
         Ok(())
     }
@@ -237,21 +248,27 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
             Ok(identity) => identity,
             Err(error) => return Asking::refused(error),
         };
+        let call = Call::current();
+        if let Some(call) = &call
+            && let Err(error) = call.may_ask_entity(&address)
+        {
+            return Asking::refused(error);
+        }
         if let Err(error) = address.admit() {
             return Asking::refused(error);
         }
         let (reply, receiver) = reply::ask();
         let registry = address.registry();
-        if let Some(deadlines) = registry.deadlines() {
-            let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-            deadlines.add(timeout, receiver.expires());
+        let timeout = self.timeout.unwrap_or(registry.ask_timeout());
+        let until = Until::of(registry.deadlines(), timeout, call.as_deref());
+        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
+            deadlines.add_at(until, receiver.expires());
         }
         let to = Arc::clone(&address);
-        let envelope = Envelope::<E, C>::admitted(to, self.command, reply, identity);
+        let behalf = Behalf { call, until };
+        let envelope = Envelope::<E, C>::admitted(to, self.command, reply, identity, behalf);
         address.send(Box::new(envelope));
-        Asking {
-            state: Ok(receiver),
-        }
+        Asking::sent(receiver)
     }
 }
 
@@ -325,9 +342,15 @@ pub struct Asking<R> {
 }
 
 impl<R> Asking<R> {
-    fn refused(error: AskError) -> Self {
+    pub(crate) fn refused(error: AskError) -> Self {
         Self {
             state: Err(Some(error)),
+        }
+    }
+
+    pub(crate) fn sent(receiver: Receiver<R>) -> Self {
+        Self {
+            state: Ok(receiver),
         }
     }
 

@@ -77,6 +77,22 @@ pub enum AskError {
         /// The panic's message.
         message: Arc<str>,
     },
+    /// The actor failed while it handled the message: its code panicked or returned a
+    /// [`Failure`](crate::Failure).
+    #[error("{actor} failed: {failure}")]
+    Failed {
+        /// Which actor.
+        actor: Arc<str>,
+        /// What happened.
+        failure: Arc<str>,
+    },
+    /// The one that is asked waits for the end of something on whose behalf it is asked, so neither
+    /// would ever end. It was not sent.
+    #[error("an ask that waits for itself: {path}")]
+    Cycle {
+        /// Who asks whom.
+        path: Arc<str>,
+    },
     /// The command's id stands for another request to this entity. The command was not handled.
     #[error("command id {command_id} of {persistence_id} was used for another request")]
     CommandIdReused {
@@ -140,6 +156,7 @@ impl AskError {
                 | Self::InvalidId(_)
                 | Self::NotRegistered { .. }
                 | Self::OtherType { .. }
+                | Self::Cycle { .. }
         )
     }
 

@@ -144,9 +144,12 @@
 //! - It sends no command again, deletes no event unless it is told to, and stores nothing from inside
 //!   a future.
 
+mod actor;
+mod call;
 pub mod cleanup;
 mod command;
 pub mod config;
+mod dead_letters;
 mod deadline;
 mod durable_state;
 pub mod engine;
@@ -157,7 +160,13 @@ mod reply;
 mod runtime;
 mod system;
 
+pub use actor::{
+    Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed, Directive,
+    Failure, Outside, PendingReply, Placement, Props, Receive, Received, Recipient, SpawnError,
+    StopReason, Supervision, Terminated, WeakActorRef,
+};
 pub use command::Repeatable;
+pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub use durable_state::{Durable, DurableState, StateChange};
 pub use engine::BreakerState;
 pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};

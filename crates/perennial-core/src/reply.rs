@@ -198,6 +198,16 @@ impl<R> Receiver<R> {
         })
     }
 
+    /// Has `waker` woken when the answer is there; `true` if it is there already.
+    pub(crate) fn wake_by(&mut self, waker: &Waker) -> bool {
+        let mut answer = self.slot.answer();
+        let is_there = answer.result.is_some();
+        if !is_there {
+            answer.waker = Some(waker.clone());
+        }
+        is_there
+    }
+
     /// The answer, if it is there.
     pub(crate) fn try_take(&mut self) -> Option<Result<R, AskError>> {
         self.slot.answer().result.take()

@@ -1,5 +1,6 @@
 //! The actor system: its runtimes, workers and store, from the configuration to the shutdown.
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +12,16 @@ use perennial_persistence::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::actor::{Actor, ActorRef, Props, SpawnError};
 use crate::cleanup::{Cleanup, SystemPlace};
 use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
+use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
+use crate::engine::actor::NewActor;
 use crate::engine::{
-    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Input, Registry,
-    Settings, Stats,
+    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Registry, Settings,
+    Stats,
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -58,6 +62,62 @@ impl ActorSystem {
     /// the system.
     pub fn with_store(source: ConfigSource, store: Arc<dyn Store>) -> SystemBuilder {
         SystemBuilder::new(source, StoreChoice::Open(store))
+    }
+
+    /// A system with the settings of `source` and no store: for plain actors alone, without entities.
+    pub fn in_memory(source: ConfigSource) -> SystemBuilder {
+        SystemBuilder::new(source, StoreChoice::None)
+    }
+
+    /// Spawns an actor without a parent: a factory, such as a closure, or [`Props`]. Works on any
+    /// thread; the actor starts on a worker of its own accord.
+    ///
+    /// # Errors
+    /// [`SpawnError`] for a name that another one has or that cannot be one, and when the system has
+    /// stopped.
+    pub fn spawn<A: Actor>(
+        &self,
+        name: impl AsRef<str>,
+        props: impl Into<Props<A>>,
+    ) -> Result<ActorRef<A>, SpawnError> {
+        self.spawn_root(Some(name.as_ref()), props.into())
+    }
+
+    /// As [`ActorSystem::spawn`], called by a number.
+    ///
+    /// # Errors
+    /// [`SpawnError::Stopped`] when the system has stopped.
+    pub fn spawn_anonymous<A: Actor>(
+        &self,
+        props: impl Into<Props<A>>,
+    ) -> Result<ActorRef<A>, SpawnError> {
+        self.spawn_root(None, props.into())
+    }
+
+    fn spawn_root<A: Actor>(
+        &self,
+        name: Option<&str>,
+        props: Props<A>,
+    ) -> Result<ActorRef<A>, SpawnError> {
+        let actor = NewActor::new(&self.inner.registry, name, None, props)?;
+        Ok(ActorRef::new(actor.send()?))
+    }
+
+    /// The actor with a path such as `/orders/worker-1`, if there is one and it is an `A`. Actors
+    /// without a name are not found.
+    pub fn actor<A: Actor>(&self, path: impl AsRef<str>) -> Option<ActorRef<A>> {
+        let address = self
+            .inner
+            .registry
+            .find_actor(path.as_ref(), TypeId::of::<A>())?;
+        // One that stops when it is unreferenced may be about to.
+        ActorRef::again(address)
+    }
+
+    /// How many messages were accepted and are not handled, by reason. Each is logged at level
+    /// `info`, up to ten in ten seconds.
+    pub fn dead_letters(&self) -> Vec<(DeadLetterReason, u64)> {
+        self.inner.registry.dead_letters().counts().collect()
     }
 
     /// The system's name, as configured.
@@ -102,6 +162,9 @@ impl ActorSystem {
             sum.replayed_events += stats.replayed.load(Ordering::Relaxed);
             sum.stored_events += stats.stored.load(Ordering::Relaxed);
             sum.saved_snapshots += stats.snapshots.load(Ordering::Relaxed);
+            sum.actors += stats.actors.load(Ordering::Relaxed);
+            sum.actor_failures += stats.actor_failures.load(Ordering::Relaxed);
+            sum.actor_restarts += stats.actor_restarts.load(Ordering::Relaxed);
             sum.slow_handlers += stats.slow_handlers.load(Ordering::Relaxed);
             for breaker in &stats.breakers {
                 let report = breaker.report();
@@ -182,7 +245,10 @@ impl fmt::Debug for ActorSystem {
         f.debug_struct("ActorSystem")
             .field("name", &self.inner.name)
             .field("workers", &self.inner.stats.len())
-            .field("store", &self.inner.stores[0].name())
+            .field(
+                "store",
+                &self.inner.stores.first().map(|store| store.name()),
+            )
             .finish_non_exhaustive()
     }
 }
@@ -201,6 +267,12 @@ pub struct SystemStats {
     pub stored_events: u64,
     /// Snapshots that were saved.
     pub saved_snapshots: u64,
+    /// Plain actors that have not ended.
+    pub actors: usize,
+    /// Failures of plain actors since the start.
+    pub actor_failures: u64,
+    /// Restarts of plain actors.
+    pub actor_restarts: u64,
     /// Commands that took longer than `system.slow-handler`; each is named in the log.
     pub slow_handlers: u64,
     /// Commands that were refused as `Busy` because they needed a store that was slow or down.
@@ -293,12 +365,13 @@ impl Inner {
         let Some(running) = running else {
             return;
         };
-        self.registry.close();
-        for worker in 0..self.stats.len() {
-            self.registry.post(worker, Input::Shutdown);
+        // Actors may still ask entities while they end.
+        if !self.registry.stop_actors() {
+            self.registry.close();
         }
         tracing::info!(system = self.name, "stopping");
         running.engine.end(End {
+            registry: Arc::clone(&self.registry),
             stores: self.stores.clone(),
             persistence: running.persistence,
             tasks: running.tasks,
@@ -343,6 +416,8 @@ pub struct SystemBuilder {
 }
 
 enum StoreChoice {
+    /// Without entities.
+    None,
     Plugins(Vec<Box<dyn StorePlugin>>),
     Open(Arc<dyn Store>),
 }
@@ -473,7 +548,7 @@ impl SystemBuilder {
         tracing::info!(
             system = system.name,
             workers,
-            store = stores[0].name(),
+            store = stores.first().map_or("none", |store| store.name()),
             "started"
         );
         let (ended_sender, ended) = watch::channel(None);
@@ -542,6 +617,14 @@ impl SystemBuilder {
             .filter_map(|(entity, config)| Some((entity.name(), config.plugin.as_deref()?)))
             .collect();
         let plugins = match &self.store {
+            StoreChoice::None => match self.entities.first() {
+                None => return Ok(Vec::new()),
+                Some(entity) => {
+                    return Err(StartError::NoStore {
+                        name: entity.name(),
+                    });
+                }
+            },
             StoreChoice::Open(store) => {
                 let other = of_entities.iter().find(|(_, name)| *name != store.name());
                 if let Some((entity_type, _)) = other {
@@ -633,6 +716,15 @@ pub enum StartError {
     #[error("entity type \"{name}\" is empty or contains `|` or U+0000; change its `TYPE`")]
     EntityType {
         /// The name.
+        name: &'static str,
+    },
+    /// There is an entity type, and no store to keep it in.
+    #[error(
+        "entity type \"{name}\" needs a store, and the system was made by `in_memory`; use \
+         `from_config` or `with_store`"
+    )]
+    NoStore {
+        /// The name of the first one.
         name: &'static str,
     },
     /// Two entity types have one name.

@@ -4,6 +4,8 @@
 pub mod span {
     /// One handler call.
     pub const HANDLE: &str = "persistence.handle";
+    /// One message of a plain actor.
+    pub const RECEIVE: &str = "actor.receive";
     /// Storing a batch.
     pub const WRITE_EVENTS: &str = "journal.write_events";
 }

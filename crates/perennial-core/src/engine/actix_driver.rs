@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use perennial_persistence::{Clock, Error, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
 
 use crate::deadline;
 use crate::engine::{
@@ -55,6 +55,7 @@ pub(crate) struct Engine {
 
 /// How a system ends.
 pub(crate) struct End {
+    pub(crate) registry: Arc<Registry>,
     pub(crate) stores: Vec<Arc<dyn Store>>,
     pub(crate) persistence: Background,
     pub(crate) tasks: Background,
@@ -141,7 +142,15 @@ fn run_workers(
             return None;
         };
 
-        let in_time = timeout(end.timeout, all_done.recv()).await.is_ok();
+        let deadline = Instant::now() + end.timeout;
+        // Entities have at least half of the time, whatever actors do.
+        let of_actors = Instant::now() + end.timeout / 2;
+        let actors_ended = timeout_at(of_actors, end.registry.actors_have_ended()).await;
+        end.registry.close();
+        for worker in 0..end.registry.workers() {
+            end.registry.post(worker, Input::Shutdown);
+        }
+        let in_time = timeout_at(deadline, all_done.recv()).await.is_ok() && actors_ended.is_ok();
         stop(&arbiters);
         // What they still held is answered when they are gone.
         let gone = timeout(GRACE, all_done.recv()).await.is_ok();

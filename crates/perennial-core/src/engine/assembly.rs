@@ -12,6 +12,7 @@ use crate::config::EntityConfig;
 use crate::deadline::Deadlines;
 use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
+use crate::engine::local::Local;
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -117,6 +118,7 @@ impl Assembly {
             .map(|(number, inbox)| {
                 let worker = Worker::new(
                     self.hosts.iter().map(|host| host()).collect(),
+                    Local::new(Arc::clone(&registry), number),
                     settings.clone(),
                     Arc::clone(&frame.clock),
                     seeds(),

@@ -724,7 +724,7 @@ impl<E: EventSourced> Cell<E> {
         core.out.laters.push(LaterRequest {
             key: self.key,
             token,
-            work: work.work,
+            work: command.call(!work.interleaved).of_work(work.work),
             timeout: work.timeout.unwrap_or(core.settings.later_timeout),
         });
         self.laters.push(OpenLater {

@@ -9,6 +9,7 @@ use perennial_persistence::{Clock, Error, PageLimit, PersistenceId, Slice, Times
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::engine::actor::ActorTimer;
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
@@ -126,6 +127,12 @@ pub struct Stats {
     pub stored: AtomicU64,
     /// Snapshots that were saved.
     pub snapshots: AtomicU64,
+    /// Actors that have not ended.
+    pub actors: AtomicUsize,
+    /// Failures of actors.
+    pub actor_failures: AtomicU64,
+    /// Restarts of actors.
+    pub actor_restarts: AtomicU64,
     /// Commands that took longer than `slow-handler`.
     pub slow_handlers: AtomicU64,
     /// How it stands with the way to each store.
@@ -173,6 +180,7 @@ pub(super) enum Timed {
     /// The longest idle cells of an entity type.
     Idle(usize),
     Cell(CellKey, CellTimer),
+    Actor(CellKey, ActorTimer),
 }
 
 /// Why a cell is woken.
@@ -279,6 +287,16 @@ impl Core {
     ) -> TimerKey {
         let at = self.now.saturating_add(after);
         self.start_timer(at, Timed::Cell(key, timer))
+    }
+
+    pub(crate) fn start_actor_timer(
+        &mut self,
+        after: Duration,
+        key: CellKey,
+        timer: ActorTimer,
+    ) -> TimerKey {
+        let at = self.now.saturating_add(after);
+        self.start_timer(at, Timed::Actor(key, timer))
     }
 
     /// Takes a timer back; one that has fired is gone already.

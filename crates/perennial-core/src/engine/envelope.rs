@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use perennial_persistence::SerializedPayload;
 
+use crate::call::{Behalf, Call, Party};
 use crate::command::{CommandKey, Identity};
 use crate::engine::mailbox::Address;
 use crate::error::AskError;
@@ -72,6 +73,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The command's type, for logs.
     fn command_name(&self) -> &'static str;
 
+    /// What the entity does for this command from now on.
+    fn call(&self, is_exclusive: bool) -> Arc<Call>;
+
     /// The command's id and fingerprint, if it has one.
     fn command_key(&self) -> Option<&CommandKey>;
 
@@ -107,6 +111,17 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     reply: ReplyTo<E::Reply>,
     /// Of a command with an id.
     identity: Option<Box<Identity<E::Reply>>>,
+    behalf: Behalf,
+}
+
+/// What stays of a command that is put aside, besides the command.
+pub(crate) struct Aside<R> {
+    pub(crate) address: Arc<Address>,
+    pub(crate) reply: ReplyTo<R>,
+    pub(crate) identity: Option<Box<Identity<R>>>,
+    pub(crate) behalf: Behalf,
+    /// Whether the future of a `later` has run for it.
+    pub(crate) future_ran: bool,
 }
 
 enum Stage<E: Handle<C>, C: Send + 'static> {
@@ -137,6 +152,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         command: C,
         reply: ReplyTo<E::Reply>,
         identity: Option<Box<Identity<E::Reply>>>,
+        behalf: Behalf,
     ) -> Self {
         Self {
             address,
@@ -145,33 +161,36 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             stage: Stage::Command(command),
             reply,
             identity,
+            behalf,
         }
     }
 
     /// A command that the entity sends itself.
     pub(crate) fn from_timer(address: Arc<Address>, command: C) -> Self {
-        Self::put_aside(address, command, ReplyTo::nobody(), None, false)
+        let aside = Aside {
+            address,
+            reply: ReplyTo::nobody(),
+            identity: None,
+            behalf: Behalf::default(),
+            future_ran: false,
+        };
+        Self::put_aside(command, aside)
     }
 
     /// A command for the stash. Its caller may give up again and is then told that it was not
     /// handled, unless its future has run already.
-    pub(crate) fn put_aside(
-        address: Arc<Address>,
-        command: C,
-        reply: ReplyTo<E::Reply>,
-        identity: Option<Box<Identity<E::Reply>>>,
-        future_ran: bool,
-    ) -> Self {
-        if !future_ran {
-            reply.unclaim();
+    pub(crate) fn put_aside(command: C, aside: Aside<E::Reply>) -> Self {
+        if !aside.future_ran {
+            aside.reply.unclaim();
         }
         Self {
-            address,
+            address: aside.address,
             admitted: false,
-            future_ran,
+            future_ran: aside.future_ran,
             stage: Stage::Command(command),
-            reply,
-            identity,
+            reply: aside.reply,
+            identity: aside.identity,
+            behalf: aside.behalf,
         }
     }
 
@@ -298,11 +317,13 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn put_aside(mut self: Box<Self>) -> Box<dyn Queued<E>> {
         match self.take_stage() {
-            Stage::Stashed(command) => {
-                let reply = std::mem::replace(&mut self.reply, ReplyTo::nobody());
-                let identity = self.identity.take();
-                command.restore(Arc::clone(&self.address), reply, identity, self.future_ran)
-            }
+            Stage::Stashed(command) => command.restore(Aside {
+                address: Arc::clone(&self.address),
+                reply: std::mem::replace(&mut self.reply, ReplyTo::nobody()),
+                identity: self.identity.take(),
+                behalf: std::mem::take(&mut self.behalf),
+                future_ran: self.future_ran,
+            }),
             stage => {
                 self.stage = stage;
                 self
@@ -312,6 +333,11 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn command_name(&self) -> &'static str {
         std::any::type_name::<C>()
+    }
+
+    fn call(&self, is_exclusive: bool) -> Arc<Call> {
+        let party = Party::Entity(Arc::clone(&self.address));
+        self.behalf.begin(party, is_exclusive)
     }
 
     fn command_key(&self) -> Option<&CommandKey> {

@@ -6,17 +6,21 @@
 
 use std::any::TypeId;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
 use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use crate::actor::SpawnError;
+use crate::dead_letters::DeadLetters;
 use crate::deadline::Deadlines;
-use crate::engine::Input;
+use crate::engine::actor::ActorAddress;
+use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
+use crate::engine::{Input, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
@@ -40,6 +44,19 @@ pub struct Registry {
     addresses: DashMap<PersistenceId, Weak<Address>>,
     inboxes: Vec<Inbox>,
     closed: AtomicBool,
+    /// Whether actors are to end.
+    stopping: AtomicBool,
+    /// Actors that have not ended.
+    live: AtomicUsize,
+    /// Woken when the last one has, while they are to.
+    no_actor: Notify,
+    /// How many actors were ever spawned.
+    actors: AtomicU64,
+    /// Where the next actor without a parent goes.
+    next_worker: AtomicUsize,
+    /// Actors with names, by their paths.
+    names: DashMap<Box<str>, Named>,
+    dead_letters: DeadLetters,
     ask_timeout: Duration,
     /// Ends the waiting of callers; none in a simulation.
     deadlines: Option<Arc<Deadlines>>,
@@ -59,7 +76,7 @@ impl Registry {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let inbox = Inbox {
                     sender,
-                    waiting: AtomicUsize::new(0),
+                    waiting: Bound::default(),
                     limit: inbox,
                 };
                 (inbox, receiver)
@@ -70,6 +87,13 @@ impl Registry {
             addresses: DashMap::new(),
             inboxes,
             closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            live: AtomicUsize::new(0),
+            no_actor: Notify::new(),
+            actors: AtomicU64::new(1),
+            next_worker: AtomicUsize::new(0),
+            names: DashMap::new(),
+            dead_letters: DeadLetters::new(),
             ask_timeout,
             deadlines,
         };
@@ -115,7 +139,7 @@ impl Registry {
                 id,
                 host,
                 worker,
-                waiting: AtomicUsize::new(0),
+                waiting: Bound::default(),
                 cell: AtomicUsize::new(Address::NO_CELL),
                 registry: Arc::clone(self),
             })
@@ -147,15 +171,136 @@ impl Registry {
 
     /// How many commands are between their senders and their handlers, at all workers.
     pub fn waiting(&self) -> usize {
-        self.inboxes
-            .iter()
-            .map(|inbox| inbox.waiting.load(Ordering::Relaxed))
-            .sum()
+        self.inboxes.iter().map(|inbox| inbox.waiting.taken()).sum()
+    }
+
+    /// Spawns no actor any more, and has those end that are there. Gives whether there are any.
+    pub(crate) fn stop_actors(&self) -> bool {
+        self.stopping.store(true, Ordering::SeqCst);
+        let are_there = self.live.load(Ordering::SeqCst) > 0;
+        if are_there {
+            for worker in 0..self.inboxes.len() {
+                self.post(worker, Input::StopActors);
+            }
+        }
+        are_there
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no actor is left, after [`Registry::stop_actors`].
+    pub(crate) async fn actors_have_ended(&self) {
+        let mut gone = std::pin::pin!(self.no_actor.notified());
+        gone.as_mut().enable();
+        if self.live.load(Ordering::SeqCst) > 0 {
+            gone.await;
+        }
     }
 
     /// Refuses every command from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        for inbox in &self.inboxes {
+            inbox.waiting.wake_all();
+        }
+    }
+
+    /// Takes a place in a worker's inbox.
+    pub(crate) fn enter(&self, worker: usize) -> bool {
+        let inbox = &self.inboxes[worker];
+        inbox.waiting.enter(inbox.limit)
+    }
+
+    /// As [`Registry::enter`], but waits for a place.
+    pub(crate) async fn enter_in_time(&self, worker: usize) -> Result<(), AskError> {
+        let inbox = &self.inboxes[worker];
+        let place = || match self.is_closed() {
+            true => Some(Err(AskError::Stopped)),
+            false => self.enter(worker).then_some(Ok(())),
+        };
+        inbox.waiting.wait(place).await
+    }
+
+    /// Gives back places in a worker's inbox.
+    pub(crate) fn leave(&self, worker: usize, places: usize) {
+        self.inboxes[worker].waiting.leave(places);
+    }
+
+    /// Sends a new actor to its worker: at once, as nobody's message may be there before it. Within
+    /// the worker's own turn it is in order anyway.
+    pub(crate) fn send_spawn(&self, worker: usize, input: Input) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
+        match local::send_own(self, worker, input) {
+            Ok(()) => true,
+            Err(input) => self.send_now(worker, input).is_ok(),
+        }
+    }
+
+    /// Where the next actor goes that may be anywhere.
+    pub(crate) fn next_worker(&self) -> usize {
+        self.next_worker.fetch_add(1, Ordering::Relaxed) % self.inboxes.len()
+    }
+
+    /// Lets an actor be found by its path.
+    ///
+    /// # Errors
+    /// [`SpawnError::NameTaken`] while another one has it.
+    pub(crate) fn name_actor(
+        &self,
+        address: &Arc<ActorAddress>,
+        type_id: TypeId,
+    ) -> Result<(), SpawnError> {
+        match self.names.entry(address.to_string().into()) {
+            Entry::Occupied(entry) => Err(SpawnError::NameTaken {
+                path: entry.key().to_string(),
+            }),
+            Entry::Vacant(entry) => {
+                entry.insert(Named {
+                    address: Arc::downgrade(address),
+                    type_id,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// There is one more actor.
+    pub(crate) fn add_actor(&self) {
+        self.live.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// An actor has ended; its name is free.
+    pub(crate) fn forget_actor(&self, address: &ActorAddress) {
+        if self.live.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_stopping() {
+            self.no_actor.notify_waiters();
+        }
+        if address.name().is_some() {
+            let path = address.to_string();
+            self.names.remove_if(path.as_str(), |_, named| {
+                std::ptr::eq(named.address.as_ptr(), address)
+            });
+        }
+    }
+
+    /// The actor of a type with a path, if there is one.
+    pub(crate) fn find_actor(&self, path: &str, type_id: TypeId) -> Option<Arc<ActorAddress>> {
+        let named = self.names.get(path)?;
+        (named.type_id == type_id)
+            .then(|| named.address.upgrade())
+            .flatten()
+    }
+
+    pub(crate) fn dead_letters(&self) -> &DeadLetters {
+        &self.dead_letters
+    }
+
+    /// A number for a new actor.
+    pub(crate) fn next_actor(&self) -> u64 {
+        self.actors.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether commands are refused because the system stops.
@@ -165,7 +310,34 @@ impl Registry {
 
     /// Hands something other than a command to a worker; `false` if it has ended.
     pub(crate) fn post(&self, worker: usize, input: Input) -> bool {
-        self.inboxes[worker].sender.send(input).is_ok()
+        self.send(worker, input).is_ok()
+    }
+
+    /// Hands an input to a worker, within its own turn if that is where this is called. Gives it
+    /// back if the worker has ended.
+    pub(crate) fn send(&self, worker: usize, input: Input) -> Result<(), Input> {
+        match local::send(self, worker, input) {
+            Ok(()) => Ok(()),
+            Err(input) => self.send_now(worker, input),
+        }
+    }
+
+    /// Hands an input to a worker without waiting for the end of a turn.
+    pub(crate) fn send_now(&self, worker: usize, input: Input) -> Result<(), Input> {
+        let sent = self.inboxes[worker].sender.send(input);
+        sent.map_err(|mpsc::error::SendError(input)| input)
+    }
+
+    /// Hands over what a turn has gathered for another worker.
+    pub(super) fn hand_over(&self, worker: usize, inputs: Vec<Input>) {
+        if let Err(input) = self.send_now(worker, Input::Many(inputs)) {
+            input.refuse();
+        }
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.inboxes.len()
     }
 
     /// Whether commands for entities of a type may have ids.
@@ -192,9 +364,25 @@ impl fmt::Debug for Registry {
     }
 }
 
+/// A queue is full.
+pub(crate) fn busy(what: &'static str) -> AskError {
+    // A full queue empties at the speed of the store; a few commits later there is room.
+    const RETRY_AFTER: Duration = Duration::from_millis(10);
+    AskError::Busy {
+        what,
+        retry_after: RETRY_AFTER,
+    }
+}
+
+/// An actor with a name.
+struct Named {
+    address: Weak<ActorAddress>,
+    type_id: TypeId,
+}
+
 struct Inbox {
     sender: mpsc::UnboundedSender<Input>,
-    waiting: AtomicUsize,
+    waiting: Bound,
     limit: usize,
 }
 
@@ -204,7 +392,7 @@ pub struct Address {
     host: usize,
     worker: usize,
     /// Commands between the sender and the handler.
-    waiting: AtomicUsize,
+    waiting: Bound,
     /// The entity's cell on its worker, which alone writes this.
     cell: AtomicUsize,
     registry: Arc<Registry>,
@@ -238,23 +426,15 @@ impl Address {
 
     /// Takes a place in the entity's queue and in its worker's inbox.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
-        // A full queue empties at the speed of the store; a few commits later there is room.
-        const RETRY_AFTER: Duration = Duration::from_millis(10);
-        let busy = |what| AskError::Busy {
-            what,
-            retry_after: RETRY_AFTER,
-        };
         if self.registry.is_closed() {
             return Err(AskError::Stopped);
         }
         let mailbox = self.registry.entity_types[self.host].mailbox;
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= mailbox {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if !self.waiting.enter(mailbox) {
             return Err(busy("the entity's mailbox"));
         }
-        let inbox = &self.registry.inboxes[self.worker];
-        if inbox.waiting.fetch_add(1, Ordering::Relaxed) >= inbox.limit {
-            self.leave_queue(1);
+        if !self.registry.enter(self.worker) {
+            self.waiting.leave(1);
             return Err(busy("the worker's inbox"));
         }
         Ok(())
@@ -263,20 +443,15 @@ impl Address {
     /// Gives back what [`Address::admit`] took, `count` times.
     pub(crate) fn leave_queue(&self, count: usize) {
         if count > 0 {
-            self.waiting.fetch_sub(count, Ordering::Relaxed);
-            self.registry.inboxes[self.worker]
-                .waiting
-                .fetch_sub(count, Ordering::Relaxed);
+            self.waiting.leave(count);
+            self.registry.leave(self.worker, count);
         }
     }
 
     /// Puts an admitted command into the inbox of the entity's worker.
     pub(crate) fn send(&self, command: Box<dyn Delivery>) {
-        let inbox = &self.registry.inboxes[self.worker];
-        if let Err(mpsc::error::SendError(Input::Command(command))) =
-            inbox.sender.send(Input::Command(command))
-        {
-            command.refuse(AskError::Stopped);
+        if let Err(input) = self.registry.send(self.worker, Input::Command(command)) {
+            input.refuse();
         }
     }
 }
@@ -296,7 +471,7 @@ impl fmt::Debug for Address {
         f.debug_struct("Address")
             .field("id", &self.id)
             .field("worker", &self.worker)
-            .field("waiting", &self.waiting.load(Ordering::Relaxed))
+            .field("waiting", &self.waiting)
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,10 @@
 //! Applications use none of this directly.
 //!
 //! - `assembly`: putting workers together
-//! - `mailbox`: addresses, bounded queues, the way from a caller to its worker
+//! - `mailbox`: addresses of entities, the way from a caller to its worker
+//! - `bound`: bounded numbers of places, and who waits for one
+//! - `local`: what workers send while they run
+//! - `actor`: plain actors
 //! - `envelope`: a command from its caller to its reply
 //! - `worker`: the turn
 //! - `core`: what all cells of a worker share: time, timers, run queue, permits, lanes
@@ -21,7 +24,9 @@
 //! - `breaker`: what is refused and held back while a store is slow or down
 
 pub(crate) mod actix_driver;
+pub(crate) mod actor;
 mod assembly;
+mod bound;
 mod breaker;
 mod cell;
 mod command_window;
@@ -29,6 +34,7 @@ mod core;
 mod envelope;
 mod host;
 mod journal_writer;
+mod local;
 mod mailbox;
 mod recovery;
 mod worker;
@@ -42,18 +48,22 @@ use perennial_persistence::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::core::Core;
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
 pub use crate::deadline::Deadlines;
 #[doc(hidden)]
 pub use crate::durable_state::deletion;
+use crate::error::AskError;
+#[doc(hidden)]
+pub use actor::{ActorInput, Newcomer, Parcel};
 pub use assembly::{Assembled, Assembly, Frame};
 pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
 pub use cell::Peek;
+pub(crate) use envelope::{Aside, Envelope, Queued};
 pub use envelope::{Delivery, Held};
-pub(crate) use envelope::{Envelope, Queued};
 pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::Address;
 pub use mailbox::{EntityType, Registry};
@@ -89,8 +99,31 @@ pub enum Input {
     Hold(Box<Hold>),
     /// It may come back.
     LetGo(PersistenceId),
+    /// A message for an actor.
+    Parcel(Box<dyn Parcel>),
+    /// Something that an actor's cell is told or has to do.
+    Actor(Box<ActorInput>),
+    /// A new actor.
+    Spawn(Newcomer),
+    /// What another worker has gathered.
+    Many(Vec<Input>),
+    /// End every actor.
+    StopActors,
     /// Handle what waits, flush, and forget every entity.
     Shutdown,
+}
+
+impl Input {
+    /// Its worker has ended.
+    pub(crate) fn refuse(self) {
+        match self {
+            Self::Command(command) => command.refuse(AskError::Stopped),
+            Self::Parcel(parcel) => parcel.refuse(AskError::Stopped),
+            Self::Many(inputs) => inputs.into_iter().for_each(Self::refuse),
+            // Whoever waits for one of the others is told by its being dropped.
+            _ => {}
+        }
+    }
 }
 
 /// An entity is to be kept out of memory, while what a store has of it is deleted.
@@ -124,6 +157,11 @@ impl std::fmt::Debug for Input {
             Self::EventsDeleted(done) => done.fmt(f),
             Self::Hold(hold) => write!(f, "Hold({})", hold.persistence_id),
             Self::LetGo(id) => write!(f, "LetGo({id})"),
+            Self::Parcel(parcel) => write!(f, "Parcel({})", parcel.to()),
+            Self::Actor(input) => input.fmt(f),
+            Self::Spawn(actor) => write!(f, "Spawn({})", actor.address()),
+            Self::Many(inputs) => f.debug_tuple("Many").field(inputs).finish(),
+            Self::StopActors => f.write_str("StopActors"),
             Self::Shutdown => f.write_str("Shutdown"),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use perennial_persistence::Clock;
 
+use crate::engine::actor::{ACTORS, ActorHost};
 use crate::engine::breaker::{Change, HeldBack};
 use crate::engine::cell::Peek;
 #[cfg(feature = "defects")]
@@ -17,6 +18,7 @@ use crate::engine::host::{AnyHost, Host};
 use crate::engine::journal_writer::{
     BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch,
 };
+use crate::engine::local::{Local, Turn};
 use crate::engine::{Input, Outbox, ReadRequest};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::EventSourced;
@@ -24,13 +26,17 @@ use crate::event_sourced::EventSourced;
 /// A worker's cells and what they need.
 pub struct Worker {
     hosts: Vec<Box<dyn AnyHost>>,
+    actors: ActorHost,
     core: Core,
+    /// What its own code has sent; elsewhere while it runs.
+    local: Option<Local>,
 }
 
 impl Worker {
     /// A worker with one host per entity type, in the registry's order.
     pub(crate) fn new(
         hosts: Vec<Box<dyn AnyHost>>,
+        local: Local,
         settings: Settings,
         clock: Arc<dyn Clock>,
         seed: [u8; 32],
@@ -39,7 +45,9 @@ impl Worker {
     ) -> Self {
         Self {
             hosts,
+            actors: ActorHost::default(),
             core: Core::new(settings, clock, seed, stats, stores),
+            local: Some(local),
         }
     }
 
@@ -52,20 +60,33 @@ impl Worker {
     /// Takes all `inputs`, runs what can run within the turn's budget, and gives what is to be
     /// done outside.
     pub fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) -> Outbox {
-        let Self { hosts, core } = self;
+        let Self {
+            hosts,
+            actors,
+            core,
+            local,
+        } = self;
+        let _turn = Turn::begin(local);
         let start = core.look_at_clock();
         core.wall = core.clock.now();
         for input in inputs {
-            receive(hosts, core, input);
+            receive(hosts, actors, core, input);
         }
-        fire_timers(hosts, core);
+        fire_timers(hosts, actors, core);
+        take_own(hosts, actors, core);
         while let Some(key) = core.next_runnable() {
-            hosts[key.host].run(core, key);
+            if key.host == ACTORS {
+                actors.run(core, key.index, key.incarnation);
+            } else {
+                hosts[key.host].run(core, key);
+            }
+            take_own(hosts, actors, core);
             if core.now.saturating_sub(start) >= core.settings.turn_budget {
                 break;
             }
         }
         let flush_at = flush(hosts, core);
+        take_own(hosts, actors, core);
         // Only now: a write that is not sent any more may have let its entity recover.
         core.out.busy = core.has_runnable();
         let timer_at = core.timers.keys().next().map(|timer| timer.at);
@@ -76,6 +97,7 @@ impl Worker {
     /// Whether everything is flushed and every entity forgotten, after [`Input::Shutdown`].
     pub fn is_done(&self) -> bool {
         self.core.draining
+            && self.actors.is_empty()
             && self.hosts.iter().all(|host| host.is_empty())
             && self.core.lanes.iter().all(Lane::is_empty)
     }
@@ -83,7 +105,7 @@ impl Worker {
     /// Brings an entity back without a command, unless it is in memory; for the test kit.
     #[doc(hidden)]
     pub fn wake<E: EventSourced>(&mut self, entity: &EntityRef<E>) {
-        let Self { hosts, core } = self;
+        let Self { hosts, core, .. } = self;
         if let Some(address) = entity.address()
             && let Some(host) = (&mut *hosts[address.host()] as &mut dyn Any).downcast_mut()
         {
@@ -114,8 +136,25 @@ impl fmt::Debug for Worker {
     }
 }
 
-fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
+/// Takes what the worker's own code has sent to the worker. Every such input puts cells into the
+/// run queue at the most, and runs none of their handlers, so there is an end.
+fn take_own(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Core) {
+    while let Some(input) = Turn::next() {
+        receive(hosts, actors, core, input);
+    }
+}
+
+fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Core, input: Input) {
     match input {
+        Input::Parcel(parcel) => actors.receive(core, parcel),
+        Input::Actor(input) => actors.order(core, *input),
+        Input::Spawn(actor) => actors.spawn(core, actor),
+        Input::Many(inputs) => {
+            for input in inputs {
+                receive(hosts, actors, core, input);
+            }
+        }
+        Input::StopActors => actors.drain(core),
         Input::Command(command) => {
             let host = command.address().host();
             hosts[host].receive(core, command);
@@ -135,7 +174,11 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
         }
         Input::LaterDone(done) => {
             core.open_laters -= 1;
-            hosts[done.key.host].later_done(core, *done);
+            if done.key.host == ACTORS {
+                actors.later_done(core, *done);
+            } else {
+                hosts[done.key.host].later_done(core, *done);
+            }
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
@@ -150,6 +193,7 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, input: Input) {
         Input::LetGo(id) => core.let_go(&id),
         Input::Shutdown => {
             core.draining = true;
+            actors.drain(core);
             for host in hosts {
                 host.drain(core);
             }
@@ -244,7 +288,7 @@ fn hold_gathered(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, lane: usize) -
     give_up_at
 }
 
-fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
+fn fire_timers(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Core) {
     while let Some(timer) = core.timers.first_entry()
         && timer.key().at <= core.now
     {
@@ -257,6 +301,7 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
             }
             Timed::Idle(host) => hosts[host].passivate(core),
             Timed::Cell(key, timer) => hosts[key.host].timer(core, key, timer),
+            Timed::Actor(key, timer) => actors.timer(core, key.index, key.incarnation, timer),
         }
     }
 }

@@ -2,16 +2,13 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{BoxFuture, SequenceNr, SerializedPayload};
 use smallvec::SmallVec;
 
-use crate::command::Identity;
-use crate::engine::{Address, Envelope, Queued};
+use crate::engine::{Aside, Envelope, Queued};
 use crate::event_sourced::{Cx, EventSourced, Handle};
-use crate::reply::ReplyTo;
 
 /// What a command does. Made by the methods of [`Cx`]; owns everything that it carries.
 ///
@@ -400,27 +397,13 @@ impl fmt::Debug for Work {
 
 /// A stashed command, which becomes a queued one again together with its caller.
 pub(crate) trait Restore<E: EventSourced, R>: Send {
-    fn restore(
-        self: Box<Self>,
-        address: Arc<Address>,
-        reply: ReplyTo<R>,
-        identity: Option<Box<Identity<R>>>,
-        future_ran: bool,
-    ) -> Box<dyn Queued<E>>;
+    fn restore(self: Box<Self>, aside: Aside<R>) -> Box<dyn Queued<E>>;
 }
 
 struct Stashed<C>(C);
 
 impl<E: Handle<C>, C: Send + 'static> Restore<E, E::Reply> for Stashed<C> {
-    fn restore(
-        self: Box<Self>,
-        address: Arc<Address>,
-        reply: ReplyTo<E::Reply>,
-        identity: Option<Box<Identity<E::Reply>>>,
-        future_ran: bool,
-    ) -> Box<dyn Queued<E>> {
-        Box::new(Envelope::put_aside(
-            address, self.0, reply, identity, future_ran,
-        ))
+    fn restore(self: Box<Self>, aside: Aside<E::Reply>) -> Box<dyn Queued<E>> {
+        Box::new(Envelope::put_aside(self.0, aside))
     }
 }

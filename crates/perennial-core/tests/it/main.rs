@@ -3,6 +3,7 @@
 
 mod fixture;
 
+mod actors;
 mod asking;
 mod bare;
 mod breaker;

@@ -1,0 +1,253 @@
+//! The actors of one worker.
+
+use std::any::TypeId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slab::Slab;
+
+use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
+use crate::engine::actor::cell::{ActorCell, AnyCell};
+use crate::engine::actor::{
+    ActorAddress, ActorInput, ActorTimer, NewAddress, Order, Parcel, Watcher,
+};
+use crate::engine::cell::Whereabouts;
+use crate::engine::core::Core;
+use crate::engine::{Input, LaterDone, Registry};
+use crate::error::AskError;
+
+/// The actors of one worker.
+#[derive(Default)]
+pub(crate) struct ActorHost {
+    cells: Slab<Box<dyn AnyCell>>,
+    /// Whether every actor is to end.
+    is_draining: bool,
+}
+
+/// An actor on its way to its worker.
+pub struct Newcomer(Box<dyn AnyNewActor>);
+
+impl Newcomer {
+    pub(crate) fn address(&self) -> &Arc<ActorAddress> {
+        self.0.address()
+    }
+}
+
+impl std::fmt::Debug for Newcomer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Newcomer").field(self.address()).finish()
+    }
+}
+
+/// A [`NewActor`] whose type is forgotten.
+trait AnyNewActor: Send {
+    fn address(&self) -> &Arc<ActorAddress>;
+
+    /// Makes its cell, which has a place by then.
+    fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell>;
+}
+
+pub(crate) struct NewActor<A: Actor> {
+    address: Arc<ActorAddress>,
+    props: Props<A>,
+}
+
+impl<A: Actor> NewActor<A> {
+    /// An actor with an address, which nobody has got yet. Send it to its worker before anybody
+    /// gets it.
+    ///
+    /// # Errors
+    /// [`SpawnError`] if it cannot have its name.
+    pub(crate) fn new(
+        registry: &Arc<Registry>,
+        name: Option<&str>,
+        parent: Option<&Arc<ActorAddress>>,
+        props: Props<A>,
+    ) -> Result<Self, SpawnError> {
+        if let Some(name) = name
+            && !is_name(name)
+        {
+            return Err(SpawnError::InvalidName {
+                name: name.to_owned(),
+            });
+        }
+        let worker = match (props.options.placement, parent) {
+            (Placement::Near, Some(parent)) => parent.worker(),
+            (Placement::Near | Placement::Spread, _) => registry.next_worker(),
+            (Placement::Worker(worker), _) => worker % registry.workers(),
+        };
+        let address = Arc::new(ActorAddress::new(
+            registry,
+            NewAddress {
+                name: name.map(Box::from),
+                parent: parent.cloned(),
+                worker,
+                mailbox: props.options.mailbox,
+                stops_unreferenced: props.options.stop_unreferenced,
+            },
+        ));
+        if name.is_some() {
+            registry.name_actor(&address, TypeId::of::<A>())?;
+        }
+        Ok(Self { address, props })
+    }
+
+    /// Sends it to its worker. Gives where it is reached.
+    ///
+    /// # Errors
+    /// [`SpawnError::Stopped`] if the worker has ended.
+    pub(crate) fn send(self) -> Result<Arc<ActorAddress>, SpawnError> {
+        let address = Arc::clone(&self.address);
+        let registry = address.registry();
+        let worker = address.worker();
+        registry.add_actor();
+        // At once, so that nobody's message is there before it.
+        if registry.send_spawn(worker, Input::Spawn(Newcomer(Box::new(self)))) {
+            return Ok(address);
+        }
+        address.end();
+        Err(SpawnError::Stopped)
+    }
+
+    pub(crate) fn is_in_group(&self) -> bool {
+        let supervision = self.props.options.supervision.as_ref();
+        supervision.is_some_and(|supervision| supervision.is_group())
+    }
+}
+
+impl<A: Actor> AnyNewActor for NewActor<A> {
+    fn address(&self) -> &Arc<ActorAddress> {
+        &self.address
+    }
+
+    fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell> {
+        Box::new(ActorCell::new(index, self.address, self.props))
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.chars().count() <= 255
+        && !name.starts_with('$')
+        && !name.contains(|c: char| c == '/' || c.is_control())
+}
+
+impl ActorHost {
+    pub(crate) fn spawn(&mut self, core: &mut Core, actor: Newcomer) {
+        let entry = self.cells.vacant_entry();
+        let index = entry.key();
+        actor.address().set_cell(index);
+        entry.insert(actor.0.cell(index));
+        core.stats.actors.fetch_add(1, Ordering::Relaxed);
+        if self.is_draining {
+            self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
+        }
+        self.place(core, index);
+    }
+
+    pub(crate) fn receive(&mut self, core: &mut Core, parcel: Box<dyn Parcel>) {
+        let cell = parcel.to().cell();
+        match cell.and_then(|index| Some((index, self.cells.get_mut(index)?))) {
+            Some((index, cell)) => {
+                cell.receive(core, parcel);
+                self.place(core, index);
+            }
+            None => parcel.refuse(AskError::Stopped),
+        }
+    }
+
+    pub(crate) fn order(&mut self, core: &mut Core, input: ActorInput) {
+        let ActorInput { to, order } = input;
+        let cell = to.cell();
+        if let Some((index, cell)) =
+            cell.and_then(|index| Some((index, self.cells.get_mut(index)?)))
+        {
+            cell.order(core, order);
+            return self.place(core, index);
+        }
+        // It has ended, which is news to whoever wants to watch it.
+        match order {
+            Order::Watch(Watcher::Actor(watcher)) => {
+                watcher.order(Order::Terminated(to, StopReason::NotFound));
+            }
+            Order::Watch(Watcher::Outside(sender)) => {
+                let _ = sender.send(StopReason::NotFound);
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs a cell's share of a turn.
+    pub(crate) fn run(&mut self, core: &mut Core, index: usize, uid: u64) {
+        self.with(core, index, uid, |cell, core| cell.run(core));
+    }
+
+    pub(crate) fn timer(&mut self, core: &mut Core, index: usize, uid: u64, timer: ActorTimer) {
+        self.with(core, index, uid, |cell, core| cell.timer(core, timer));
+    }
+
+    pub(crate) fn later_done(&mut self, core: &mut Core, done: LaterDone) {
+        let (index, uid) = (done.key.index, done.key.incarnation);
+        self.with(core, index, uid, |cell, core| cell.later_done(core, done));
+    }
+
+    fn with(
+        &mut self,
+        core: &mut Core,
+        index: usize,
+        uid: u64,
+        action: impl FnOnce(&mut dyn AnyCell, &mut Core),
+    ) {
+        if let Some(cell) = self.cells.get_mut(index)
+            && cell.base().key().incarnation == uid
+        {
+            action(&mut **cell, core);
+            self.place(core, index);
+        }
+    }
+
+    fn place(&mut self, core: &mut Core, index: usize) {
+        let cell = &mut self.cells[index];
+        match cell.whereabouts() {
+            Whereabouts::Runnable => {
+                if cell.base_mut().schedule() {
+                    core.schedule(cell.base().key());
+                }
+            }
+            Whereabouts::Waiting | Whereabouts::Idle => {}
+            Whereabouts::Gone => {
+                self.cells.remove(index);
+                core.stats.actors.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Has every actor end: those without a parent once they have handled what waits for them, their
+    /// children with them.
+    pub(crate) fn drain(&mut self, core: &mut Core) {
+        self.is_draining = true;
+        let cells: Vec<usize> = self.cells.iter().map(|(index, _)| index).collect();
+        for index in cells {
+            let Some(cell) = self.cells.get_mut(index) else {
+                continue;
+            };
+            if cell.base().address().parent().is_none() {
+                cell.order(core, Order::StopAfter(StopReason::SystemStopped));
+                self.place(core, index);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+}
+
+impl Drop for ActorHost {
+    fn drop(&mut self) {
+        // Whoever waits or watches is told, and what is not handled any more is counted.
+        for mut cell in self.cells.drain() {
+            cell.abandon();
+        }
+    }
+}

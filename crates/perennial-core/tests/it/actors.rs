@@ -1,0 +1,271 @@
+//! Plain actors: messages, replies, failures, children, watching, time.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use perennial_core::config::ConfigSource;
+use perennial_core::{
+    Actor, ActorCx, ActorRef, ActorSystem, AskError, ChildFailed, Failure, PendingReply, Props,
+    Receive, Received, StopReason, Supervision, Terminated,
+};
+
+use crate::fixture::DEADLINE;
+
+async fn system() -> ActorSystem {
+    ActorSystem::in_memory(ConfigSource::empty())
+        .set("system.workers", 2)
+        .expect("a key")
+        .start()
+        .await
+        .expect("a system without a store starts")
+}
+
+/// Tells the test what happens.
+struct Teller {
+    log: mpsc::Sender<String>,
+    count: u32,
+    kept: Vec<PendingReply<u32>>,
+}
+
+impl Teller {
+    fn log(&self, text: impl Into<String>) {
+        self.log.send(text.into()).expect("the test listens");
+    }
+}
+
+impl Actor for Teller {
+    fn started(&mut self, _: &mut ActorCx<'_, Self>) -> Result<(), Failure> {
+        self.log("started");
+        Ok(())
+    }
+
+    fn restarting(&mut self, failure: &Failure, _: &mut ActorCx<'_, Self>) {
+        self.log(format!("restarting: {failure}"));
+    }
+
+    fn stopped(&mut self, reason: &StopReason, _: &mut ActorCx<'_, Self>) {
+        self.log(format!("stopped: {reason}"));
+    }
+
+    fn terminated(
+        &mut self,
+        terminated: &Terminated,
+        _: &mut ActorCx<'_, Self>,
+    ) -> Result<(), Failure> {
+        self.log(format!(
+            "terminated {}: {}",
+            terminated.path, terminated.reason
+        ));
+        Ok(())
+    }
+
+    fn child_failed(
+        &mut self,
+        failed: &ChildFailed,
+        _: &mut ActorCx<'_, Self>,
+    ) -> Result<(), Failure> {
+        self.log(format!(
+            "{} {:?}: {}",
+            failed.path, failed.directive, failed.failure
+        ));
+        Ok(())
+    }
+}
+
+/// Runs what the test wants.
+struct Do<R>(
+    #[allow(clippy::type_complexity)]
+    Box<dyn FnOnce(&mut Teller, &mut ActorCx<'_, Teller>) -> Received<Teller, R> + Send>,
+);
+
+impl<R: Send + 'static> Receive<Do<R>> for Teller {
+    type Reply = R;
+
+    fn receive(&mut self, code: Do<R>, cx: &mut ActorCx<'_, Self>) -> Received<Self, R> {
+        (code.0)(self, cx)
+    }
+}
+
+fn run<R>(
+    code: impl FnOnce(&mut Teller, &mut ActorCx<'_, Teller>) -> Received<Teller, R> + Send + 'static,
+) -> Do<R> {
+    Do(Box::new(code))
+}
+
+fn teller() -> (Props<Teller>, mpsc::Receiver<String>) {
+    let (log, lines) = mpsc::channel();
+    let props = Props::new(move || Teller {
+        log: log.clone(),
+        count: 0,
+        kept: Vec::new(),
+    });
+    (props, lines)
+}
+
+fn count() -> Do<u32> {
+    run(|teller, cx| {
+        teller.count += 1;
+        cx.reply(teller.count)
+    })
+}
+
+fn next(lines: &mpsc::Receiver<String>) -> String {
+    lines.recv_timeout(DEADLINE).expect("it happens")
+}
+
+async fn one(supervision: Supervision) -> (ActorSystem, ActorRef<Teller>, mpsc::Receiver<String>) {
+    let system = system().await;
+    let (props, lines) = teller();
+    let actor = system
+        .spawn("one", props.supervision(supervision))
+        .expect("the name is free");
+    assert_eq!(next(&lines), "started");
+    (system, actor, lines)
+}
+
+fn quickly() -> Supervision {
+    Supervision::restart().backoff(Duration::from_millis(1), Duration::from_millis(1))
+}
+
+#[tokio::test]
+async fn messages_of_one_sender_are_handled_in_their_order() {
+    let (system, actor, _lines) = one(quickly()).await;
+    for _ in 0..100 {
+        actor.tell(count()).expect("there is room");
+    }
+    assert_eq!(actor.ask(count()).await, Ok(101));
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_failure_restarts_with_a_fresh_value_and_tells_whoever_asked() {
+    let (system, actor, lines) = one(quickly()).await;
+    assert_eq!(actor.ask(count()).await, Ok(1));
+    let failed = actor
+        .ask(run::<()>(|_, _| Err(Failure::new("broken"))))
+        .await;
+    let expected = AskError::Failed {
+        actor: "/one".into(),
+        failure: "broken".into(),
+    };
+    assert_eq!(failed, Err(expected));
+    assert_eq!(next(&lines), "restarting: broken");
+    assert_eq!(next(&lines), "started");
+    let panicked = actor.ask(run::<()>(|_, _| panic!("oh"))).await;
+    assert!(
+        matches!(panicked, Err(AskError::Failed { failure, .. }) if &*failure == "panicked: oh")
+    );
+    assert_eq!(next(&lines), "restarting: panicked: oh");
+    assert_eq!(actor.ask(count()).await, Ok(1));
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn an_actor_that_is_stopped_handles_what_came_before_and_refuses_the_rest() {
+    let (system, actor, lines) = one(quickly()).await;
+    for _ in 0..10 {
+        actor.tell(count()).expect("there is room");
+    }
+    actor.stop();
+    assert_eq!(next(&lines), "stopped: it was stopped");
+    let end = actor.terminated().await;
+    assert!(matches!(
+        end.reason,
+        StopReason::Stopped | StopReason::NotFound
+    ));
+    assert_eq!(actor.ask(count()).await, Err(AskError::Stopped));
+    assert!(system.actor::<Teller>("/one").is_none());
+    let (props, _lines) = teller();
+    system.spawn("one", props).expect("the name is free again");
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn children_end_before_their_parent_and_watchers_are_told_once() {
+    let (system, parent, lines) = one(quickly()).await;
+    let (props, child_lines) = teller();
+    let child = parent
+        .ask(run(move |_, cx| {
+            let child = cx.spawn("child", props)?;
+            cx.watch(&child);
+            cx.reply(child)
+        }))
+        .await
+        .expect("it answers");
+    assert_eq!(child.path().to_string(), "/one/child");
+    assert_eq!(next(&child_lines), "started");
+    child.stop();
+    assert_eq!(next(&child_lines), "stopped: it was stopped");
+    assert_eq!(next(&lines), "terminated /one/child: it was stopped");
+    // Also of one that has ended before.
+    let again = child.clone();
+    parent
+        .tell(run(move |_, cx| {
+            cx.watch(&again);
+            cx.reply(())
+        }))
+        .expect("there is room");
+    assert_eq!(next(&lines), "terminated /one/child: it had ended before");
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn replies_come_later_while_other_messages_are_handled() {
+    let (system, actor, _lines) = one(quickly()).await;
+    let (open, opened) = tokio::sync::oneshot::channel::<u32>();
+    let later = actor.ask(run(move |_, cx| {
+        cx.later(opened, |output, teller: &mut Teller, cx| {
+            teller.count += output?;
+            cx.reply(teller.count)
+        })
+    }));
+    let later = tokio::spawn(later.into_future());
+    let asked = actor.clone();
+    let through = actor.ask(run(move |_, cx| {
+        // An actor may ask itself as long as it is not exclusive.
+        cx.ask(&asked, count(), |count, _: &mut Teller, cx| cx.reply(count))
+    }));
+    assert_eq!(through.await, Ok(Ok(1)));
+    let kept = actor.ask(run(|_, cx| {
+        cx.keep_reply(|teller: &mut Teller, reply| teller.kept.push(reply))
+    }));
+    let kept = tokio::spawn(kept.into_future());
+    assert_eq!(actor.ask(count()).await, Ok(2));
+    open.send(10).expect("it waits");
+    assert_eq!(later.await.expect("no panic"), Ok(12));
+    let give = run(|teller: &mut Teller, cx| {
+        for reply in teller.kept.drain(..) {
+            reply.reply(7);
+        }
+        cx.reply(())
+    });
+    actor.ask(give).await.expect("it answers");
+    assert_eq!(kept.await.expect("no panic"), Ok(7));
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn an_ask_that_waits_for_itself_fails_at_once_with_its_path() {
+    let (system, a, _lines) = one(quickly()).await;
+    let (props, _lines_of_b) = teller();
+    let b = system.spawn("b", props).expect("the name is free");
+    let (asked, back) = (b.clone(), a.clone());
+    let answer = a
+        .ask(run(move |_, cx| {
+            let through = run(move |_, cx| {
+                cx.ask(&back, count(), |answer, _: &mut Teller, cx| {
+                    cx.reply(answer)
+                })
+            });
+            cx.exclusive()
+                .ask(&asked, through, |answer, _: &mut Teller, cx| {
+                    cx.reply(answer)
+                })
+        }))
+        .await;
+    let cycle = AskError::Cycle {
+        path: "/one -> /b -> /one".into(),
+    };
+    assert_eq!(answer, Ok(Ok(Err(cycle))));
+    system.shutdown().await.expect("in time");
+}
