@@ -257,8 +257,8 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
         if let Err(error) = address.admit() {
             return Asking::refused(error);
         }
-        let (reply, receiver) = reply::ask();
         let registry = address.registry();
+        let (reply, receiver) = reply::ask(registry.spin_before_yield());
         let timeout = self.timeout.unwrap_or(registry.ask_timeout());
         let until = Until::of(registry.deadlines(), timeout, call.as_deref());
         if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {

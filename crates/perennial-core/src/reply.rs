@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use crate::deadline::Expires;
 use crate::error::AskError;
@@ -41,6 +42,21 @@ impl<R> Slot<R> {
         };
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+
+    /// Waits for a moment until the answer is there.
+    fn look_for_answer(&self, longest: Duration) {
+        /// Looks between two looks at the clock.
+        const LOOKS: usize = 32;
+        let start = Instant::now();
+        while start.elapsed() < longest {
+            for _ in 0..LOOKS {
+                std::hint::spin_loop();
+                if self.state.load(Ordering::Acquire) == ANSWERED {
+                    return;
+                }
+            }
         }
     }
 
@@ -85,8 +101,8 @@ const OUT_OF_TIME: AskError = AskError::Unknown {
     reason: "the time ran out while the command was being handled",
 };
 
-/// Makes the two ends of one ask.
-pub(crate) fn ask<R>() -> (ReplyTo<R>, Receiver<R>) {
+/// Makes the two ends of one ask. Whoever waits looks for the answer for `spin` before it yields.
+pub(crate) fn ask<R>(spin: Duration) -> (ReplyTo<R>, Receiver<R>) {
     let slot = Arc::new(Slot {
         state: AtomicU8::new(WAITING),
         answer: Mutex::new(Answer {
@@ -98,7 +114,7 @@ pub(crate) fn ask<R>() -> (ReplyTo<R>, Receiver<R>) {
         ReplyTo {
             slot: Some(Arc::clone(&slot)),
         },
-        Receiver { slot },
+        Receiver { slot, spin },
     )
 }
 
@@ -175,6 +191,8 @@ impl<R> fmt::Debug for ReplyTo<R> {
 /// The caller's end: a future of the answer. Dropping it expires a command that still waits.
 pub(crate) struct Receiver<R> {
     slot: Arc<Slot<R>>,
+    /// How long to look for the answer before the task yields; once.
+    spin: Duration,
 }
 
 impl<R: Send + 'static> Receiver<R> {
@@ -217,7 +235,11 @@ impl<R> Receiver<R> {
 impl<R> Future for Receiver<R> {
     type Output = Result<R, AskError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let spin = std::mem::take(&mut self.spin);
+        if !spin.is_zero() {
+            self.slot.look_for_answer(spin);
+        }
         let mut answer = self.slot.answer();
         if let Some(result) = answer.result.take() {
             return Poll::Ready(result);
@@ -249,18 +271,18 @@ mod tests {
 
     #[test]
     fn either_the_worker_or_the_deadline_gets_the_command() {
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         assert!(matches!(receiver.expire(), Err(AskError::Unknown { .. })));
 
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert_eq!(receiver.expire(), Err(AskError::Expired));
         assert!(!reply.claim());
     }
 
     #[test]
     fn an_answer_that_is_there_wins_over_the_deadline() {
-        let (mut reply, mut receiver) = ask::<u8>();
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         reply.complete(Ok(7));
         assert_eq!(receiver.expire(), Ok(7));
@@ -268,18 +290,18 @@ mod tests {
 
     #[test]
     fn a_dropped_ask_is_not_handled() {
-        let (reply, receiver) = ask::<u8>();
+        let (reply, receiver) = ask::<u8>(Duration::ZERO);
         drop(receiver);
         assert!(!reply.claim());
     }
 
     #[test]
     fn a_dropped_reply_tells_what_is_known() {
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         drop(reply);
         assert_eq!(receiver.try_take(), Some(Err(AskError::Stopped)));
 
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         drop(reply);
         assert!(matches!(
@@ -290,14 +312,14 @@ mod tests {
 
     #[test]
     fn a_deadline_answers_once_whatever_the_worker_does_then() {
-        let (mut reply, mut receiver) = ask::<u8>();
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         receiver.expires().expire();
         assert_eq!(receiver.try_take(), Some(Err(OUT_OF_TIME)));
         reply.complete(Ok(7));
         assert_eq!(receiver.try_take(), None);
 
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         receiver.expires().expire();
         assert!(!reply.claim());
         assert_eq!(receiver.try_take(), Some(Err(AskError::Expired)));
@@ -306,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_command_put_aside_can_expire() {
-        let (reply, mut receiver) = ask::<u8>();
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         reply.unclaim();
         assert_eq!(receiver.expire(), Err(AskError::Expired));

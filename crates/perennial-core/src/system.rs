@@ -788,6 +788,14 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
     }
 }
 
+/// How long to spin; not at all where whoever is waited for has no other processor.
+fn spin(configured: Duration) -> Duration {
+    match std::thread::available_parallelism() {
+        Ok(processors) if processors.get() > 1 => configured,
+        _ => Duration::ZERO,
+    }
+}
+
 /// The bounds of one of `workers` workers.
 fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usize) -> Settings {
     Settings {
@@ -810,6 +818,8 @@ fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usi
         },
         messages_per_run: system.messages_per_turn,
         turn_budget: system.turn_budget,
+        spin_before_park: spin(system.spin_before_park),
+        spin_before_yield: spin(system.spin_before_yield),
         slow_handler: system.slow_handler,
         laters: system.later_limit.div_ceil(workers),
         later_timeout: system.later_timeout,

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Receive, StopReason, Terminated};
 use crate::call::{Behalf, Call, Until};
-use crate::engine::actor::{ActorAddress, Order, Post, Watcher};
+use crate::engine::actor::{ActorAddress, Order, Post, Told, Watcher};
 use crate::entity_ref::{Asking, EntityRef};
 use crate::error::AskError;
 use crate::event_sourced::Handle;
@@ -62,7 +62,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit()?;
-        self.dispatch(message, ReplyTo::nobody(), Behalf::default());
+        self.dispatch_told(message);
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit_in_time().await?;
-        self.dispatch(message, ReplyTo::nobody(), Behalf::default());
+        self.dispatch_told(message);
         Ok(())
     }
 
@@ -167,10 +167,18 @@ impl<A: Actor> ActorRef<A> {
             call.may_ask_actor(&self.address)?;
         }
         self.address.admit()?;
-        let (reply, receiver) = reply::ask();
+        let (reply, receiver) = reply::ask(Duration::ZERO);
         let until = call.as_ref().and_then(|call| call.until);
         self.dispatch(message, reply, Behalf { call, until });
         Ok(receiver)
+    }
+
+    fn dispatch_told<M: Send + 'static>(&self, message: M)
+    where
+        A: Receive<M>,
+    {
+        let told = Told::<A, M>::admitted(Arc::clone(&self.address), message);
+        self.address.send(Box::new(told));
     }
 
     fn dispatch<M: Send + 'static>(&self, message: M, reply: ReplyTo<A::Reply>, behalf: Behalf)
@@ -311,7 +319,7 @@ impl<A: Receive<M>, M: Send + 'static> IntoFuture for AskActor<A, M> {
             return Asking::refused(error);
         }
         let registry = address.registry();
-        let (reply, receiver) = reply::ask();
+        let (reply, receiver) = reply::ask(registry.spin_before_yield());
         let timeout = self.timeout.unwrap_or(registry.ask_timeout());
         let until = Until::of(registry.deadlines(), timeout, call.as_deref());
         if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {

@@ -9,7 +9,7 @@ use perennial_persistence::{Timestamp, telemetry};
 
 use crate::actor::{Actor, ActorPath, ActorRef, Props, Receive, SpawnError};
 use crate::engine::Core;
-use crate::engine::actor::{Base, Letter, NewActor, Post};
+use crate::engine::actor::{Base, Letter, NewActor, Told};
 
 /// The context of one call of an actor's code: who the actor is, its children, timers and stash, and
 /// the makers of answers.
@@ -136,8 +136,8 @@ impl<A: Actor> ActorCx<'_, A> {
         A: Receive<M>,
     {
         let to = Arc::clone(self.base.address());
-        let post = Post::<A, M>::own(Arc::clone(&to), message);
-        to.send(Box::new(post));
+        let told = Told::<A, M>::own(Arc::clone(&to), message);
+        to.send(Box::new(told));
     }
 
     /// A span that names the actor, for logs of the handler.
@@ -177,7 +177,7 @@ impl<A: Actor> ActorTimers<'_, A> {
         let mut message = Some(message);
         let make = move |to: &Arc<_>| {
             message.take().map(|message| -> Box<dyn Letter<A>> {
-                Box::new(Post::<A, M>::own(Arc::clone(to), message))
+                Box::new(Told::<A, M>::own(Arc::clone(to), message))
             })
         };
         self.base
@@ -196,7 +196,7 @@ impl<A: Actor> ActorTimers<'_, A> {
     {
         let period = period.max(Duration::from_millis(1));
         let make = move |to: &Arc<_>| -> Option<Box<dyn Letter<A>>> {
-            Some(Box::new(Post::<A, M>::own(Arc::clone(to), message.clone())))
+            Some(Box::new(Told::<A, M>::own(Arc::clone(to), message.clone())))
         };
         self.base
             .start_timer(self.core, key.into(), period, Some(period), Box::new(make));

@@ -38,6 +38,18 @@ pub struct SystemConfig {
     /// commands: a single handler is never interrupted.
     #[serde(deserialize_with = "value::duration")]
     pub turn_budget: Duration,
+    /// How long a worker that has nothing to do looks for something new before its thread sleeps,
+    /// which spares whoever sends next the time that a thread takes to wake up. 0, the default, lets
+    /// it sleep at once; up to 1 ms. It costs a processor for as long after every pause, which others
+    /// may need more, and has no effect on a machine with one processor. `docs/benchmarks.md` tells
+    /// what it gives and takes.
+    #[serde(deserialize_with = "value::duration")]
+    pub spin_before_park: Duration,
+    /// How long a task that waits for an answer looks for it before it yields its thread. 0, the
+    /// default, yields at once; up to 1 ms. Other tasks of that thread wait meanwhile. It has no
+    /// effect on a machine with one processor.
+    #[serde(deserialize_with = "value::duration")]
+    pub spin_before_yield: Duration,
     /// From when on a handler is named in a warning, as it holds up all entities of its worker.
     /// 50 ms by default; from 1 µs to an hour. Nothing but the warning happens.
     #[serde(deserialize_with = "value::duration")]
@@ -67,6 +79,8 @@ impl Default for SystemConfig {
             inbox: 65_536,
             messages_per_turn: 64,
             turn_budget: Duration::from_micros(500),
+            spin_before_park: Duration::ZERO,
+            spin_before_yield: Duration::ZERO,
             slow_handler: Duration::from_millis(50),
             later_limit: 1024,
             later_timeout: Duration::from_secs(60),
@@ -117,6 +131,12 @@ impl SystemConfig {
             self.turn_budget,
             microsecond..=Duration::from_secs(1),
         )?;
+        for (key, spin) in [
+            ("spin-before-park", self.spin_before_park),
+            ("spin-before-yield", self.spin_before_yield),
+        ] {
+            within(key, spin, Duration::ZERO..=MILLISECOND)?;
+        }
         within("slow-handler", self.slow_handler, microsecond..=HOUR)?;
         within("later-limit", self.later_limit, 1..=1_048_576)?;
         within("later-timeout", self.later_timeout, MILLISECOND..=DAY)?;
@@ -130,6 +150,8 @@ impl SystemConfig {
         with_inbox => inbox: usize,
         with_messages_per_turn => messages_per_turn: usize,
         with_turn_budget => turn_budget: Duration,
+        with_spin_before_park => spin_before_park: Duration,
+        with_spin_before_yield => spin_before_yield: Duration,
         with_slow_handler => slow_handler: Duration,
         with_later_limit => later_limit: usize,
         with_later_timeout => later_timeout: Duration,

@@ -252,6 +252,7 @@ impl WorkerActor {
         /// Turns before the thread's reactor gets its share.
         const TURNS: usize = 16;
         for _ in 0..TURNS {
+            self.look_for_input();
             let idle = self
                 .inbox
                 .poll_recv_many(task, &mut self.received, INPUTS)
@@ -273,6 +274,26 @@ impl WorkerActor {
         }
         task.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Waits for a moment until there is something in the inbox. Nobody has to wake this thread
+    /// meanwhile, not even by a call of the operating system.
+    fn look_for_input(&self) {
+        /// Looks between two looks at the clock.
+        const LOOKS: usize = 32;
+        let spin = self.worker.settings().spin_before_park;
+        if spin.is_zero() || !self.inbox.is_empty() || self.wake_at == Some(Duration::ZERO) {
+            return;
+        }
+        let start = std::time::Instant::now();
+        while start.elapsed() < spin {
+            for _ in 0..LOOKS {
+                std::hint::spin_loop();
+                if !self.inbox.is_empty() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Whether the worker wants a turn now; otherwise the task will be woken when it does.

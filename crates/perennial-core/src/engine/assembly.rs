@@ -13,6 +13,7 @@ use crate::deadline::Deadlines;
 use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::local::Local;
+use crate::engine::mailbox::Waits;
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -105,8 +106,11 @@ impl Assembly {
             self.types,
             frame.workers,
             frame.inbox,
-            frame.ask_timeout,
-            frame.deadlines,
+            Waits {
+                ask_timeout: frame.ask_timeout,
+                spin_before_yield: settings.spin_before_yield,
+                deadlines: frame.deadlines,
+            },
         );
         let names: &[&str] = match &*self.names {
             [] => &["the store"],

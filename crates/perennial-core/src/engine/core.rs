@@ -13,7 +13,7 @@ use crate::engine::actor::ActorTimer;
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
-use crate::engine::{CellKey, Expired, HoldRefused, Outbox, ReadRequest, ReplyCleanup};
+use crate::engine::{CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
 /// What all cells of a worker share.
@@ -26,6 +26,10 @@ pub(crate) struct Core {
     /// The wall clock at the beginning of the turn.
     pub(crate) wall: Timestamp,
     pub(crate) out: Outbox,
+    /// The types of the messages that an actor has handled since the last look at the clock.
+    pub(crate) handled: Vec<&'static str>,
+    /// Empty; keeps the room for what the worker's own code sends to it.
+    pub(super) own: Vec<Input>,
     /// Whether cells are forgotten as soon as they have nothing to do.
     pub(crate) draining: bool,
     pub(crate) open_laters: usize,
@@ -81,6 +85,11 @@ pub struct Settings {
     pub messages_per_run: usize,
     /// The time of one turn, after which the worker lets its thread do other things.
     pub turn_budget: Duration,
+    /// How long the thread of a worker that has nothing to do looks for something new before it
+    /// sleeps.
+    pub spin_before_park: Duration,
+    /// How long a task that waits for an answer looks for it before it yields.
+    pub spin_before_yield: Duration,
     /// A handler that takes longer is named in the log.
     pub slow_handler: Duration,
     /// Futures of `later` that may be open at once.
@@ -107,6 +116,8 @@ impl Default for Settings {
             breaker: BreakerSettings::default(),
             messages_per_run: 64,
             turn_budget: Duration::from_micros(500),
+            spin_before_park: Duration::ZERO,
+            spin_before_yield: Duration::ZERO,
             slow_handler: Duration::from_millis(50),
             laters: 1024,
             later_timeout: Duration::from_secs(60),
@@ -219,6 +230,8 @@ impl Core {
             clock,
             stats,
             out: Outbox::default(),
+            handled: Vec::new(),
+            own: Vec::new(),
             draining: false,
             open_laters: 0,
             reads_fail: false,

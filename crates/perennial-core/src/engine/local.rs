@@ -5,7 +5,6 @@
 //! handed over in one piece when the turn ends, or when it is much.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::engine::{Input, Registry};
@@ -23,7 +22,7 @@ thread_local! {
 pub(crate) struct Local {
     registry: Arc<Registry>,
     worker: usize,
-    own: VecDeque<Input>,
+    own: Vec<Input>,
     /// By the index of the worker.
     others: Vec<Vec<Input>>,
 }
@@ -34,7 +33,7 @@ impl Local {
         Self {
             registry,
             worker,
-            own: VecDeque::new(),
+            own: Vec::new(),
             others,
         }
     }
@@ -62,9 +61,13 @@ impl<'a> Turn<'a> {
         Self { home }
     }
 
-    /// The next input that something of this worker sent to the worker itself.
-    pub(super) fn next() -> Option<Input> {
-        TURNS.with_borrow_mut(|turns| turns.last_mut()?.own.pop_front())
+    /// Takes what something of this worker has sent to the worker itself.
+    pub(super) fn take(inputs: &mut Vec<Input>) {
+        TURNS.with_borrow_mut(|turns| {
+            if let Some(turn) = turns.last_mut() {
+                std::mem::swap(&mut turn.own, inputs);
+            }
+        });
     }
 }
 
@@ -86,7 +89,7 @@ pub(super) fn send(registry: &Registry, worker: usize, input: Input) -> Result<(
             _ => return Err(input),
         };
         if worker == turn.worker {
-            turn.own.push_back(input);
+            turn.own.push(input);
             return Ok(None);
         }
         let gathered = &mut turn.others[worker];
@@ -103,7 +106,7 @@ pub(super) fn send(registry: &Registry, worker: usize, input: Input) -> Result<(
 pub(super) fn send_own(registry: &Registry, worker: usize, input: Input) -> Result<(), Input> {
     TURNS.with_borrow_mut(|turns| match turns.last_mut() {
         Some(turn) if std::ptr::eq(&*turn.registry, registry) && worker == turn.worker => {
-            turn.own.push_back(input);
+            turn.own.push(input);
             Ok(())
         }
         _ => Err(input),

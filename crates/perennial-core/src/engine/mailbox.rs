@@ -57,9 +57,16 @@ pub struct Registry {
     /// Actors with names, by their paths.
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
-    ask_timeout: Duration,
-    /// Ends the waiting of callers; none in a simulation.
-    deadlines: Option<Arc<Deadlines>>,
+    waits: Waits,
+}
+
+/// How callers wait.
+pub(crate) struct Waits {
+    pub(super) ask_timeout: Duration,
+    /// How long they look for their answer before they yield.
+    pub(super) spin_before_yield: Duration,
+    /// Ends their waiting; none in a simulation.
+    pub(super) deadlines: Option<Arc<Deadlines>>,
 }
 
 impl Registry {
@@ -68,8 +75,7 @@ impl Registry {
         entity_types: Vec<EntityType>,
         workers: usize,
         inbox: usize,
-        ask_timeout: Duration,
-        deadlines: Option<Arc<Deadlines>>,
+        waits: Waits,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Input>>) {
         let (inboxes, receivers) = (0..workers)
             .map(|_| {
@@ -94,8 +100,7 @@ impl Registry {
             next_worker: AtomicUsize::new(0),
             names: DashMap::new(),
             dead_letters: DeadLetters::new(),
-            ask_timeout,
-            deadlines,
+            waits,
         };
         (Arc::new(registry), receivers)
     }
@@ -202,25 +207,12 @@ impl Registry {
     /// Refuses every command from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        for inbox in &self.inboxes {
-            inbox.waiting.wake_all();
-        }
     }
 
     /// Takes a place in a worker's inbox.
     pub(crate) fn enter(&self, worker: usize) -> bool {
         let inbox = &self.inboxes[worker];
         inbox.waiting.enter(inbox.limit)
-    }
-
-    /// As [`Registry::enter`], but waits for a place.
-    pub(crate) async fn enter_in_time(&self, worker: usize) -> Result<(), AskError> {
-        let inbox = &self.inboxes[worker];
-        let place = || match self.is_closed() {
-            true => Some(Err(AskError::Stopped)),
-            false => self.enter(worker).then_some(Ok(())),
-        };
-        inbox.waiting.wait(place).await
     }
 
     /// Gives back places in a worker's inbox.
@@ -346,11 +338,15 @@ impl Registry {
     }
 
     pub(crate) fn ask_timeout(&self) -> Duration {
-        self.ask_timeout
+        self.waits.ask_timeout
+    }
+
+    pub(crate) fn spin_before_yield(&self) -> Duration {
+        self.waits.spin_before_yield
     }
 
     pub(crate) fn deadlines(&self) -> Option<&Deadlines> {
-        self.deadlines.as_deref()
+        self.waits.deadlines.as_deref()
     }
 }
 

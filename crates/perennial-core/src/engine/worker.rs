@@ -122,6 +122,10 @@ impl Worker {
         host.peek(address.cell()?)
     }
 
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.core.settings
+    }
+
     /// What the worker has and has done.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.core.stats
@@ -139,8 +143,17 @@ impl fmt::Debug for Worker {
 /// Takes what the worker's own code has sent to the worker. Every such input puts cells into the
 /// run queue at the most, and runs none of their handlers, so there is an end.
 fn take_own(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Core) {
-    while let Some(input) = Turn::next() {
-        receive(hosts, actors, core, input);
+    loop {
+        let mut own = std::mem::take(&mut core.own);
+        Turn::take(&mut own);
+        let is_empty = own.is_empty();
+        for input in own.drain(..) {
+            receive(hosts, actors, core, input);
+        }
+        core.own = own;
+        if is_empty {
+            return;
+        }
     }
 }
 

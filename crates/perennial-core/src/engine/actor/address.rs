@@ -106,7 +106,9 @@ impl ActorAddress {
         self.waiting.taken()
     }
 
-    /// Takes a place in the actor's mailbox and in its worker's inbox.
+    /// Takes a place in the actor's mailbox. The bound of a worker's inbox is that of entities: it
+    /// keeps what waits for a store within limits, while what waits for an actor is bounded by its
+    /// own mailbox alone, and one count that all senders share would cost each of them.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
         if self.has_ended() || self.registry.is_closed() {
             return Err(AskError::Stopped);
@@ -114,35 +116,27 @@ impl ActorAddress {
         if !self.waiting.enter(self.mailbox as usize) {
             return Err(busy("the actor's mailbox"));
         }
-        if !self.registry.enter(self.worker()) {
-            self.waiting.leave(1);
-            return Err(busy("the worker's inbox"));
-        }
         Ok(())
     }
 
     /// As [`ActorAddress::admit`], but waits while there is no place.
     ///
     /// # Cancel safety
-    /// Cancel safe: what was taken by then is given back.
+    /// Cancel safe: a place is taken when it is ready and not before.
     pub(crate) async fn admit_in_time(&self) -> Result<(), AskError> {
         let place = || {
             let over = self.has_ended() || self.registry.is_closed();
             (over || self.waiting.enter(self.mailbox as usize)).then_some(over)
         };
-        if self.waiting.wait(place).await {
-            return Err(AskError::Stopped);
+        match self.waiting.wait(place).await {
+            true => Err(AskError::Stopped),
+            false => Ok(()),
         }
-        let place = Place(&self.waiting);
-        self.registry.enter_in_time(self.worker()).await?;
-        std::mem::forget(place);
-        Ok(())
     }
 
     /// Gives back what [`ActorAddress::admit`] took, `places` times.
     pub(crate) fn leave(&self, places: usize) {
         self.waiting.leave(places);
-        self.registry.leave(self.worker(), places);
     }
 
     /// Sends an admitted message.
@@ -193,15 +187,6 @@ impl ActorAddress {
         };
         self.registry
             .post(self.worker(), Input::Actor(Box::new(input)))
-    }
-}
-
-/// A place that is given back.
-struct Place<'a>(&'a Bound);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.leave(1);
     }
 }
 

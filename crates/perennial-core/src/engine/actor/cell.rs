@@ -450,22 +450,30 @@ impl<A: Actor> ActorCell<A> {
         {
             idle.since = core.now;
         }
-        let name = letter.message_name();
+        core.handled.push(letter.message_name());
+        self.handle_letter(core, letter);
+    }
+
+    /// Looks how long the latest handlers took.
+    fn look_at_clock(&self, core: &mut Core) -> Duration {
         let before = core.now;
-        self.handle_timed(core, letter);
         let elapsed = core.look_at_clock().saturating_sub(before);
         if elapsed >= core.settings.slow_handler {
             core.stats.slow_handlers.fetch_add(1, Ordering::Relaxed);
+            let mut messages = std::mem::take(&mut core.handled);
+            messages.dedup();
             tracing::warn!(
                 actor = %self.base.address,
-                message = name,
+                message = messages.join(" or "),
                 elapsed_ms = elapsed.as_millis(),
                 "a handler took long; all actors of its worker waited"
             );
         }
+        core.handled.clear();
+        elapsed
     }
 
-    fn handle_timed(&mut self, core: &mut Core, mut letter: Box<dyn Letter<A>>) {
+    fn handle_letter(&mut self, core: &mut Core, mut letter: Box<dyn Letter<A>>) {
         let Some(handled) = self.call(core, |actor, cx| letter.handle(actor, cx)) else {
             return;
         };
@@ -474,9 +482,13 @@ impl<A: Actor> ActorCell<A> {
             Ok(Step::Unhandled) => {
                 letter.reject(DeadLetterReason::Unhandled, AskError::Unhandled);
             }
-            Ok(Step::Stash) => self.stash(core, letter),
-            Ok(Step::Later(work)) => self.start_later(core, letter, work),
-            Ok(Step::Ask(asked, options)) => self.start_ask(core, letter, asked, options),
+            Ok(Step::Stash(other)) => self.stash(core, other.unwrap_or(letter)),
+            Ok(Step::Later(work, other)) => {
+                self.start_later(core, other.unwrap_or(letter), work);
+            }
+            Ok(Step::Ask(asked, options, other)) => {
+                self.start_ask(core, other.unwrap_or(letter), asked, options);
+            }
             Err(failure) => {
                 letter.fail(AskError::Failed {
                     actor: self.base.address.to_string().into(),
@@ -906,9 +918,17 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         let mut left = core.settings.messages_per_run;
         let mut places = 0;
         let end = core.now.saturating_add(core.settings.turn_budget);
+        let mut pace = Pace::default();
         while left > 0 && core.now < end && self.is_running() && self.can_handle() {
             left -= 1;
             self.handle_next(core, &mut places);
+            if pace.is_over() {
+                let elapsed = self.look_at_clock(core);
+                pace.next(elapsed);
+            }
+        }
+        if pace.handled > 0 {
+            self.look_at_clock(core);
         }
         self.base.address.leave(places);
         const KEPT: usize = 4;
@@ -1032,6 +1052,44 @@ impl<A: Actor> AnyCell for ActorCell<A> {
             self.base.phase = Phase::Ended;
             self.tell_the_end(&StopReason::SystemStopped);
         }
+    }
+}
+
+/// After how many messages the clock is looked at: a look costs as much as a short handler. It begins
+/// with every one, and becomes rarer as long as handlers are short.
+struct Pace {
+    every: u32,
+    handled: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            every: 1,
+            handled: 0,
+        }
+    }
+}
+
+impl Pace {
+    const RAREST: u32 = 16;
+    /// A handler is short up to here.
+    const SHORT: Duration = Duration::from_micros(2);
+
+    /// Notes a message. Gives whether the clock is to be looked at.
+    fn is_over(&mut self) -> bool {
+        self.handled += 1;
+        self.handled >= self.every
+    }
+
+    /// The messages since the last look took `elapsed`.
+    fn next(&mut self, elapsed: Duration) {
+        self.every = if elapsed <= Self::SHORT * self.handled {
+            (self.every * 2).min(Self::RAREST)
+        } else {
+            1
+        };
+        self.handled = 0;
     }
 }
 

@@ -4,6 +4,7 @@
 //! inbox, which knows no types; a [`Letter`] in the actor's mailbox, which knows the actor's type.
 
 use std::any::{Any, type_name};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::actor::{
@@ -62,14 +63,140 @@ pub(crate) trait Letter<A: Actor>: Send {
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 }
 
-/// What is left to do after a handler.
+/// What is left to do after a handler. With a letter, that one goes on in the place of the one that
+/// was handled.
 pub(crate) enum Step<A: Actor> {
     /// Nothing.
     Done,
     Unhandled,
-    Stash,
-    Later(LaterWork),
-    Ask(Box<dyn Asked<A>>, LaterOptions),
+    Stash(Option<Box<dyn Letter<A>>>),
+    Later(LaterWork, Option<Box<dyn Letter<A>>>),
+    Ask(Box<dyn Asked<A>>, LaterOptions, Option<Box<dyn Letter<A>>>),
+}
+
+/// A message that nobody waits for, which is most of them: as small as can be. It becomes a
+/// [`Post`] when more is to be kept of it.
+pub(crate) struct Told<A, M> {
+    to: Arc<ActorAddress>,
+    /// Whether it holds a place in the mailbox.
+    admitted: bool,
+    message: Option<M>,
+    actor: PhantomData<fn(A)>,
+}
+
+impl<A: Receive<M>, M: Send + 'static> Told<A, M> {
+    /// A message that has been admitted to the mailbox of `to`.
+    pub(crate) fn admitted(to: Arc<ActorAddress>, message: M) -> Self {
+        Self {
+            to,
+            admitted: true,
+            message: Some(message),
+            actor: PhantomData,
+        }
+    }
+
+    /// A message that the actor sends itself.
+    pub(crate) fn own(to: Arc<ActorAddress>, message: M) -> Self {
+        Self {
+            admitted: false,
+            ..Self::admitted(to, message)
+        }
+    }
+
+    fn suspended(&self, then: Continuation<A, A::Reply>) -> Option<Box<dyn Letter<A>>> {
+        Some(Box::new(Post::<A, M> {
+            to: Arc::clone(&self.to),
+            admitted: false,
+            future_ran: false,
+            stage: Stage::Suspended(then),
+            reply: ReplyTo::nobody(),
+            behalf: Behalf::default(),
+        }))
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> Parcel for Told<A, M> {
+    fn to(&self) -> &Arc<ActorAddress> {
+        &self.to
+    }
+
+    fn land(self: Box<Self>, landing: &mut dyn Any) {
+        put_into::<A>(landing, self);
+    }
+
+    fn refuse(self: Box<Self>, error: AskError) {
+        self.reject(DeadLetterReason::Stopped, error);
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
+    fn take_place(&mut self) -> bool {
+        std::mem::take(&mut self.admitted)
+    }
+
+    fn claim(&self) -> bool {
+        true
+    }
+
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+
+    fn handle(&mut self, actor: &mut A, cx: &mut ActorCx<'_, A>) -> Result<Step<A>, Failure> {
+        let Some(message) = self.message.take() else {
+            return Ok(Step::Done);
+        };
+        Ok(match actor.receive(message, cx)?.kind {
+            Kind::Reply(_) | Kind::NoReply => Step::Done,
+            Kind::Unhandled => Step::Unhandled,
+            Kind::Stash(message) => {
+                let (to, behalf) = (Arc::clone(&self.to), Behalf::default());
+                Step::Stash(Some(message.restore(to, ReplyTo::nobody(), behalf, false)))
+            }
+            Kind::Kept(keep) => {
+                let reply = ReplyTo::nobody();
+                keep(actor, PendingReply { reply });
+                Step::Done
+            }
+            Kind::Later(work, then) => Step::Later(work, self.suspended(then)),
+            Kind::Ask(asked, options, then) => Step::Ask(asked, options, self.suspended(then)),
+        })
+    }
+
+    fn arrive(&mut self, _: Output) {}
+
+    fn put_aside(self: Box<Self>) -> Box<dyn Letter<A>> {
+        self
+    }
+
+    fn fail(mut self: Box<Self>, _: AskError) {
+        if self.take_place() {
+            self.to.leave(1);
+        }
+    }
+
+    fn reject(self: Box<Self>, reason: DeadLetterReason, error: AskError) {
+        let dead_letters = self.to.registry().dead_letters();
+        dead_letters.note(&self.to, type_name::<M>(), reason);
+        self.fail(error);
+    }
+
+    fn message_name(&self) -> &'static str {
+        type_name::<M>()
+    }
+
+    fn call(&self, is_exclusive: bool) -> Arc<Call> {
+        let party = Party::Actor(Arc::clone(&self.to));
+        Behalf::default().begin(party, is_exclusive)
+    }
+}
+
+/// Puts a letter where the actor's cell wants it.
+fn put_into<A: Actor>(landing: &mut dyn Any, letter: Box<dyn Letter<A>>) {
+    let landing = landing
+        .downcast_mut::<Option<Box<dyn Letter<A>>>>()
+        .expect("an address leads to an actor of its own type");
+    *landing = Some(letter);
 }
 
 /// A message with its sender.
@@ -137,13 +264,6 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
         }
     }
 
-    /// A message that the actor sends itself.
-    pub(crate) fn own(to: Arc<ActorAddress>, message: M) -> Self {
-        let mut post = Self::admitted(to, message, ReplyTo::nobody(), Behalf::default());
-        post.admitted = false;
-        post
-    }
-
     fn take_stage(&mut self) -> Stage<A, M> {
         std::mem::replace(&mut self.stage, Stage::Empty)
     }
@@ -166,7 +286,7 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
             Kind::Unhandled => Step::Unhandled,
             Kind::Stash(message) => {
                 self.stage = Stage::Stashed(message);
-                Step::Stash
+                Step::Stash(None)
             }
             Kind::Kept(keep) => {
                 let reply = std::mem::replace(&mut self.reply, ReplyTo::nobody());
@@ -175,11 +295,11 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
             }
             Kind::Later(work, then) => {
                 self.stage = Stage::Suspended(then);
-                Step::Later(work)
+                Step::Later(work, None)
             }
             Kind::Ask(asked, options, then) => {
                 self.stage = Stage::Suspended(then);
-                Step::Ask(asked, options)
+                Step::Ask(asked, options, None)
             }
         })
     }
@@ -191,10 +311,7 @@ impl<A: Receive<M>, M: Send + 'static> Parcel for Post<A, M> {
     }
 
     fn land(self: Box<Self>, landing: &mut dyn Any) {
-        let landing = landing
-            .downcast_mut::<Option<Box<dyn Letter<A>>>>()
-            .expect("an address leads to an actor of its own type");
-        *landing = Some(self);
+        put_into::<A>(landing, self);
     }
 
     fn refuse(self: Box<Self>, error: AskError) {

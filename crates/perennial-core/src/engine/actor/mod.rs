@@ -24,7 +24,7 @@ pub(crate) use cell::{ActorTimer, Base};
 pub use host::Newcomer;
 pub(crate) use host::{ActorHost, NewActor};
 pub use letter::Parcel;
-pub(crate) use letter::{Letter, Post, Step, put_aside};
+pub(crate) use letter::{Letter, Post, Step, Told, put_aside};
 
 /// The host of actors, beside those of entity types, in a [`CellKey`](crate::engine::CellKey).
 pub(crate) const ACTORS: usize = usize::MAX;
