@@ -176,5 +176,5 @@ pub use event_sourced::{
 };
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,
-    SystemStats,
+    SystemStats, WorkerStatus,
 };

@@ -13,13 +13,17 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts a runtime whose threads are called `name`; one per core unless a number is given.
+    /// Starts a runtime whose threads are called `name`; one per core unless a number is given. At
+    /// most `blocking` more threads run what blocks.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(name: String, threads: Option<usize>) -> io::Result<Self> {
+    pub(crate) fn start(name: String, threads: Option<usize>, blocking: usize) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        builder.enable_all().thread_name(name);
+        builder
+            .enable_all()
+            .max_blocking_threads(blocking)
+            .thread_name(name);
         if let Some(threads) = threads {
             builder.worker_threads(threads);
         }

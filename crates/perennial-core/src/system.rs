@@ -197,6 +197,20 @@ impl ActorSystem {
         self.inner.stores.iter().enumerate().map(of_store).collect()
     }
 
+    /// How it stands with each worker: whether a handler keeps its thread.
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        let now = self.inner.clock.elapsed();
+        let of_worker = |(worker, stats): (usize, &Arc<Stats>)| {
+            let beat = stats.pulse.beat();
+            WorkerStatus {
+                worker,
+                running: beat.map(|beat| self.inner.registry.name_of(worker, beat.key)),
+                running_for: beat.map(|beat| now.saturating_sub(beat.since)),
+            }
+        };
+        self.inner.stats.iter().enumerate().map(of_worker).collect()
+    }
+
     /// Deletes what the stores keep of entities that are not in memory.
     pub fn cleanup(&self) -> Cleanup {
         Cleanup::of_system(SystemPlace {
@@ -281,6 +295,18 @@ pub struct SystemStats {
     pub breakers_opened: u64,
 }
 
+/// How it stands with a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its number, from 0.
+    pub worker: usize,
+    /// Whose code runs at this moment, if any: an actor's path or an entity's id.
+    pub running: Option<String>,
+    /// For how long it has been running. Beyond `system.stuck-after` the worker counts as stuck.
+    pub running_for: Option<Duration>,
+}
+
 /// How it stands with a store. Each worker sees for itself whether the store answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -339,6 +365,7 @@ struct Inner {
     /// Where database futures run.
     persistence: Handle,
     stats: Vec<Arc<Stats>>,
+    clock: Arc<dyn Clock>,
     shutdown_timeout: Duration,
     running: Mutex<Option<Running>>,
     /// Whether it ended in time, once it has ended.
@@ -475,8 +502,8 @@ impl SystemBuilder {
         self.source.finish(&names)?;
 
         let runtime = |what, threads| {
-            Background::start(format!("{}-{what}", system.name), threads)
-                .map_err(StartError::Thread)
+            let name = format!("{}-{what}", system.name);
+            Background::start(name, threads, system.blocking_threads).map_err(StartError::Thread)
         };
         let tasks = runtime("tasks", None)?;
         let persistence_runtime = runtime("store", Some(persistence.threads))?;
@@ -542,9 +569,14 @@ impl SystemBuilder {
             persistence: persistence_runtime.handle().clone(),
             tasks: tasks.handle().clone(),
         };
-        let engine = Engine::start(&system.name, assembled.workers, &outside)
-            .await
-            .map_err(StartError::Thread)?;
+        let engine = Engine::start(
+            &system.name,
+            assembled.workers,
+            &outside,
+            system.stuck_after,
+        )
+        .await
+        .map_err(StartError::Thread)?;
         tracing::info!(
             system = system.name,
             workers,
@@ -560,6 +592,7 @@ impl SystemBuilder {
                 kept_in,
                 persistence: persistence_runtime.handle().clone(),
                 stats,
+                clock: self.clock,
                 shutdown_timeout: system.shutdown_timeout,
                 running: Mutex::new(Some(Running {
                     engine,

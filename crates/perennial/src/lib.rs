@@ -103,7 +103,7 @@ pub use perennial_core::{
     Outside, PendingReply, PersistFailed, PersistFailure, Placement, Props, Receive, Received,
     Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, SpawnError,
     StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision, SystemBuilder,
-    SystemStats, Terminated, Then, Timers, WeakActorRef, engine,
+    SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{

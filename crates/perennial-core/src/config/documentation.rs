@@ -110,10 +110,12 @@ fn outside(row: &Row<'_>) -> [String; 2] {
         ],
         _ => {
             let from = humantime::parse_duration(from).expect("a bound is a duration");
-            [
-                format!("\"{}ns\"", from.as_nanos() - 1),
-                format!("\"{to} 1ns\""),
-            ]
+            // Nothing is shorter than no time at all.
+            let below = match from.as_nanos().checked_sub(1) {
+                Some(below) => format!("\"{below}ns\""),
+                None => "-1".to_owned(),
+            };
+            [below, format!("\"{to} 1ns\"")]
         }
     }
 }

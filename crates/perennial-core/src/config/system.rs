@@ -54,6 +54,16 @@ pub struct SystemConfig {
     /// 50 ms by default; from 1 µs to an hour. Nothing but the warning happens.
     #[serde(deserialize_with = "value::duration")]
     pub slow_handler: Duration,
+    /// After how long a handler that has not returned counts as stuck: its worker is named in an error
+    /// with the actor or entity whose code runs, as nothing else of that worker goes on, and once
+    /// more when it does. 5 s by default; from 10 ms to a day. It is noticed up to a quarter of this
+    /// time later. 0 turns it off.
+    #[serde(deserialize_with = "value::duration")]
+    pub stuck_after: Duration,
+    /// How many threads run the work of `blocking`. 64 by default; from 1 to 4,096. What would need one
+    /// more waits until one is free, and `later-limit` bounds how much may wait. A thread that was
+    /// idle for ten seconds ends.
+    pub blocking_threads: usize,
     /// How many futures of `later` may be open at once in the system; each worker has an even share
     /// of them, rounded up. 1,024 by default; from 1 to 1,048,576. A command that would open one
     /// more is refused as busy.
@@ -82,6 +92,8 @@ impl Default for SystemConfig {
             spin_before_park: Duration::ZERO,
             spin_before_yield: Duration::ZERO,
             slow_handler: Duration::from_millis(50),
+            stuck_after: Duration::from_secs(5),
+            blocking_threads: 64,
             later_limit: 1024,
             later_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
@@ -138,6 +150,11 @@ impl SystemConfig {
             within(key, spin, Duration::ZERO..=MILLISECOND)?;
         }
         within("slow-handler", self.slow_handler, microsecond..=HOUR)?;
+        if !self.stuck_after.is_zero() {
+            let shortest = Duration::from_millis(10);
+            within("stuck-after", self.stuck_after, shortest..=DAY)?;
+        }
+        within("blocking-threads", self.blocking_threads, 1..=4096)?;
         within("later-limit", self.later_limit, 1..=1_048_576)?;
         within("later-timeout", self.later_timeout, MILLISECOND..=DAY)?;
         within("shutdown-timeout", self.shutdown_timeout, MILLISECOND..=DAY)
@@ -153,6 +170,8 @@ impl SystemConfig {
         with_spin_before_park => spin_before_park: Duration,
         with_spin_before_yield => spin_before_yield: Duration,
         with_slow_handler => slow_handler: Duration,
+        with_stuck_after => stuck_after: Duration,
+        with_blocking_threads => blocking_threads: usize,
         with_later_limit => later_limit: usize,
         with_later_timeout => later_timeout: Duration,
         with_shutdown_timeout => shutdown_timeout: Duration,

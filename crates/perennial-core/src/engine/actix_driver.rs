@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 
 use crate::deadline;
+use crate::engine::pulse::{News, Watchdog};
 use crate::engine::{
-    DeletionDone, Input, LaterDone, LaterFailure, LaterRequest, Outbox, Registry, Worker,
+    DeletionDone, Input, LaterDone, LaterFailure, LaterRequest, Outbox, Registry, Stats, Worker,
     WriteBatch,
 };
 use crate::event_sourced::Work;
@@ -75,6 +76,7 @@ impl Engine {
         name: &str,
         workers: Vec<(Worker, mpsc::UnboundedReceiver<Input>)>,
         outside: &Outside,
+        stuck_after: Duration,
     ) -> std::io::Result<Self> {
         // Never used to send: it is closed once no worker holds its end any more.
         let (working, all_done) = mpsc::channel(1);
@@ -94,11 +96,20 @@ impl Engine {
             })
             .collect();
         drop(working);
+        let watched = Watched {
+            registry: Arc::clone(&outside.registry),
+            clock: Arc::clone(&outside.clock),
+            stats: actors
+                .iter()
+                .map(|actor| Arc::clone(actor.worker.stats()))
+                .collect(),
+        };
+        let watch = (watched, stuck_after);
         let (end, end_received) = oneshot::channel();
         let (started, start_received) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("{name}-actix"))
-            .spawn(move || run_workers(actors, started, end_received, all_done))?;
+            .spawn(move || run_workers(actors, watch, started, end_received, all_done))?;
         // Actix panics when it cannot start a thread.
         start_received
             .await
@@ -119,6 +130,7 @@ impl Engine {
 /// The life of the thread that holds the actix system.
 fn run_workers(
     actors: Vec<WorkerActor>,
+    (watched, stuck_after): (Watched, Duration),
     started: oneshot::Sender<()>,
     end: oneshot::Receiver<End>,
     mut all_done: mpsc::Receiver<()>,
@@ -136,6 +148,9 @@ fn run_workers(
             })
             .collect();
         let _ = started.send(());
+        if !stuck_after.is_zero() {
+            actix::spawn(watch(watched, stuck_after));
+        }
         // An error means that nobody waited for the start; the workers end all the same.
         let Ok(end) = end.await else {
             stop(&arbiters);
@@ -172,6 +187,39 @@ fn run_workers(
         end.persistence.finish();
         end.tasks.finish();
         drop(end.deadlines);
+    }
+}
+
+/// What is looked at to find workers that are stuck.
+struct Watched {
+    registry: Arc<Registry>,
+    clock: Arc<dyn Clock>,
+    stats: Vec<Arc<Stats>>,
+}
+
+/// Tells of workers whose code does not return.
+async fn watch(watched: Watched, after: Duration) {
+    let mut watchdog = Watchdog::new(watched.stats.len());
+    loop {
+        tokio::time::sleep(after / 4).await;
+        let now = watched.clock.elapsed();
+        for (worker, stats) in watched.stats.iter().enumerate() {
+            match watchdog.look(worker, &stats.pulse, now, after) {
+                Some(News::Stuck(beat, elapsed)) => tracing::error!(
+                    worker,
+                    running = watched.registry.name_of(worker, beat.key),
+                    elapsed_ms = elapsed.as_millis(),
+                    "a worker is stuck in a handler; nothing else of it goes on until that returns"
+                ),
+                Some(News::GoesOn(beat)) => tracing::info!(
+                    worker,
+                    was_running = watched.registry.name_of(worker, beat.key),
+                    elapsed_ms = now.saturating_sub(beat.since).as_millis(),
+                    "a worker that was stuck goes on"
+                ),
+                None => {}
+            }
+        }
     }
 }
 

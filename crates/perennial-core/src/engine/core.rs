@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use crate::engine::actor::ActorTimer;
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
+use crate::engine::pulse::Pulse;
 use crate::engine::recovery::Part;
 use crate::engine::{CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
@@ -146,6 +147,8 @@ pub struct Stats {
     pub actor_restarts: AtomicU64,
     /// Commands that took longer than `slow-handler`.
     pub slow_handlers: AtomicU64,
+    /// Whether it still turns, and whose code runs.
+    pub pulse: Pulse,
     /// How it stands with the way to each store.
     pub breakers: Vec<BreakerView>,
 }

@@ -17,10 +17,10 @@ use tokio::sync::{Notify, mpsc};
 use crate::actor::SpawnError;
 use crate::dead_letters::DeadLetters;
 use crate::deadline::Deadlines;
-use crate::engine::actor::ActorAddress;
+use crate::engine::actor::{ACTORS, ActorAddress};
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
-use crate::engine::{Input, local};
+use crate::engine::{CellKey, Input, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
@@ -284,6 +284,23 @@ impl Registry {
         (named.type_id == type_id)
             .then(|| named.address.upgrade())
             .flatten()
+    }
+
+    /// What a cell of a worker is called, as far as it is in memory or has a name.
+    pub(crate) fn name_of(&self, worker: usize, key: CellKey) -> String {
+        if key.host == ACTORS {
+            let named = self.names.iter().find_map(|entry| {
+                let address = entry.value().address.upgrade()?;
+                (address.uid() == key.incarnation).then(|| address.to_string())
+            });
+            return named.unwrap_or_else(|| format!("…/${}", key.incarnation));
+        }
+        let entity = self.addresses.iter().find_map(|entry| {
+            let address = entry.value().upgrade()?;
+            let place = (address.worker, address.host, address.cell());
+            (place == (worker, key.host, Some(key.index))).then(|| entry.key().to_string())
+        });
+        entity.unwrap_or_else(|| format!("{}|…", self.entity_type_name(key.host)))
     }
 
     pub(crate) fn dead_letters(&self) -> &DeadLetters {

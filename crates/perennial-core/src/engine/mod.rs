@@ -13,6 +13,7 @@
 //! - `bound`: bounded numbers of places, and who waits for one
 //! - `local`: what workers send while they run
 //! - `actor`: plain actors
+//! - `pulse`: whether a worker still turns
 //! - `envelope`: a command from its caller to its reply
 //! - `worker`: the turn
 //! - `core`: what all cells of a worker share: time, timers, run queue, permits, lanes
@@ -36,6 +37,7 @@ mod host;
 mod journal_writer;
 mod local;
 mod mailbox;
+mod pulse;
 mod recovery;
 mod worker;
 

@@ -75,6 +75,7 @@ impl Worker {
         fire_timers(hosts, actors, core);
         take_own(hosts, actors, core);
         while let Some(key) = core.next_runnable() {
+            core.stats.pulse.begin(key, core.now);
             if key.host == ACTORS {
                 actors.run(core, key.index, key.incarnation);
             } else {
@@ -85,6 +86,7 @@ impl Worker {
                 break;
             }
         }
+        core.stats.pulse.end();
         let flush_at = flush(hosts, core);
         take_own(hosts, actors, core);
         // Only now: a write that is not sent any more may have let its entity recover.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use perennial_core::config::ConfigSource;
+use perennial_core::{Actor, ActorCx, ActorSystem, Receive, Received};
 use perennial_testkit::{Gate, ReadFault};
 
 use crate::fixture::{
-    Bed, Latch, Ledger, Read, Record, id, log, log_of, mark, run, send, settle, until,
+    Bed, Latch, Ledger, LogLine, Read, Record, id, lock, log, log_of, mark, run, send, settle,
+    until,
 };
 
 #[tokio::test]
@@ -112,4 +115,60 @@ async fn a_slow_handler_is_named_in_the_log() {
     );
     let elapsed: u64 = warnings[0].fields["elapsed_ms"].parse().expect("a number");
     assert!(elapsed >= 40, "{warnings:?}");
+}
+
+/// Keeps its worker until the test says so.
+struct Blocker;
+
+impl Actor for Blocker {}
+
+struct Block(std::sync::mpsc::Receiver<()>);
+
+impl Receive<Block> for Blocker {
+    type Reply = ();
+
+    fn receive(&mut self, until: Block, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+        until.0.recv()?;
+        cx.reply(())
+    }
+}
+
+/// What was logged of a worker because of an actor.
+fn stuck_lines(field: &str, path: &str) -> Vec<LogLine> {
+    let lines = lock(log()).clone();
+    lines
+        .into_iter()
+        .filter(|line| line.fields.get(field).is_some_and(|named| named == path))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stuck_is_named_with_what_keeps_it() {
+    log();
+    let system = ActorSystem::in_memory(ConfigSource::empty())
+        .set("system.workers", 1)
+        .and_then(|system| system.set("system.stuck-after", "20ms"))
+        .expect("settings")
+        .start()
+        .await
+        .expect("it starts");
+    let blocker = system.spawn("stuck-one", || Blocker).expect("a name");
+    let (go_on, blocked) = std::sync::mpsc::channel();
+    blocker.tell(Block(blocked)).expect("there is room");
+    let path = "/stuck-one";
+    until("it is told", || !stuck_lines("running", path).is_empty()).await;
+    let stuck = &stuck_lines("running", path)[0];
+    assert_eq!(stuck.level, tracing::Level::ERROR);
+    assert!(stuck.message.contains("stuck"), "{stuck:?}");
+    let workers = system.workers();
+    assert_eq!(workers[0].running.as_deref(), Some(path));
+    assert!(workers[0].running_for >= Some(Duration::from_millis(20)));
+    go_on.send(()).expect("it waits");
+    until("it is told", || {
+        !stuck_lines("was_running", path).is_empty()
+    })
+    .await;
+    assert_eq!(stuck_lines("running", path).len(), 1, "it is told once");
+    until("nothing runs", || system.workers()[0].running.is_none()).await;
+    system.shutdown().await.expect("in time");
 }

@@ -92,7 +92,7 @@ impl Library for BareActix {
     const NAME: &'static str = "actix";
     type Actor = Addr<Counter>;
 
-    async fn start(threads: usize, _: Option<u64>) -> Result<Self> {
+    async fn start(threads: usize) -> Result<Self> {
         let (started, start) = tokio::sync::oneshot::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {

@@ -33,7 +33,7 @@ impl Library for BareTokio {
     const NAME: &'static str = "tokio";
     type Actor = UnboundedSender<Message>;
 
-    async fn start(threads: usize, _: Option<u64>) -> Result<Self> {
+    async fn start(threads: usize) -> Result<Self> {
         Ok(Self {
             runtime: runtime(threads)?,
         })

@@ -6,6 +6,8 @@
 //! for each library.
 //!
 //!     cargo run --release -p perennial-bench --bin actors -- [CASE…] [--rounds N]
+//!
+//! Variables such as `PERENNIAL__SYSTEM__SPIN_BEFORE_PARK` apply to perennial.
 
 mod bare_actix;
 mod bare_tokio;
@@ -40,9 +42,6 @@ struct Args {
     /// Multiplies how much is done in a round
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// How long our workers spin before they park, in microseconds
-    #[arg(long)]
-    spin: Option<u64>,
     /// Only spawns so many idle actors and prints the bytes of each; for a process of its own
     #[arg(long, hide = true)]
     idle: Option<usize>,
@@ -55,7 +54,7 @@ trait Library: Sized + Send + Sync + 'static {
     type Actor: Clone + Send + Sync + 'static;
 
     /// Starts it on `threads` threads.
-    fn start(threads: usize, spin: Option<u64>) -> impl Future<Output = Result<Self>> + Send;
+    fn start(threads: usize) -> impl Future<Output = Result<Self>> + Send;
 
     /// Spawns actors; ready when all of them run.
     fn spawn(
@@ -211,7 +210,7 @@ async fn measure<L: Library>(case: &str, args: &Args) -> Result<Option<(&'static
     let rate = match case {
         "memory" => bytes_each(L::NAME, scaled(100_000))?,
         "tell-same-thread" => {
-            let library = L::start(1, args.spin).await?;
+            let library = L::start(1).await?;
             let (balls, throws) = (64, scaled(10_000));
             let latch = Latch::new(balls);
             let start = Instant::now();
@@ -222,7 +221,7 @@ async fn measure<L: Library>(case: &str, args: &Args) -> Result<Option<(&'static
             rate
         }
         "tell-across" => {
-            let library = L::start(1, args.spin).await?;
+            let library = L::start(1).await?;
             let latch = Latch::new(0);
             let actors = library.spawn(1, &latch).await?;
             let count = scaled(500_000);
@@ -238,7 +237,7 @@ async fn measure<L: Library>(case: &str, args: &Args) -> Result<Option<(&'static
         }
         "ask-1" | "ask-1000" => {
             let callers = if case == "ask-1" { 1 } else { 1000 };
-            let library = L::start(1, args.spin).await?;
+            let library = L::start(1).await?;
             let actors = library.spawn(1, &Latch::new(0)).await?;
             let time = Duration::from_millis(500).mul_f64(args.scale);
             let start = Instant::now();
@@ -264,7 +263,7 @@ async fn measure<L: Library>(case: &str, args: &Args) -> Result<Option<(&'static
             rate
         }
         "fan-out-10000" => {
-            let library = L::start(2, args.spin).await?;
+            let library = L::start(2).await?;
             let latch = Latch::new(0);
             let actors = library.spawn(10_000, &latch).await?;
             let times = scaled(50);
@@ -281,7 +280,7 @@ async fn measure<L: Library>(case: &str, args: &Args) -> Result<Option<(&'static
             rate
         }
         _ => {
-            let library = L::start(2, args.spin).await?;
+            let library = L::start(2).await?;
             let count = scaled(100_000);
             let latch = Latch::new(0);
             let start = Instant::now();
@@ -309,7 +308,7 @@ async fn idle<L: Library>(count: usize, args: &Args) -> Result<()> {
     if args.library.iter().all(|wanted| wanted != L::NAME) {
         return Ok(());
     }
-    let library = L::start(2, None).await?;
+    let library = L::start(2).await?;
     let latch = Latch::new(0);
     // Whatever is made with the first ones is not theirs.
     let first = library.spawn(100, &latch).await?;

@@ -76,13 +76,11 @@ impl Library for Ours {
     const NAME: &'static str = "perennial";
     type Actor = ActorRef<Counter>;
 
-    async fn start(threads: usize, spin: Option<u64>) -> Result<Self> {
-        let mut source = ConfigSource::empty()
+    async fn start(threads: usize) -> Result<Self> {
+        let source = ConfigSource::empty()
             .set("system.workers", threads)?
-            .set("system.inbox", 16_777_216)?;
-        if let Some(spin) = spin {
-            source = source.set("system.spin-before-park", format!("{spin}us"))?;
-        }
+            // So that other settings can be timed: PERENNIAL__SYSTEM__SPIN_BEFORE_PARK=20us …
+            .with_environment(std::env::vars_os())?;
         let system = ActorSystem::in_memory(source).start().await?;
         Ok(Self { system })
     }

@@ -93,7 +93,7 @@ impl Library for Kameo {
     const NAME: &'static str = "kameo";
     type Actor = ActorRef<Counter>;
 
-    async fn start(threads: usize, _: Option<u64>) -> Result<Self> {
+    async fn start(threads: usize) -> Result<Self> {
         Ok(Self {
             runtime: runtime(threads)?,
         })

@@ -87,7 +87,7 @@ impl Library for Ractor {
     const NAME: &'static str = "ractor";
     type Actor = ActorRef<Message>;
 
-    async fn start(threads: usize, _: Option<u64>) -> Result<Self> {
+    async fn start(threads: usize) -> Result<Self> {
         Ok(Self {
             runtime: runtime(threads)?,
         })

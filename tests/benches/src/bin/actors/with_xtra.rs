@@ -92,7 +92,7 @@ impl Library for Xtra {
     const NAME: &'static str = "xtra";
     type Actor = Address<Counter>;
 
-    async fn start(threads: usize, _: Option<u64>) -> Result<Self> {
+    async fn start(threads: usize) -> Result<Self> {
         Ok(Self {
             runtime: runtime(threads)?,
         })
