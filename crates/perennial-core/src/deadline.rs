@@ -8,13 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::call::Until;
+use crate::call::{Call, Until};
 
 /// How exact deadlines are: they come up to three ticks late, and never early.
 const TICK: Duration = Duration::from_millis(5);
@@ -62,8 +61,10 @@ impl Drop for Running {
 }
 
 struct Entry {
-    /// Milliseconds since the start.
+    /// Milliseconds: how long, until the thread has taken it; then when, since the start.
     at: u64,
+    /// When at the latest, in milliseconds since the start.
+    latest: u64,
     ask: Arc<dyn Expires>,
 }
 
@@ -92,28 +93,27 @@ impl Deadlines {
         Ok(Running(deadlines))
     }
 
-    /// The time `timeout` from now.
-    pub(crate) fn until(&self, timeout: Duration) -> Until {
-        let asleep = self.asleep.load(Ordering::Acquire);
-        let now = if asleep {
+    /// Expires `ask` in `timeout`, or at the time up to which `call` may take if that is sooner,
+    /// unless it is over by then. Gives when that is, more or less.
+    ///
+    /// The thread counts `timeout` from when it takes the entry: it may be late, and a deadline that
+    /// was counted from its latest look would come early then.
+    pub(crate) fn add(
+        &self,
+        timeout: Duration,
+        call: Option<&Call>,
+        ask: Arc<dyn Expires>,
+    ) -> Until {
+        let now = if self.asleep.load(Ordering::Acquire) {
             self.elapsed()
         } else {
-            // The last look is less than a tick ago, if the thread is on time.
-            self.now.load(Ordering::Relaxed) + millis(TICK)
+            self.now.load(Ordering::Relaxed)
         };
-        Until(NonZeroU64::MIN.saturating_add(now.saturating_add(millis(timeout))))
-    }
-
-    /// Expires `ask` in `timeout`, unless it is over by then.
-    #[cfg(test)]
-    fn add(&self, timeout: Duration, ask: Arc<dyn Expires>) {
-        self.add_at(self.until(timeout), ask);
-    }
-
-    /// Expires `ask` at a time, unless it is over by then.
-    pub(crate) fn add_at(&self, until: Until, ask: Arc<dyn Expires>) {
+        let outer = call.and_then(|call| call.until);
+        let own = Until::at(now.saturating_add(millis(timeout)));
         let entry = Entry {
-            at: until.0.get() - 1,
+            at: millis(timeout),
+            latest: outer.map_or(u64::MAX, Until::millis),
             ask,
         };
         // Asks lie at different places, at least 64 bytes apart.
@@ -130,6 +130,7 @@ impl Deadlines {
         if self.stopped.load(Ordering::SeqCst) {
             self.expire_fresh();
         }
+        outer.map_or(own, |outer| outer.min(own))
     }
 
     fn expire_fresh(&self) {
@@ -167,8 +168,9 @@ impl Deadlines {
                     &mut spare,
                 );
                 found |= !spare.is_empty();
-                for entry in spare.drain(..) {
+                for mut entry in spare.drain(..) {
                     if !entry.ask.is_over() {
+                        entry.at = now.saturating_add(entry.at).min(entry.latest);
                         waiting.push(Reverse(entry));
                     }
                 }
@@ -268,11 +270,11 @@ mod tests {
         for _ in 0..3 {
             let times = [40, 1, 20].map(Duration::from_millis);
             for time in times {
-                deadlines.add(time, ask(&sender));
+                deadlines.add(time, None, ask(&sender));
             }
             let over = ask(&sender);
             over.over.store(true, Ordering::Relaxed);
-            deadlines.add(Duration::from_millis(1), over);
+            deadlines.add(Duration::from_millis(1), None, over);
             for least in [1, 20, 40] {
                 let came = receiver
                     .recv_timeout(Duration::from_secs(30))
@@ -298,12 +300,12 @@ mod tests {
         let running = Deadlines::start("test").expect("a thread");
         let deadlines = Arc::clone(running.deadlines());
         let (sender, receiver) = mpsc::channel();
-        deadlines.add(hour, ask(&sender));
+        deadlines.add(hour, None, ask(&sender));
         drop(running);
         let waited = receiver.recv_timeout(Duration::from_secs(30));
         assert!(waited.is_ok_and(|waited| waited < hour));
         // Nor does one who comes late.
-        deadlines.add(hour, ask(&sender));
+        deadlines.add(hour, None, ask(&sender));
         assert!(receiver.recv_timeout(Duration::from_secs(30)).is_ok());
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::actor::Recipient;
-use crate::call::{Behalf, Call, Until};
+use crate::call::{Behalf, Call};
 use crate::command::{Identity, Repeatable};
 use crate::engine::{Address, Envelope, Registry};
 use crate::error::AskError;
@@ -260,10 +260,9 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
         let registry = address.registry();
         let (reply, receiver) = reply::ask(registry.spin_before_yield());
         let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let until = Until::of(registry.deadlines(), timeout, call.as_deref());
-        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
-            deadlines.add_at(until, receiver.expires());
-        }
+        let until = registry
+            .deadlines()
+            .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
         let to = Arc::clone(&address);
         let behalf = Behalf { call, until };
         let envelope = Envelope::<E, C>::admitted(to, self.command, reply, identity, behalf);

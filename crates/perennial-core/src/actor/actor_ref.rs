@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Receive, StopReason, Terminated};
-use crate::call::{Behalf, Call, Until};
+use crate::call::{Behalf, Call};
 use crate::engine::actor::{ActorAddress, Order, Post, Told, Watcher};
 use crate::entity_ref::{Asking, EntityRef};
 use crate::error::AskError;
@@ -321,10 +321,9 @@ impl<A: Receive<M>, M: Send + 'static> IntoFuture for AskActor<A, M> {
         let registry = address.registry();
         let (reply, receiver) = reply::ask(registry.spin_before_yield());
         let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let until = Until::of(registry.deadlines(), timeout, call.as_deref());
-        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
-            deadlines.add_at(until, receiver.expires());
-        }
+        let until = registry
+            .deadlines()
+            .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
         let behalf = Behalf { call, until };
         self.target.dispatch(self.message, reply, behalf);
         Asking::sent(receiver)
