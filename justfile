@@ -14,6 +14,18 @@ ci:
 bench *ARGS:
     scripts/bench {{ARGS}}
 
+# Plain actors beside actix, tokio, ractor, kameo and xtra.
+bench-actors *ARGS:
+    cargo run --release -p perennial-bench --bin actors -- {{ARGS}}
+
+# How long an actor waits beside a busy neighbour, with perennial and with bare actix.
+fairness:
+    cargo run --release -p perennial-bench --bin fairness
+
+# A million plain actors alive at once.
+alive ACTORS="1000000":
+    cargo run --release -p perennial-bench --bin alive {{ACTORS}}
+
 # The main job on the embedded store.
 flights *ARGS:
     cargo run --release -p flights -- {{ARGS}}

@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 
 use perennial_persistence::BoxFuture;
 
-use crate::engine::actor::ActorAddress;
 use crate::engine::Address;
+use crate::engine::actor::ActorAddress;
 use crate::error::AskError;
 use crate::event_sourced::{Output, Work};
 

@@ -125,11 +125,38 @@ impl<E: EventSourced> EntityRef<E> {
             Err(error) => return Err(error.clone()),
         };
         address.admit()?;
+        Self::dispatch(address, command);
+        Ok(())
+    }
+
+    /// As [`EntityRef::tell`], but waits while there is no room.
+    ///
+    /// # Errors
+    /// [`AskError`] if it could not be sent: a stopped system, an invalid id.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a command whose future is dropped before it is ready was not sent.
+    pub async fn send<C: Send + 'static>(&self, command: C) -> Result<(), AskError>
+    where
+        E: Handle<C>,
+    {
+        let address = match &self.target {
+            Ok(address) => address,
+            Err(error) => return Err(error.clone()),
+        };
+        address.admit_in_time().await?;
+        Self::dispatch(address, command);
+        Ok(())
+    }
+
+    fn dispatch<C: Send + 'static>(address: &Arc<Address>, command: C)
+    where
+        E: Handle<C>,
+    {
         let to = Arc::clone(address);
         let behalf = Behalf::default();
         let envelope = Envelope::<E, C>::admitted(to, command, ReplyTo::nobody(), None, behalf);
         address.send(Box::new(envelope));
-        Ok(())
     }
 }
 

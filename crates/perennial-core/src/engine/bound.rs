@@ -45,6 +45,11 @@ impl Bound {
         false
     }
 
+    /// A place that was taken and is given back when it is dropped, unless it is [kept](Place::keep).
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place(Some(self))
+    }
+
     /// Gives back `places` places.
     pub(crate) fn leave(&self, places: usize) {
         if places == 0 {
@@ -105,6 +110,23 @@ impl fmt::Debug for Bound {
             .field("taken", &taken(count))
             .field("senders", &senders(count))
             .finish()
+    }
+}
+
+/// A place in a [`Bound`].
+pub(crate) struct Place<'a>(Option<&'a Bound>);
+
+impl Place<'_> {
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(bound) = self.0 {
+            bound.leave(1);
+        }
     }
 }
 

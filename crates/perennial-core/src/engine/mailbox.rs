@@ -207,6 +207,14 @@ impl Registry {
     /// Refuses every command from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        for inbox in &self.inboxes {
+            inbox.waiting.wake_all();
+        }
+        for address in &self.addresses {
+            if let Some(address) = address.upgrade() {
+                address.waiting.wake_all();
+            }
+        }
     }
 
     /// Takes a place in a worker's inbox.
@@ -450,6 +458,32 @@ impl Address {
             self.waiting.leave(1);
             return Err(busy("the worker's inbox"));
         }
+        Ok(())
+    }
+
+    /// As [`Address::admit`], but waits while there is no room.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was taken by then is given back.
+    pub(crate) async fn admit_in_time(&self) -> Result<(), AskError> {
+        let registry = &self.registry;
+        let mailbox = registry.entity_types[self.host].mailbox;
+        // One who was told of the end of the system has taken nothing.
+        let entered = |enter: &dyn Fn() -> bool| match registry.is_closed() {
+            true => Some(false),
+            false => enter().then_some(true),
+        };
+        let enter_mailbox = || self.waiting.enter(mailbox);
+        if !self.waiting.wait(|| entered(&enter_mailbox)).await {
+            return Err(AskError::Stopped);
+        }
+        let place = self.waiting.place();
+        let inbox = &registry.inboxes[self.worker].waiting;
+        let enter_inbox = || registry.enter(self.worker);
+        if !inbox.wait(|| entered(&enter_inbox)).await {
+            return Err(AskError::Stopped);
+        }
+        place.keep();
         Ok(())
     }
 

@@ -398,3 +398,59 @@ async fn a_reference_says_whom_it_reaches() {
     let invalid = system.entity::<Ledger>("a|b");
     assert!(format!("{invalid:?}").starts_with("EntityRef(invalid: "));
 }
+
+/// Whether a future is not ready when it is polled once.
+async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+#[tokio::test]
+async fn a_command_may_wait_for_room_and_is_not_sent_if_nobody_waits() {
+    let bed = Bed::new();
+    let system = bed.start_with(ledger().mailbox(2), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    let gate = hold_recovery(&bed, "a");
+    entity.tell(Note(1)).expect("a first place");
+    entity.tell(Note(2)).expect("a second place");
+    assert!(is_busy(&entity.tell(Note(9)), "the entity's mailbox"));
+    let mut gives_up = Box::pin(entity.send(Note(8)));
+    let mut waits = Box::pin(entity.send(Note(3)));
+    assert!(is_pending(gives_up.as_mut()).await);
+    assert!(is_pending(waits.as_mut()).await);
+    drop(gives_up);
+    gate.open();
+    assert_eq!(waits.await, Ok(()));
+    assert_eq!(entity.ask(Read).await, Ok(vec![1, 2, 3]));
+
+    // Whoever waits when the system ends is told.
+    let gate = hold_recovery(&bed, "b");
+    let other = system.entity::<Ledger>("b");
+    other.tell(Note(1)).expect("a first place");
+    other.tell(Note(2)).expect("a second place");
+    let mut waits = Box::pin(other.send(Note(3)));
+    assert!(is_pending(waits.as_mut()).await);
+    let mut end = Box::pin(system.shutdown());
+    assert!(is_pending(end.as_mut()).await);
+    assert_eq!(waits.await, Err(AskError::Stopped));
+    gate.open();
+    end.await.expect("in time");
+    assert_eq!(entity.send(Note(4)).await, Err(AskError::Stopped));
+}
+
+#[tokio::test]
+async fn a_command_may_wait_for_room_at_its_worker() {
+    let bed = Bed::new();
+    let system = bed.start(&[("system.inbox", "2")]).await;
+    let gate = hold_recovery(&bed, "a");
+    let (entity, other) = (
+        system.entity::<Ledger>("a"),
+        system.entity::<Ledger>("other"),
+    );
+    entity.tell(Note(1)).expect("a first place");
+    entity.tell(Note(2)).expect("a second place");
+    let mut waits = Box::pin(other.send(Note(3)));
+    assert!(is_pending(waits.as_mut()).await);
+    gate.open();
+    assert_eq!(waits.await, Ok(()));
+    assert_eq!(other.ask(Read).await, Ok(vec![3]));
+}

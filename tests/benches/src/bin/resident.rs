@@ -12,6 +12,7 @@ use std::path::Path;
 use perennial::ConfigSource;
 use perennial::persistence::{MESSAGE_PACK_ID, Slice};
 use perennial::prelude::*;
+use perennial_bench::resident_bytes;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
@@ -133,15 +134,4 @@ async fn recover(system: &ActorSystem, from: u32, to: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The process's resident memory.
-fn resident_bytes() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .ok_or("no VmRSS in /proc/self/status")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024)
 }

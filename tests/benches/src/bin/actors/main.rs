@@ -21,6 +21,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use perennial_bench::resident_bytes;
 use serde::Serialize;
 
 use crate::latch::Latch;
@@ -321,19 +322,8 @@ async fn idle<L: Library>(count: usize, args: &Args) -> Result<()> {
     }
     latch.wait().await;
     let after = resident_bytes()?;
-    println!("{}", (after - before) / count as f64);
+    println!("{}", after.saturating_sub(before) as f64 / count as f64);
     drop((first, actors));
     library.stop().await;
     Ok(())
-}
-
-fn resident_bytes() -> Result<f64> {
-    const PAGE: f64 = 4096.0;
-    let pages = std::fs::read_to_string("/proc/self/statm")?;
-    let resident: f64 = pages
-        .split_whitespace()
-        .nth(1)
-        .ok_or("statm has no second number")?
-        .parse()?;
-    Ok(resident * PAGE)
 }
