@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
+    BoxFuture, Clock, OpenError, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -20,8 +20,7 @@ use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
 use crate::engine::actor::NewActor;
 use crate::engine::{
-    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Registry, Settings,
-    Stats,
+    Assembly, BreakerReport, BreakerState, Deadlines, Frame, Registry, Settings, Stats,
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -522,7 +521,7 @@ impl SystemBuilder {
         let deadlines = Deadlines::start(&system.name).map_err(StartError::Thread)?;
         let frame = Frame {
             workers,
-            settings: settings(&system, &persistence, workers),
+            settings: Settings::of(&system, &persistence, workers),
             inbox: system.inbox,
             ask_timeout: system.ask_timeout,
             deadlines: Some(Arc::clone(deadlines.deadlines())),
@@ -785,33 +784,5 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
 
     fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {
         assembly.configured(self, config, store)
-    }
-}
-
-/// The bounds of one of `workers` workers.
-fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usize) -> Settings {
-    Settings {
-        lanes: persistence.writers,
-        batch_events: persistence.batch_events,
-        batch_bytes: persistence.batch_bytes,
-        events_per_write: persistence.max_events_per_write,
-        event_bytes: persistence.max_event_bytes,
-        recoveries: persistence.recoveries.div_ceil(workers),
-        page: PageLimit {
-            rows: persistence.replay_rows,
-            bytes: persistence.replay_bytes,
-        },
-        retry: (persistence.retry_min, persistence.retry_max),
-        outcome_timeout: persistence.outcome_timeout,
-        breaker: BreakerSettings {
-            failures: persistence.breaker_failures,
-            slow_call: persistence.breaker_slow_call,
-            reset: persistence.breaker_reset,
-        },
-        messages_per_run: system.messages_per_turn,
-        turn_budget: system.turn_budget,
-        slow_handler: system.slow_handler,
-        laters: system.later_limit.div_ceil(workers),
-        later_timeout: system.later_timeout,
     }
 }

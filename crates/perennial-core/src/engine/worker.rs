@@ -74,7 +74,11 @@ impl Worker {
         }
         fire_timers(hosts, actors, core);
         take_own(hosts, actors, core);
-        while let Some(key) = core.next_runnable() {
+        let mut runs = core.settings.runs_per_turn;
+        while runs > 0
+            && let Some(key) = core.next_runnable()
+        {
+            runs -= 1;
             if key.host == ACTORS {
                 actors.run(core, key.index, key.incarnation);
             } else {

@@ -68,6 +68,8 @@ impl<E: EventSourced> Stage<E> {
         let mut settings = Settings::default();
         // Faults concern the one entity; that others would be refused too is not its matter.
         settings.breaker.failures = 0;
+        // Time stands still in a turn, so one would never end in which an entity keeps itself busy.
+        settings.runs_per_turn = 1;
         let frame = Frame {
             workers: 1,
             settings,
