@@ -1,6 +1,5 @@
 //! The actor system: its runtimes, workers and store, from the configuration to the shutdown.
 
-use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +17,6 @@ use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, 
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
-use crate::engine::actor::NewActor;
 use crate::engine::{
     Assembly, BreakerReport, BreakerState, Deadlines, Frame, Registry, Settings, Stats,
 };
@@ -79,7 +77,8 @@ impl ActorSystem {
         name: impl AsRef<str>,
         props: impl Into<Props<A>>,
     ) -> Result<ActorRef<A>, SpawnError> {
-        self.spawn_root(Some(name.as_ref()), props.into())
+        let registry = &self.inner.registry;
+        registry.spawn(Some(name.as_ref()), props.into())
     }
 
     /// As [`ActorSystem::spawn`], called by a number.
@@ -90,33 +89,19 @@ impl ActorSystem {
         &self,
         props: impl Into<Props<A>>,
     ) -> Result<ActorRef<A>, SpawnError> {
-        self.spawn_root(None, props.into())
-    }
-
-    fn spawn_root<A: Actor>(
-        &self,
-        name: Option<&str>,
-        props: Props<A>,
-    ) -> Result<ActorRef<A>, SpawnError> {
-        let actor = NewActor::new(&self.inner.registry, name, None, props)?;
-        Ok(ActorRef::new(actor.send()?))
+        self.inner.registry.spawn(None, props.into())
     }
 
     /// The actor with a path such as `/orders/worker-1`, if there is one and it is an `A`. Actors
     /// without a name are not found.
     pub fn actor<A: Actor>(&self, path: impl AsRef<str>) -> Option<ActorRef<A>> {
-        let address = self
-            .inner
-            .registry
-            .find_actor(path.as_ref(), TypeId::of::<A>())?;
-        // One that stops when it is unreferenced may be about to.
-        ActorRef::again(address)
+        self.inner.registry.actor(path.as_ref())
     }
 
     /// How many messages were accepted and are not handled, by reason. Each is logged at level
     /// `info`, up to ten in ten seconds.
     pub fn dead_letters(&self) -> Vec<(DeadLetterReason, u64)> {
-        self.inner.registry.dead_letters().counts().collect()
+        self.inner.registry.dead_letter_counts()
     }
 
     /// The system's name, as configured.

@@ -52,12 +52,12 @@ pub(crate) use self::core::Core;
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
-pub use crate::deadline::Deadlines;
+pub use crate::deadline::{Deadlines, DrivenDeadlines};
 #[doc(hidden)]
 pub use crate::durable_state::deletion;
 use crate::error::AskError;
 #[doc(hidden)]
-pub use actor::{ActorInput, Newcomer, Parcel};
+pub use actor::{ActorInput, ActorPeek, Newcomer, Parcel};
 pub use assembly::{Assembled, Assembly, Frame};
 pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]

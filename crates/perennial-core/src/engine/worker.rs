@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use perennial_persistence::Clock;
 
-use crate::engine::actor::{ACTORS, ActorHost};
+use crate::actor::{Actor, ActorRef};
+use crate::engine::actor::{ACTORS, ActorHost, ActorPeek};
 use crate::engine::breaker::{Change, HeldBack};
 use crate::engine::cell::Peek;
 #[cfg(feature = "defects")]
@@ -124,6 +125,12 @@ impl Worker {
         let address = entity.address()?;
         let host = (&*self.hosts[address.host()] as &dyn Any).downcast_ref::<Host<E>>()?;
         host.peek(address.cell()?)
+    }
+
+    /// Looks into an actor of this worker, if it has not ended; for the test kit.
+    #[doc(hidden)]
+    pub fn peek_actor<A: Actor>(&self, actor: &ActorRef<A>) -> Option<ActorPeek<'_, A>> {
+        self.actors.peek(actor.address())
     }
 
     /// What the worker has and has done.

@@ -4,6 +4,7 @@
 //! failure it begins anew with a fresh value, or ends, as its supervision says. It never ends before
 //! its children, and whoever watches it is told once.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,7 @@ use crate::error::AskError;
 use crate::event_sourced::Output;
 
 /// A cell whose actor type is not known.
-pub(crate) trait AnyCell: Send {
+pub(crate) trait AnyCell: Any + Send {
     fn base(&self) -> &dyn AnyBase;
     fn base_mut(&mut self) -> &mut dyn AnyBase;
     /// A message has come.
@@ -63,6 +64,19 @@ pub(crate) enum ActorTimer {
     Idle,
     /// The time of a question is up.
     Ask(u64),
+}
+
+/// What the test kit sees of an actor that has not ended.
+#[derive(Debug)]
+pub struct ActorPeek<'a, A> {
+    /// Its value, while it is running.
+    pub actor: Option<&'a A>,
+    /// What waits for it, timers and news of others included.
+    pub queued: usize,
+    /// Messages that are put aside.
+    pub stashed: usize,
+    /// Messages whose work outside has not ended.
+    pub open: usize,
 }
 
 pub(crate) struct ActorCell<A: Actor> {
@@ -359,6 +373,16 @@ impl<A: Actor> ActorCell<A> {
                 unstash: false,
                 rest: None,
             },
+        }
+    }
+
+    pub(super) fn peek(&self) -> ActorPeek<'_, A> {
+        let rest = self.base.rest.as_ref();
+        ActorPeek {
+            actor: self.actor.as_ref(),
+            queued: self.queue.len(),
+            stashed: self.base.stashed(),
+            open: rest.map_or(0, |rest| rest.open.len()),
         }
     }
 
