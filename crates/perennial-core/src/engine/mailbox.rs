@@ -145,6 +145,12 @@ impl Registry {
         actor.address().worker()
     }
 
+    /// On which worker an entity lives, if it has a valid id.
+    #[doc(hidden)]
+    pub fn worker_of_entity<E: EventSourced>(&self, entity: &EntityRef<E>) -> Option<usize> {
+        Some(entity.address()?.worker)
+    }
+
     /// How many messages were accepted and are not handled, by reason.
     pub fn dead_letter_counts(&self) -> Vec<(DeadLetterReason, u64)> {
         self.dead_letters.counts().collect()

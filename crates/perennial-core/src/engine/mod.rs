@@ -81,6 +81,13 @@ pub struct CellKey {
     pub(crate) incarnation: u64,
 }
 
+impl CellKey {
+    /// The index of the entity type.
+    pub fn host(self) -> usize {
+        self.host
+    }
+}
+
 /// What comes into a worker.
 pub enum Input {
     /// A command.
@@ -241,6 +248,11 @@ pub(crate) enum Expired {
 }
 
 impl ReplyCleanup {
+    /// The index of the entity type.
+    pub fn host(&self) -> usize {
+        self.host
+    }
+
     /// Deletes them in bounded steps. What is left then, the next clean-up finds.
     pub async fn run(self, replies: &dyn CommandReplyStore) {
         /// Rows of one transaction.
