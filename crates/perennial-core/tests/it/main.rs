@@ -1,6 +1,7 @@
 //! Behaviour of the engine, seen through its public API: a real system with real threads on a
 //! store in memory that fails on demand.
 
+mod actor_fixture;
 mod fixture;
 
 mod actors;
@@ -26,5 +27,6 @@ mod semantics;
 mod shutdown;
 mod starting;
 mod supervision;
+mod supervision_of_actors;
 mod tentative;
 mod timers;
