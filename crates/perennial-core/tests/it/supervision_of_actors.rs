@@ -514,3 +514,51 @@ fn a_panic_while_a_reply_is_kept_is_a_failure() {
     t.advance(ms(1));
     assert_eq!(told(&lines), ["restarting: panicked: in keep", "started"]);
 }
+
+#[test]
+fn a_failure_that_is_escalated_is_that_of_the_parent() {
+    for_seeds(|t| {
+        let (actor, lines) = one(
+            t,
+            Supervision::decide(|failure| {
+                // The parent sees what the child has seen.
+                match failure.downcast_ref::<Numbered>() {
+                    Some(Numbered(7)) => Directive::Restart,
+                    _ => Directive::Stop,
+                }
+            })
+            .backoff(ms(1), ms(1)),
+        );
+        let (props, child_lines) = teller();
+        let props = props
+            .supervision(Supervision::escalate())
+            .placement(Placement::Spread);
+        let child = child(t, &actor, "child", props);
+        let answer = t.block_on(child.ask(run::<()>(|_, _| Err(Numbered(7).into()))));
+        assert!(matches!(answer, Err(AskError::Failed { .. })));
+        t.advance(ms(2));
+        assert_eq!(
+            told(&child_lines),
+            ["started", "stopped: it failed: number 7"]
+        );
+        assert_eq!(told(&lines), ["restarting: number 7", "started"]);
+        assert!(child.has_ended());
+    });
+}
+
+#[test]
+fn a_parent_that_is_resumed_after_an_escalation_is_told_of_it() {
+    for_seeds(|t| {
+        let (actor, lines) = one(t, Supervision::resume());
+        let (props, _) = teller();
+        let child = child(
+            t,
+            &actor,
+            "child",
+            props.supervision(Supervision::escalate()),
+        );
+        t.tell(&child, fail()).expect("room");
+        assert_eq!(told(&lines), ["/one/child Escalate: broken"]);
+        assert!(child.has_ended() && t.is_running(&actor));
+    });
+}

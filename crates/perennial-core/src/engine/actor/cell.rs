@@ -892,11 +892,8 @@ impl<A: Actor> ActorCell<A> {
                     });
                 }
             }
-            Concerns::Parent if !self.is_running() => return,
-            Concerns::Parent => {
-                let failure = Failure::new(format!("{} failed: {}", failed.path, failed.failure));
-                return self.failed(core, failure);
-            }
+            Concerns::Parent if self.is_running() => self.failed(core, failed.failure.clone()),
+            Concerns::Parent => {}
         }
         if self.is_running() {
             let signal = Box::new(Signal::ChildFailed(failed));
