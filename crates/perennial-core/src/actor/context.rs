@@ -56,7 +56,7 @@ impl<A: Actor> ActorCx<'_, A> {
     ///
     /// # Errors
     /// [`SpawnError`] for a name that another child has or that cannot be one, and while this actor
-    /// is stopping.
+    /// stops or restarts.
     pub fn spawn<B: Actor>(
         &mut self,
         name: impl AsRef<str>,
@@ -68,7 +68,7 @@ impl<A: Actor> ActorCx<'_, A> {
     /// As [`ActorCx::spawn`], called by a number.
     ///
     /// # Errors
-    /// [`SpawnError::Stopped`] while this actor is stopping.
+    /// [`SpawnError::Stopped`] while this actor stops or restarts.
     pub fn spawn_anonymous<B: Actor>(
         &mut self,
         props: impl Into<Props<B>>,

@@ -562,3 +562,43 @@ fn a_parent_that_is_resumed_after_an_escalation_is_told_of_it() {
         assert!(child.has_ended() && t.is_running(&actor));
     });
 }
+
+// ---- what an actor asks of its cell before it fails or ends ----
+
+#[test]
+fn a_value_that_is_given_up_has_no_more_children_timers_or_watched_ones() {
+    for_seeds(|t| {
+        let refused = Arc::new(AtomicU32::new(0));
+        let count_refused = Arc::clone(&refused);
+        let (other, _lines) = {
+            let (props, lines) = teller();
+            (t.spawn("other", props).expect("a free name"), lines)
+        };
+        let watched = other.clone();
+        let (props, lines) = scripted(move |hook, _, cx| {
+            if hook == "restarting" || hook == "stopped" {
+                let (props, _) = teller();
+                if cx.spawn("child", props).is_err() {
+                    count_refused.fetch_add(1, Ordering::Relaxed);
+                }
+                cx.timers().start_single("timer", ms(1), say("timer"));
+                cx.set_receive_timeout(ms(1));
+                cx.watch(&watched);
+                cx.stop();
+            }
+            Ok(())
+        });
+        let actor = t.spawn("one", props).expect("the name is free");
+        t.tell(&actor, fail()).expect("room");
+        t.advance(SECOND);
+        assert_eq!(told(&lines), ["started", "restarting: broken", "started"]);
+        let ended = t.watch(&actor);
+        actor.stop();
+        assert!(ended.is_done());
+        other.stop();
+        t.advance(SECOND);
+        assert_eq!(told(&lines), ["stopped: it was stopped"]);
+        assert_eq!(refused.load(Ordering::Relaxed), 2);
+        assert_eq!((t.actors(), t.waiting()), (0, 0));
+    });
+}

@@ -671,6 +671,8 @@ impl<A: Actor> ActorCell<A> {
         core.stats.actor_restarts.fetch_add(1, Ordering::Relaxed);
         self.clear(core);
         self.stop_children(false);
+        // Before the hook, which must not add a child that nobody stops.
+        self.base.phase = Phase::Restarting(wait);
         let told = self.call(core, |actor, cx| {
             actor.restarting(failure, cx);
             Ok(())
@@ -685,7 +687,6 @@ impl<A: Actor> ActorCell<A> {
         self.base.unstash = false;
         // The fresh value does not know of it.
         self.unstash();
-        self.base.phase = Phase::Restarting(wait);
         self.go_on_without_children(core);
     }
 
