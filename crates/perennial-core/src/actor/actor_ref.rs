@@ -102,7 +102,8 @@ impl<A: Actor> ActorRef<A> {
         }
     }
 
-    /// Stops the actor once it has handled what was sent to it before. Its children stop with it.
+    /// Stops the actor once it has handled what was sent to it before, or when it fails to start. Its
+    /// children stop with it.
     pub fn stop(&self) {
         self.address.order(Order::StopAfter(StopReason::Stopped));
     }

@@ -34,8 +34,8 @@ impl<A: Actor> ActorCx<'_, A> {
         self.core.wall
     }
 
-    /// Stops the actor after this message. Its children stop first; what waits in its mailbox or is
-    /// stashed becomes dead letters.
+    /// Stops the actor after this message, also if it fails then. Its children stop first; what waits
+    /// in its mailbox or is stashed becomes dead letters.
     pub fn stop(&mut self) {
         self.base.ask_to_stop();
     }

@@ -602,3 +602,47 @@ fn a_value_that_is_given_up_has_no_more_children_timers_or_watched_ones() {
         assert_eq!((t.actors(), t.waiting()), (0, 0));
     });
 }
+
+#[test]
+fn an_actor_that_stops_itself_stops_also_when_it_fails_then() {
+    for supervision in [Supervision::resume(), quickly()] {
+        let t = TestSystem::new();
+        let (actor, lines) = one(&t, supervision);
+        let stop = run::<()>(|_, cx| {
+            cx.stop();
+            Err(Failure::new("broken"))
+        });
+        t.tell(&actor, stop).expect("room");
+        t.advance(SECOND);
+        assert_eq!(told(&lines), ["stopped: it failed: broken"]);
+        assert!(actor.has_ended());
+    }
+}
+
+#[test]
+fn an_actor_that_cannot_start_and_is_to_stop_is_not_tried_for_ever() {
+    for_seeds(|t| {
+        let (props, _lines) = scripted(|hook, _, _| match hook {
+            "started" => Err(Failure::new("never")),
+            _ => Ok(()),
+        });
+        let actor = t.spawn("one", props).expect("the name is free");
+        let ended = t.watch(&actor);
+        actor.tell(say("never")).expect("room");
+        t.advance(ms(10));
+        actor.stop();
+        t.advance(ms(1));
+        assert!(ended.is_done(), "it ends at the next failure");
+        assert_eq!(t.dead_letters(DeadLetterReason::Stopped), 1);
+        // Nor does it keep the system from its end.
+        let (props, _lines) = scripted(|hook, _, _| match hook {
+            "started" => Err(Failure::new("never")),
+            _ => Ok(()),
+        });
+        let actor = t.spawn("one", props).expect("the name is free");
+        actor.tell(say("never")).expect("room");
+        let before = t.elapsed();
+        assert!(t.shutdown());
+        assert!(t.elapsed() - before <= ms(1));
+    });
+}

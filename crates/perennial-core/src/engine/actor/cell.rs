@@ -402,16 +402,30 @@ impl<A: Actor> ActorCell<A> {
     fn start(&mut self, core: &mut Core) {
         let factory = &mut self.base.props.factory;
         let made = catch_unwind(AssertUnwindSafe(factory));
-        let failure = match made {
-            Ok(Ok(actor)) => {
-                self.actor = Some(actor);
-                self.base.phase = Phase::Running;
-                return self.hook(core, |actor, cx| actor.started(cx));
+        let made = made.unwrap_or_else(|panic| Err(Failure::panic(panic_message(&*panic))));
+        let started = made.and_then(|actor| {
+            self.actor = Some(actor);
+            self.base.phase = Phase::Running;
+            let started = self.call(core, |actor, cx| actor.started(cx));
+            started.unwrap_or(Ok(()))
+        });
+        match started {
+            Ok(()) => self.after(core),
+            Err(failure) => {
+                // One that cannot start does not come to the end that waits behind its messages.
+                self.base.stop |= self.is_to_stop();
+                self.failed(core, failure);
             }
-            Ok(Err(failure)) => failure,
-            Err(panic) => Failure::panic(panic_message(&*panic)),
-        };
-        self.failed(core, failure);
+        }
+    }
+
+    /// Whether its end waits in the queue.
+    fn is_to_stop(&self) -> bool {
+        self.queue.iter().any(|item| match item {
+            Item::Stop => true,
+            Item::Unreferenced => self.base.address.is_unreferenced(),
+            _ => false,
+        })
     }
 
     /// Runs code of the actor that is not for a message.
@@ -602,7 +616,7 @@ impl<A: Actor> ActorCell<A> {
 
     /// The actor's code has failed.
     fn failed(&mut self, core: &mut Core, failure: Failure) {
-        self.base.stop = false;
+        let is_to_stop = std::mem::take(&mut self.base.stop);
         self.base.unstash = false;
         if self.is_ending() {
             tracing::warn!(actor = %self.base.address, error = %failure, "an actor failed while it ended");
@@ -617,8 +631,11 @@ impl<A: Actor> ActorCell<A> {
             .unwrap_or_default();
         let decided = catch_unwind(AssertUnwindSafe(|| supervision.decision(&failure)));
         let mut directive = decided.unwrap_or(Directive::Stop);
-        // There is no value to go on with.
-        if directive == Directive::Resume && self.actor.is_none() {
+        let is_shared = supervision.is_group() && !is_to_stop;
+        // It does not go on for itself, or there is no value to go on with.
+        if is_to_stop && directive == Directive::Restart
+            || directive == Directive::Resume && (is_to_stop || self.actor.is_none())
+        {
             directive = Directive::Stop;
         }
         let mut wait = Duration::ZERO;
@@ -645,9 +662,7 @@ impl<A: Actor> ActorCell<A> {
         if let Some(parent) = self.base.address.parent() {
             let concerns = match directive {
                 Directive::Escalate => Concerns::Parent,
-                Directive::Restart | Directive::Stop if supervision.is_group() => {
-                    Concerns::Siblings
-                }
+                Directive::Restart | Directive::Stop if is_shared => Concerns::Siblings,
                 _ => Concerns::Nobody,
             };
             let failed = ChildFailed {
