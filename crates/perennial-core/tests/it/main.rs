@@ -6,6 +6,7 @@ mod fixture;
 
 mod actors;
 mod asking;
+mod asking_actors;
 mod bare;
 mod breaker;
 mod chaos;

@@ -646,3 +646,29 @@ fn an_actor_that_cannot_start_and_is_to_stop_is_not_tried_for_ever() {
         assert!(t.elapsed() - before <= ms(1));
     });
 }
+
+#[test]
+fn the_news_of_a_failure_goes_with_the_value_that_had_the_child() {
+    for_seeds(|t| {
+        let (parent, lines) = one(t, quickly());
+        let (props, _) = teller();
+        let child = child(
+            t,
+            &parent,
+            "child",
+            props.supervision(Supervision::resume()),
+        );
+        let (open, opened) = tokio::sync::oneshot::channel::<()>();
+        let hold = run(move |_, cx| {
+            cx.exclusive()
+                .later(opened, |_, _: &mut Teller, cx| cx.reply(()))
+        });
+        t.tell(&parent, hold).expect("room");
+        // The news waits behind the failure of the parent itself.
+        t.tell(&parent, fail()).expect("room");
+        t.tell(&child, fail()).expect("room");
+        open.send(()).expect("it waits");
+        t.advance(ms(2));
+        assert_eq!(told(&lines), ["restarting: broken", "started"]);
+    });
+}

@@ -27,6 +27,11 @@ use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_messag
 use crate::error::AskError;
 use crate::event_sourced::Output;
 
+/// What whoever asked is told if the value does not come to the end of its message.
+const VALUE_GONE: AskError = AskError::Unknown {
+    reason: "the actor ended or began anew before the message was done",
+};
+
 /// A cell whose actor type is not known.
 pub(crate) trait AnyCell: Any + Send {
     fn base(&self) -> &dyn AnyBase;
@@ -327,9 +332,7 @@ impl<A: Actor> Base<A> {
             if let Some((_, timer)) = open.question {
                 core.cancel_timer(timer);
             }
-            open.letter.fail(AskError::Unknown {
-                reason: "the actor ended or began anew before the message was done",
-            });
+            open.letter.fail(VALUE_GONE);
         }
     }
 
@@ -731,6 +734,14 @@ impl<A: Actor> ActorCell<A> {
                 target.order(Order::Unwatch(me));
             }
         }
+        // What has come for the value and was not handled yet.
+        for item in std::mem::take(&mut self.queue) {
+            match item {
+                Item::Arrived(letter) => letter.fail(VALUE_GONE),
+                Item::Signal(_) | Item::Timer(_) => {}
+                Item::Letter(_) | Item::Stop | Item::Unreferenced => self.queue.push_back(item),
+            }
+        }
     }
 
     fn stop_children(&mut self, orderly: bool) {
@@ -786,7 +797,11 @@ impl<A: Actor> ActorCell<A> {
         let queued = std::mem::take(&mut self.queue)
             .into_iter()
             .filter_map(|item| match item {
-                Item::Letter(letter) | Item::Arrived(letter) => Some(letter),
+                Item::Letter(letter) => Some(letter),
+                Item::Arrived(letter) => {
+                    letter.fail(VALUE_GONE);
+                    None
+                }
                 _ => None,
             });
         for mut letter in queued.chain(rest.stash) {
@@ -795,9 +810,7 @@ impl<A: Actor> ActorCell<A> {
         }
         address.leave(places);
         for open in rest.open {
-            open.letter.fail(AskError::Unknown {
-                reason: "the actor ended before the message was done",
-            });
+            open.letter.fail(VALUE_GONE);
         }
         for watcher in rest.watchers.into_values() {
             watcher.order(Order::Terminated(Arc::clone(&address), reason.clone()));
