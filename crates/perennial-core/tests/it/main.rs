@@ -31,3 +31,4 @@ mod supervision;
 mod supervision_of_actors;
 mod tentative;
 mod timers;
+mod watching;

@@ -130,6 +130,7 @@ struct Rest<A: Actor> {
     children: BTreeMap<u64, Child>,
     watchers: BTreeMap<u64, Arc<ActorAddress>>,
     watchers_outside: Vec<oneshot::Sender<StopReason>>,
+    /// Until the news of their end is handled.
     watching: BTreeMap<u64, Arc<ActorAddress>>,
     timers: Vec<UserTimer<A>>,
     open: Vec<Open<A>>,
@@ -262,6 +263,17 @@ impl<A: Actor> Base<A> {
         {
             target.order(Order::Unwatch(self.address.uid()));
         }
+    }
+
+    fn watches(&self, target: &ActorAddress) -> bool {
+        let rest = self.rest.as_ref();
+        rest.is_some_and(|rest| rest.watching.contains_key(&target.uid()))
+    }
+
+    /// The end of another actor is about to be told; `false` if it is not watched.
+    fn is_told_of(&mut self, target: &ActorAddress) -> bool {
+        let rest = self.rest.as_mut();
+        rest.is_some_and(|rest| rest.watching.remove(&target.uid()).is_some())
     }
 
     pub(crate) fn set_receive_timeout(&mut self, core: &mut Core, after: Option<Duration>) {
@@ -853,7 +865,10 @@ impl<A: Actor> ActorCell<A> {
             Item::Timer(token) => self.handle_timer(core, token),
             Item::Signal(signal) => match *signal {
                 Signal::Terminated(terminated) => {
-                    self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
+                    // It may be watched no more, or was told of since.
+                    if self.base.is_told_of(&terminated.path.0) {
+                        self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
+                    }
                 }
                 Signal::ChildFailed(failed) => {
                     self.hook(core, |actor, cx| actor.child_failed(&failed, cx));
@@ -887,12 +902,7 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn terminated(&mut self, address: Arc<ActorAddress>, reason: StopReason) {
-        let watched = self
-            .base
-            .rest
-            .as_mut()
-            .and_then(|rest| rest.watching.remove(&address.uid()));
-        if watched.is_some() {
+        if self.base.watches(&address) {
             let terminated = Terminated {
                 path: ActorPath(address),
                 reason,
