@@ -14,6 +14,7 @@ mod cleanup;
 mod commands;
 mod durable_state;
 mod effects;
+mod ending_actors;
 mod fairness;
 mod first_path;
 mod formats;

@@ -7,7 +7,8 @@ use perennial_testkit::TestSystem;
 use tokio::sync::oneshot;
 
 use crate::actor_fixture::{
-    Do, Lines, SECOND, Teller, fail, for_seeds, one, quickly, run, say, scripted, teller, told,
+    Do, Lines, SECOND, Teller, child, fail, for_seeds, one, quickly, run, say, scripted, teller,
+    told,
 };
 
 /// Watches it.
@@ -262,5 +263,54 @@ fn everybody_who_waits_for_an_end_is_told() {
                 ["started", "terminated /other: it was stopped"]
             );
         }
+    });
+}
+
+#[test]
+fn a_watcher_is_told_once_and_why() {
+    for_seeds(|t| {
+        let (watcher, lines) = one(t, quickly());
+        let expect = |line: &str| {
+            t.advance(SECOND);
+            assert_eq!(told(&lines), [line]);
+        };
+        let (actor, _) = other(t, |props| props);
+        t.tell(&watcher, watch(&actor)).expect("room");
+        actor.stop();
+        expect("terminated /other: it was stopped");
+
+        let (actor, _) = other(t, |props| props);
+        t.tell(&watcher, watch(&actor)).expect("room");
+        actor.stop_now();
+        expect("terminated /other: it was stopped");
+
+        let (actor, _) = other(t, |props| props.supervision(Supervision::stop()));
+        t.tell(&watcher, watch(&actor)).expect("room");
+        t.tell(&actor, fail()).expect("room");
+        expect("terminated /other: it failed: broken");
+
+        let (actor, _) = other(t, Props::stop_unreferenced);
+        t.tell(&watcher, watch(&actor)).expect("room");
+        drop(actor);
+        expect("terminated /other: nobody refers to it any more");
+
+        let (parent, _) = other(t, |props| props);
+        let (props, _) = teller();
+        let actor = child(t, &parent, "child", props);
+        t.tell(&watcher, watch(&actor)).expect("room");
+        parent.stop();
+        expect("terminated /other/child: its parent stopped or restarted");
+
+        // Also of one that ended long ago.
+        t.tell(&watcher, watch(&actor)).expect("room");
+        expect("terminated /other/child: it had ended before");
+        t.tell(&watcher, watch(&actor)).expect("room");
+        expect("terminated /other/child: it had ended before");
+
+        let (actor, _) = other(t, |props| props);
+        t.tell(&watcher, watch(&actor)).expect("room");
+        let watched = t.watch(&actor);
+        assert!(t.shutdown());
+        assert!(matches!(watched.output().reason, StopReason::SystemStopped));
     });
 }

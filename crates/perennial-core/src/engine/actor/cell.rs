@@ -100,7 +100,7 @@ enum Item<A: Actor> {
     Timer(u64),
     Signal(Box<Signal>),
     /// Everything before is handled: stop.
-    Stop,
+    Stop(Box<StopReason>),
     /// Stop, unless somebody refers to it again.
     Unreferenced,
 }
@@ -437,7 +437,7 @@ impl<A: Actor> ActorCell<A> {
     /// Whether its end waits in the queue.
     fn is_to_stop(&self) -> bool {
         self.queue.iter().any(|item| match item {
-            Item::Stop => true,
+            Item::Stop(_) => true,
             Item::Unreferenced => self.base.address.is_unreferenced(),
             _ => false,
         })
@@ -751,7 +751,7 @@ impl<A: Actor> ActorCell<A> {
             match item {
                 Item::Arrived(letter) => letter.fail(VALUE_GONE),
                 Item::Signal(_) | Item::Timer(_) => {}
-                Item::Letter(_) | Item::Stop | Item::Unreferenced => self.queue.push_back(item),
+                Item::Letter(_) | Item::Stop(_) | Item::Unreferenced => self.queue.push_back(item),
             }
         }
     }
@@ -874,7 +874,7 @@ impl<A: Actor> ActorCell<A> {
                     self.hook(core, |actor, cx| actor.child_failed(&failed, cx));
                 }
             },
-            Item::Stop => self.stop(core, StopReason::Stopped, true),
+            Item::Stop(reason) => self.stop(core, *reason, true),
             Item::Unreferenced => {
                 if self.base.address.is_unreferenced() {
                     self.stop(core, StopReason::Unreferenced, true);
@@ -981,13 +981,16 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         match order {
             Order::Stop(reason) => self.stop(core, reason, false),
             Order::StopAfter(reason) => {
-                if !self.is_running() && !self.is_ending() && self.queue.is_empty() {
-                    return self.stop(core, reason, true);
-                }
+                let waits = matches!(self.base.phase, Phase::Restarting(_) | Phase::Backoff);
                 self.queue.push_back(match reason {
                     StopReason::Unreferenced => Item::Unreferenced,
-                    _ => Item::Stop,
+                    reason => Item::Stop(Box::new(reason)),
                 });
+                // One that waits to begin anew does not do so for nothing.
+                if waits && self.queue.len() == 1 {
+                    let mut places = 0;
+                    self.handle_next(core, &mut places);
+                }
             }
             Order::RestartWith(failed) => {
                 if self.is_running() {
