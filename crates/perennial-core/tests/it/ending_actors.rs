@@ -346,3 +346,18 @@ fn an_actor_that_takes_too_long_is_dropped_at_the_end_of_its_system() {
         assert_eq!((t.actors(), t.waiting()), (0, 0));
     });
 }
+
+#[test]
+fn a_weak_reference_reaches_its_actor_while_it_has_not_ended() {
+    for_seeds(|t| {
+        for props in [teller().0, teller().0.stop_unreferenced()] {
+            let actor = t.spawn("one", props).expect("a free name");
+            let weak = actor.downgrade();
+            assert_eq!(weak.upgrade().as_ref(), Some(&actor));
+            assert_eq!(weak.path(), actor.path());
+            actor.stop();
+            t.run();
+            assert!(weak.upgrade().is_none());
+        }
+    });
+}
