@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use perennial_persistence::Clock;
+
 use crate::call::{Call, Until};
 
 /// How exact deadlines are: they come up to three ticks late, and never early.
@@ -32,7 +34,7 @@ pub(crate) trait Expires: Send + Sync {
 
 /// All deadlines of a system, and the thread that looks after them.
 pub struct Deadlines {
-    start: Instant,
+    time: Time,
     /// Milliseconds since the start at the thread's last look.
     now: AtomicU64,
     /// Entries since the last look.
@@ -41,6 +43,14 @@ pub struct Deadlines {
     asleep: AtomicBool,
     stopped: AtomicBool,
     thread: Mutex<Option<Thread>>,
+}
+
+/// Whose time deadlines follow.
+enum Time {
+    /// The machine's, since then.
+    Since(Instant),
+    /// That of a driver, who also looks after them.
+    Driven(Arc<dyn Clock>),
 }
 
 /// Deadlines whose thread runs. When it is dropped, whoever still waits is told so at once: nobody
@@ -60,8 +70,57 @@ impl Drop for Running {
     }
 }
 
+/// Deadlines without a thread, for a driver whose time somebody moves: exact to the millisecond,
+/// rounded up. When it is dropped, whoever still waits is told so at once.
+pub struct DrivenDeadlines {
+    deadlines: Arc<Deadlines>,
+    waiting: Waiting,
+}
+
+impl DrivenDeadlines {
+    /// Deadlines in the time of `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            deadlines: Arc::new(Deadlines::new(Time::Driven(clock))),
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// What a [`Frame`](crate::engine::Frame) takes.
+    pub fn deadlines(&self) -> &Arc<Deadlines> {
+        &self.deadlines
+    }
+
+    /// Expires everything whose time has come.
+    pub fn look(&mut self) {
+        self.waiting.look(&self.deadlines, self.deadlines.passed());
+    }
+
+    /// When the next one expires, as time since the clock's start, as far as was seen at the last
+    /// look.
+    pub fn next(&self) -> Option<Duration> {
+        let Reverse((entry, _)) = self.waiting.queue.peek()?;
+        Some(Duration::from_millis(entry.at))
+    }
+}
+
+impl Drop for DrivenDeadlines {
+    fn drop(&mut self) {
+        self.deadlines.stopped.store(true, Ordering::SeqCst);
+        self.waiting.expire_all(&self.deadlines);
+    }
+}
+
+impl fmt::Debug for DrivenDeadlines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrivenDeadlines")
+            .field("next", &self.next())
+            .finish_non_exhaustive()
+    }
+}
+
 struct Entry {
-    /// Milliseconds: how long, until the thread has taken it; then when, since the start.
+    /// Milliseconds: how long, until a look has taken it; then when, since the start.
     at: u64,
     /// When at the latest, in milliseconds since the start.
     latest: u64,
@@ -74,14 +133,7 @@ impl Deadlines {
     /// # Errors
     /// When the operating system gives none.
     pub(crate) fn start(system: &str) -> std::io::Result<Running> {
-        let deadlines = Arc::new(Self {
-            start: Instant::now(),
-            now: AtomicU64::new(0),
-            fresh: std::array::from_fn(|_| Mutex::new(Vec::new())),
-            asleep: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            thread: Mutex::new(None),
-        });
+        let deadlines = Arc::new(Self::new(Time::Since(Instant::now())));
         let on_thread = Arc::clone(&deadlines);
         let thread = std::thread::Builder::new()
             .name(format!("{system}-deadlines"))
@@ -93,31 +145,56 @@ impl Deadlines {
         Ok(Running(deadlines))
     }
 
+    fn new(time: Time) -> Self {
+        Self {
+            time,
+            now: AtomicU64::new(0),
+            fresh: std::array::from_fn(|_| Mutex::new(Vec::new())),
+            asleep: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        }
+    }
+
     /// Expires `ask` in `timeout`, or at the time up to which `call` may take if that is sooner,
     /// unless it is over by then. Gives when that is, more or less.
     ///
     /// The thread counts `timeout` from when it takes the entry: it may be late, and a deadline that
-    /// was counted from its latest look would come early then.
+    /// was counted from its latest look would come early then. Without a thread it counts from now.
     pub(crate) fn add(
         &self,
         timeout: Duration,
         call: Option<&Call>,
         ask: Arc<dyn Expires>,
     ) -> Until {
-        let now = if self.asleep.load(Ordering::Acquire) {
-            self.elapsed()
+        let is_driven = matches!(self.time, Time::Driven(_));
+        let now = if is_driven || self.asleep.load(Ordering::Acquire) {
+            millis(self.elapsed())
         } else {
             self.now.load(Ordering::Relaxed)
         };
-        let outer = call.and_then(|call| call.until);
         let own = Until::at(now.saturating_add(millis(timeout)));
-        let entry = Entry {
-            at: millis(timeout),
-            latest: outer.map_or(u64::MAX, Until::millis),
-            ask,
+        let outer = call.and_then(|call| call.until);
+        let until = outer.map_or(own, |outer| outer.min(own));
+        let entry = if is_driven {
+            Entry {
+                at: u64::MAX,
+                latest: until.millis(),
+                ask,
+            }
+        } else {
+            Entry {
+                at: millis(timeout),
+                latest: outer.map_or(u64::MAX, Until::millis),
+                ask,
+            }
         };
-        // Asks lie at different places, at least 64 bytes apart.
-        let place = Arc::as_ptr(&entry.ask).cast::<()>().addr() / 64;
+        let place = match &self.time {
+            // Asks lie at different places, at least 64 bytes apart.
+            Time::Since(_) => Arc::as_ptr(&entry.ask).cast::<()>().addr() / 64,
+            // Where an ask lies decides about nothing.
+            Time::Driven(_) => 0,
+        };
         self.fresh[place % SHARDS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -130,7 +207,7 @@ impl Deadlines {
         if self.stopped.load(Ordering::SeqCst) {
             self.expire_fresh();
         }
-        outer.map_or(own, |outer| outer.min(own))
+        until
     }
 
     fn expire_fresh(&self) {
@@ -149,44 +226,25 @@ impl Deadlines {
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        millis(self.start.elapsed())
+    fn elapsed(&self) -> Duration {
+        match &self.time {
+            Time::Since(start) => start.elapsed(),
+            Time::Driven(clock) => clock.elapsed(),
+        }
+    }
+
+    /// Whole milliseconds since the start, rounded down so that nothing expires early.
+    fn passed(&self) -> u64 {
+        u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn look_after(&self) {
-        let mut waiting = BinaryHeap::new();
-        let mut spare = Vec::new();
-        // The size at which entries that are over are thrown out of the queue.
-        let mut crowded = 1024;
+        let mut waiting = Waiting::default();
         while !self.stopped.load(Ordering::Acquire) {
-            let now = self.elapsed();
+            let now = self.passed();
             self.now.store(now, Ordering::Relaxed);
-            let mut found = false;
-            for shard in &self.fresh {
-                std::mem::swap(
-                    &mut *shard.lock().unwrap_or_else(PoisonError::into_inner),
-                    &mut spare,
-                );
-                found |= !spare.is_empty();
-                for mut entry in spare.drain(..) {
-                    if !entry.ask.is_over() {
-                        entry.at = now.saturating_add(entry.at).min(entry.latest);
-                        waiting.push(Reverse(entry));
-                    }
-                }
-            }
-            while let Some(Reverse(entry)) = waiting.peek()
-                && entry.at <= now
-            {
-                if let Some(Reverse(entry)) = waiting.pop() {
-                    entry.ask.expire();
-                }
-            }
-            if waiting.len() > crowded {
-                waiting.retain(|Reverse(entry)| !entry.ask.is_over());
-                crowded = (waiting.len() * 2).max(1024);
-            }
-            if found || !waiting.is_empty() {
+            let found = waiting.look(self, now);
+            if found || !waiting.queue.is_empty() {
                 self.asleep.store(false, Ordering::Release);
                 std::thread::park_timeout(TICK);
             } else if self.asleep.swap(true, Ordering::AcqRel) {
@@ -194,10 +252,71 @@ impl Deadlines {
                 std::thread::park();
             }
         }
-        for Reverse(entry) in waiting {
+        waiting.expire_all(self);
+    }
+}
+
+/// The entries that a look has found and that have time left.
+struct Waiting {
+    queue: BinaryHeap<Reverse<(Entry, u64)>>,
+    /// How many there were, so that those of one time expire in the order in which they came.
+    count: u64,
+    spare: Vec<Entry>,
+    /// The size at which entries that are over are thrown out of the queue.
+    crowded: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            queue: BinaryHeap::new(),
+            count: 0,
+            spare: Vec::new(),
+            crowded: Self::CROWDED,
+        }
+    }
+}
+
+impl Waiting {
+    const CROWDED: usize = 1024;
+
+    /// Takes in what has come and expires what is due. Gives whether anything has come.
+    fn look(&mut self, deadlines: &Deadlines, now: u64) -> bool {
+        let mut found = false;
+        for shard in &deadlines.fresh {
+            std::mem::swap(
+                &mut *shard.lock().unwrap_or_else(PoisonError::into_inner),
+                &mut self.spare,
+            );
+            found |= !self.spare.is_empty();
+            for mut entry in self.spare.drain(..) {
+                if !entry.ask.is_over() {
+                    entry.at = now.saturating_add(entry.at).min(entry.latest);
+                    self.count += 1;
+                    self.queue.push(Reverse((entry, self.count)));
+                }
+            }
+        }
+        while let Some(Reverse((entry, _))) = self.queue.peek()
+            && (entry.at <= now || entry.ask.is_over())
+        {
+            if let Some(Reverse((entry, _))) = self.queue.pop() {
+                entry.ask.expire();
+            }
+        }
+        if self.queue.len() > self.crowded {
+            self.queue
+                .retain(|Reverse((entry, _))| !entry.ask.is_over());
+            self.crowded = (self.queue.len() * 2).max(Self::CROWDED);
+        }
+        found
+    }
+
+    fn expire_all(&mut self, deadlines: &Deadlines) {
+        for Reverse((entry, _)) in self.queue.drain() {
             entry.ask.expire();
         }
-        self.expire_fresh();
+        deadlines.expire_fresh();
     }
 }
 
@@ -292,6 +411,42 @@ mod tests {
             assert!(deadlines.asleep.load(Ordering::Acquire));
         }
         assert!(receiver.try_recv().is_err(), "what was over did not expire");
+    }
+
+    #[test]
+    fn driven_deadlines_come_when_their_time_has_come_and_in_the_order_of_their_asks() {
+        struct Numbered(u32, mpsc::Sender<u32>);
+        impl Expires for Numbered {
+            fn is_over(&self) -> bool {
+                false
+            }
+            fn expire(&self) {
+                self.1.send(self.0).expect("the test listens");
+            }
+        }
+        let clock = perennial_testkit::ManualClock::new();
+        let mut driven = DrivenDeadlines::new(Arc::new(clock.clone()));
+        let (sender, receiver) = mpsc::channel();
+        let deadlines = Arc::clone(driven.deadlines());
+        let add = |number, ms| {
+            let ask = Arc::new(Numbered(number, sender.clone()));
+            deadlines.add(Duration::from_millis(ms), None, ask);
+        };
+        (0..20).for_each(|number| add(number, 10));
+        add(20, 5);
+        clock.advance(Duration::from_micros(4_999));
+        driven.look();
+        assert_eq!(driven.next(), Some(Duration::from_millis(5)));
+        assert!(receiver.try_recv().is_err());
+        clock.advance(Duration::from_micros(1));
+        driven.look();
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [20]);
+        clock.advance(Duration::from_millis(5));
+        driven.look();
+        assert!(receiver.try_iter().eq(0..20));
+        add(21, 3_600_000);
+        drop(driven);
+        assert_eq!(receiver.try_recv(), Ok(21));
     }
 
     #[test]

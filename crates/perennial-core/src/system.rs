@@ -1,13 +1,12 @@
 //! The actor system: its runtimes, workers and store, from the configuration to the shutdown.
 
-use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
+    BoxFuture, Clock, OpenError, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -18,10 +17,8 @@ use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, 
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
-use crate::engine::actor::NewActor;
 use crate::engine::{
-    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Registry, Settings,
-    Stats,
+    Assembly, BreakerReport, BreakerState, Deadlines, Frame, Registry, Settings, Stats,
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -80,7 +77,8 @@ impl ActorSystem {
         name: impl AsRef<str>,
         props: impl Into<Props<A>>,
     ) -> Result<ActorRef<A>, SpawnError> {
-        self.spawn_root(Some(name.as_ref()), props.into())
+        let registry = &self.inner.registry;
+        registry.spawn(Some(name.as_ref()), props.into())
     }
 
     /// As [`ActorSystem::spawn`], called by a number.
@@ -91,33 +89,19 @@ impl ActorSystem {
         &self,
         props: impl Into<Props<A>>,
     ) -> Result<ActorRef<A>, SpawnError> {
-        self.spawn_root(None, props.into())
-    }
-
-    fn spawn_root<A: Actor>(
-        &self,
-        name: Option<&str>,
-        props: Props<A>,
-    ) -> Result<ActorRef<A>, SpawnError> {
-        let actor = NewActor::new(&self.inner.registry, name, None, props)?;
-        Ok(ActorRef::new(actor.send()?))
+        self.inner.registry.spawn(None, props.into())
     }
 
     /// The actor with a path such as `/orders/worker-1`, if there is one and it is an `A`. Actors
     /// without a name are not found.
     pub fn actor<A: Actor>(&self, path: impl AsRef<str>) -> Option<ActorRef<A>> {
-        let address = self
-            .inner
-            .registry
-            .find_actor(path.as_ref(), TypeId::of::<A>())?;
-        // One that stops when it is unreferenced may be about to.
-        ActorRef::again(address)
+        self.inner.registry.actor(path.as_ref())
     }
 
     /// How many messages were accepted and are not handled, by reason. Each is logged at level
     /// `info`, up to ten in ten seconds.
     pub fn dead_letters(&self) -> Vec<(DeadLetterReason, u64)> {
-        self.inner.registry.dead_letters().counts().collect()
+        self.inner.registry.dead_letter_counts()
     }
 
     /// The system's name, as configured.
@@ -549,7 +533,7 @@ impl SystemBuilder {
         let deadlines = Deadlines::start(&system.name).map_err(StartError::Thread)?;
         let frame = Frame {
             workers,
-            settings: settings(&system, &persistence, workers),
+            settings: Settings::of(&system, &persistence, workers),
             inbox: system.inbox,
             ask_timeout: system.ask_timeout,
             deadlines: Some(Arc::clone(deadlines.deadlines())),
@@ -818,43 +802,5 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
 
     fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {
         assembly.configured(self, config, store)
-    }
-}
-
-/// How long to spin; not at all where whoever is waited for has no other processor.
-fn spin(configured: Duration) -> Duration {
-    match std::thread::available_parallelism() {
-        Ok(processors) if processors.get() > 1 => configured,
-        _ => Duration::ZERO,
-    }
-}
-
-/// The bounds of one of `workers` workers.
-fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usize) -> Settings {
-    Settings {
-        lanes: persistence.writers,
-        batch_events: persistence.batch_events,
-        batch_bytes: persistence.batch_bytes,
-        events_per_write: persistence.max_events_per_write,
-        event_bytes: persistence.max_event_bytes,
-        recoveries: persistence.recoveries.div_ceil(workers),
-        page: PageLimit {
-            rows: persistence.replay_rows,
-            bytes: persistence.replay_bytes,
-        },
-        retry: (persistence.retry_min, persistence.retry_max),
-        outcome_timeout: persistence.outcome_timeout,
-        breaker: BreakerSettings {
-            failures: persistence.breaker_failures,
-            slow_call: persistence.breaker_slow_call,
-            reset: persistence.breaker_reset,
-        },
-        messages_per_run: system.messages_per_turn,
-        turn_budget: system.turn_budget,
-        spin_before_park: spin(system.spin_before_park),
-        spin_before_yield: spin(system.spin_before_yield),
-        slow_handler: system.slow_handler,
-        laters: system.later_limit.div_ceil(workers),
-        later_timeout: system.later_timeout,
     }
 }

@@ -52,6 +52,8 @@
 //! - [`ManualClock`]: time that goes on when a test says so.
 //! - `spec`, with the feature of that name: tests of one entity, given events, when a command comes,
 //!   then events, state and reply; no database, no runtime, no sleeping.
+//! - `system`, with the feature `spec`: tests of actors and of what they do together, on a whole system
+//!   in virtual time.
 //! - `simulation`, with the feature of that name: the engine under a seeded order of everything.
 //! - `postgres`, with the feature of that name: throw-away PostgreSQL databases and servers.
 //!
@@ -66,8 +68,12 @@ pub mod postgres;
 pub mod simulation;
 #[cfg(feature = "spec")]
 pub mod spec;
+#[cfg(feature = "spec")]
+pub mod system;
 
 mod clock;
+#[cfg(feature = "spec")]
+mod driver;
 mod faults;
 mod memory;
 
@@ -76,3 +82,5 @@ pub use faults::{Call, ChangeFault, Faults, FaultyStore, Gate, Plan, ReadFault, 
 pub use memory::{JournalRow, MemoryStore};
 #[cfg(feature = "spec")]
 pub use spec::{Happened, Outcome, Spec};
+#[cfg(feature = "spec")]
+pub use system::{Probe, TestSystem, TestSystemBuilder, TestTask};

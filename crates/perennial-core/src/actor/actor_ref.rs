@@ -102,7 +102,8 @@ impl<A: Actor> ActorRef<A> {
         }
     }
 
-    /// Stops the actor once it has handled what was sent to it before. Its children stop with it.
+    /// Stops the actor once it has handled what was sent to it before, or when it fails to start. Its
+    /// children stop with it.
     pub fn stop(&self) {
         self.address.order(Order::StopAfter(StopReason::Stopped));
     }
@@ -118,13 +119,7 @@ impl<A: Actor> ActorRef<A> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn terminated(&self) -> Terminated {
-        let (sender, receiver) = oneshot::channel();
-        self.address.order(Order::Watch(Watcher::Outside(sender)));
-        let reason = receiver.await.unwrap_or(StopReason::SystemStopped);
-        Terminated {
-            path: self.path(),
-            reason,
-        }
+        terminated(&self.address).await
     }
 
     /// Whether the actor has ended, as far as is known by now.
@@ -236,6 +231,24 @@ impl<A: Actor> WeakActorRef<A> {
     /// Where the actor stands or stood.
     pub fn path(&self) -> ActorPath {
         ActorPath(Arc::clone(&self.address))
+    }
+
+    /// As [`ActorRef::terminated`], without keeping the actor from it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn terminated(&self) -> Terminated {
+        terminated(&self.address).await
+    }
+}
+
+async fn terminated(address: &Arc<ActorAddress>) -> Terminated {
+    let (sender, receiver) = oneshot::channel();
+    address.order(Order::Watch(Watcher::Outside(sender)));
+    let reason = receiver.await.unwrap_or(StopReason::SystemStopped);
+    Terminated {
+        path: ActorPath(Arc::clone(address)),
+        reason,
     }
 }
 

@@ -34,8 +34,8 @@ impl<A: Actor> ActorCx<'_, A> {
         self.core.wall
     }
 
-    /// Stops the actor after this message. Its children stop first; what waits in its mailbox or is
-    /// stashed becomes dead letters.
+    /// Stops the actor after this message, also if it fails then. Its children stop first; what waits
+    /// in its mailbox or is stashed becomes dead letters.
     pub fn stop(&mut self) {
         self.base.ask_to_stop();
     }
@@ -56,7 +56,7 @@ impl<A: Actor> ActorCx<'_, A> {
     ///
     /// # Errors
     /// [`SpawnError`] for a name that another child has or that cannot be one, and while this actor
-    /// is stopping.
+    /// stops or restarts.
     pub fn spawn<B: Actor>(
         &mut self,
         name: impl AsRef<str>,
@@ -68,7 +68,7 @@ impl<A: Actor> ActorCx<'_, A> {
     /// As [`ActorCx::spawn`], called by a number.
     ///
     /// # Errors
-    /// [`SpawnError::Stopped`] while this actor is stopping.
+    /// [`SpawnError::Stopped`] while this actor stops or restarts.
     pub fn spawn_anonymous<B: Actor>(
         &mut self,
         props: impl Into<Props<B>>,

@@ -110,7 +110,8 @@ pub trait Actor: Sized + Send + 'static {
     }
 
     /// A child has failed; `failed` says what its supervision made of that. Nothing is expected of
-    /// the parent.
+    /// the parent. A failure that is escalated is told only if this actor is resumed after it, and
+    /// nothing is told of the children of a value that is gone.
     ///
     /// # Errors
     /// A [`Failure`] of this actor itself.

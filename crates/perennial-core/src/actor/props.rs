@@ -158,7 +158,7 @@ pub enum SpawnError {
         /// The name.
         name: String,
     },
-    /// The system stops or has stopped, or the one that spawns is stopping.
-    #[error("the actor system has stopped")]
+    /// The system stops or has stopped, or the one that spawns stops or restarts.
+    #[error("the actor system, or the actor that spawns, is stopping")]
     Stopped,
 }

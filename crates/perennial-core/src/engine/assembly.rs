@@ -8,7 +8,7 @@ use std::time::Duration;
 use perennial_persistence::Clock;
 use tokio::sync::mpsc;
 
-use crate::config::EntityConfig;
+use crate::config::{ConfigError, ConfigSource, EntityConfig};
 use crate::deadline::Deadlines;
 use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
@@ -68,6 +68,22 @@ impl Assembly {
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
         self.configured(&entity, config, 0)
+    }
+
+    /// Adds an entity type with the settings that it was given in code and those of its section in
+    /// `source`, which win.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a setting that is unknown or out of its range.
+    pub fn entity_of<E: EventSourced>(
+        self,
+        entity: &Entity<E>,
+        source: &ConfigSource,
+    ) -> Result<Self, ConfigError> {
+        let config = EntityConfig::read(source, E::TYPE, entity.config().clone())?;
+        // Events and states go out in batches of their own.
+        let store = usize::from(entity.kept() == Kept::State);
+        Ok(self.configured(entity, config, store))
     }
 
     /// Adds an entity type with settings of the configuration, kept in the store with this number.

@@ -9,6 +9,7 @@ use perennial_persistence::{Clock, Error, PageLimit, PersistenceId, Slice, Times
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::config::{PersistenceConfig, SystemConfig};
 use crate::engine::actor::ActorTimer;
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
@@ -91,12 +92,56 @@ pub struct Settings {
     pub spin_before_park: Duration,
     /// How long a task that waits for an answer looks for it before it yields.
     pub spin_before_yield: Duration,
+    /// How many cells run in one turn at the most; for drivers whose time stands still in a turn, so
+    /// that the budget never ends it. As many as the budget allows by default.
+    pub runs_per_turn: usize,
     /// A handler that takes longer is named in the log.
     pub slow_handler: Duration,
     /// Futures of `later` that may be open at once.
     pub laters: usize,
     /// How long a future of `later` may take unless it says otherwise.
     pub later_timeout: Duration,
+}
+
+impl Settings {
+    /// The bounds of one of `workers` workers, as the configuration says.
+    pub fn of(system: &SystemConfig, persistence: &PersistenceConfig, workers: usize) -> Self {
+        Self {
+            lanes: persistence.writers,
+            batch_events: persistence.batch_events,
+            batch_bytes: persistence.batch_bytes,
+            events_per_write: persistence.max_events_per_write,
+            event_bytes: persistence.max_event_bytes,
+            recoveries: persistence.recoveries.div_ceil(workers),
+            page: PageLimit {
+                rows: persistence.replay_rows,
+                bytes: persistence.replay_bytes,
+            },
+            retry: (persistence.retry_min, persistence.retry_max),
+            outcome_timeout: persistence.outcome_timeout,
+            breaker: BreakerSettings {
+                failures: persistence.breaker_failures,
+                slow_call: persistence.breaker_slow_call,
+                reset: persistence.breaker_reset,
+            },
+            messages_per_run: system.messages_per_turn,
+            turn_budget: system.turn_budget,
+            runs_per_turn: usize::MAX,
+            spin_before_park: spin(system.spin_before_park),
+            spin_before_yield: spin(system.spin_before_yield),
+            slow_handler: system.slow_handler,
+            laters: system.later_limit.div_ceil(workers),
+            later_timeout: system.later_timeout,
+        }
+    }
+}
+
+/// How long to spin; not at all where whoever is waited for has no other processor.
+fn spin(configured: Duration) -> Duration {
+    match std::thread::available_parallelism() {
+        Ok(processors) if processors.get() > 1 => configured,
+        _ => Duration::ZERO,
+    }
 }
 
 impl Default for Settings {
@@ -119,6 +164,7 @@ impl Default for Settings {
             turn_budget: Duration::from_micros(500),
             spin_before_park: Duration::ZERO,
             spin_before_yield: Duration::ZERO,
+            runs_per_turn: usize::MAX,
             slow_handler: Duration::from_millis(50),
             laters: 1024,
             later_timeout: Duration::from_secs(60),

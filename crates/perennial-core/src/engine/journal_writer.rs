@@ -47,7 +47,7 @@ impl WriteBatch {
     }
 
     /// The index of the entity type of all its writes that are kept in one store.
-    pub(crate) fn host(&self) -> usize {
+    pub fn host(&self) -> usize {
         self.items.first().map_or(0, |item| item.key.host)
     }
 

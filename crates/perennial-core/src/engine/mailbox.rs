@@ -14,10 +14,10 @@ use dashmap::{DashMap, Entry};
 use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId};
 use tokio::sync::{Notify, mpsc};
 
-use crate::actor::SpawnError;
-use crate::dead_letters::DeadLetters;
+use crate::actor::{Actor, ActorRef, Props, SpawnError};
+use crate::dead_letters::{DeadLetterReason, DeadLetters};
 use crate::deadline::Deadlines;
-use crate::engine::actor::{ACTORS, ActorAddress};
+use crate::engine::actor::{ACTORS, ActorAddress, NewActor};
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
 use crate::engine::{CellKey, Input, local};
@@ -121,6 +121,46 @@ impl Registry {
         EntityRef::find_id(self, || Ok(id))
     }
 
+    /// Spawns an actor without a parent; without a name it is called by a number.
+    ///
+    /// # Errors
+    /// [`SpawnError`] if it cannot have its name, and when the system has stopped.
+    pub fn spawn<A: Actor>(
+        self: &Arc<Self>,
+        name: Option<&str>,
+        props: Props<A>,
+    ) -> Result<ActorRef<A>, SpawnError> {
+        let actor = NewActor::new(self, name, None, props)?;
+        Ok(ActorRef::new(actor.send()?))
+    }
+
+    /// The actor with a path, if there is one and it is an `A`.
+    pub fn actor<A: Actor>(&self, path: &str) -> Option<ActorRef<A>> {
+        let named = self.names.get(path)?;
+        if named.type_id != TypeId::of::<A>() {
+            return None;
+        }
+        // One that stops when it is unreferenced may be about to.
+        ActorRef::again(named.address.upgrade()?)
+    }
+
+    /// On which worker an actor lives.
+    #[doc(hidden)]
+    pub fn worker_of_actor<A: Actor>(&self, actor: &ActorRef<A>) -> usize {
+        actor.address().worker()
+    }
+
+    /// On which worker an entity lives, if it has a valid id.
+    #[doc(hidden)]
+    pub fn worker_of_entity<E: EventSourced>(&self, entity: &EntityRef<E>) -> Option<usize> {
+        Some(entity.address()?.worker)
+    }
+
+    /// How many messages were accepted and are not handled, by reason.
+    pub fn dead_letter_counts(&self) -> Vec<(DeadLetterReason, u64)> {
+        self.dead_letters.counts().collect()
+    }
+
     /// The name of the entity type with an index.
     pub(crate) fn entity_type_name(&self, host: usize) -> &'static str {
         self.entity_types[host].name
@@ -180,7 +220,7 @@ impl Registry {
     }
 
     /// Spawns no actor any more, and has those end that are there. Gives whether there are any.
-    pub(crate) fn stop_actors(&self) -> bool {
+    pub fn stop_actors(&self) -> bool {
         self.stopping.store(true, Ordering::SeqCst);
         let are_there = self.live.load(Ordering::SeqCst) > 0;
         if are_there {
@@ -189,6 +229,11 @@ impl Registry {
             }
         }
         are_there
+    }
+
+    /// How many actors have not ended.
+    pub fn live_actors(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
     }
 
     fn is_stopping(&self) -> bool {
@@ -284,14 +329,6 @@ impl Registry {
                 std::ptr::eq(named.address.as_ptr(), address)
             });
         }
-    }
-
-    /// The actor of a type with a path, if there is one.
-    pub(crate) fn find_actor(&self, path: &str, type_id: TypeId) -> Option<Arc<ActorAddress>> {
-        let named = self.names.get(path)?;
-        (named.type_id == type_id)
-            .then(|| named.address.upgrade())
-            .flatten()
     }
 
     /// What a cell of a worker is called, as far as it is in memory or has a name.

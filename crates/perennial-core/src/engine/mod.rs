@@ -54,12 +54,12 @@ pub(crate) use self::core::Core;
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
-pub use crate::deadline::Deadlines;
+pub use crate::deadline::{Deadlines, DrivenDeadlines};
 #[doc(hidden)]
 pub use crate::durable_state::deletion;
 use crate::error::AskError;
 #[doc(hidden)]
-pub use actor::{ActorInput, Newcomer, Parcel};
+pub use actor::{ActorInput, ActorPeek, Newcomer, Parcel};
 pub use assembly::{Assembled, Assembly, Frame};
 pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
@@ -81,6 +81,13 @@ pub struct CellKey {
     pub(crate) index: usize,
     /// Which incarnation on this worker; never used twice.
     pub(crate) incarnation: u64,
+}
+
+impl CellKey {
+    /// The index of the entity type.
+    pub fn host(self) -> usize {
+        self.host
+    }
 }
 
 /// What comes into a worker.
@@ -243,6 +250,11 @@ pub(crate) enum Expired {
 }
 
 impl ReplyCleanup {
+    /// The index of the entity type.
+    pub fn host(&self) -> usize {
+        self.host
+    }
+
     /// Deletes them in bounded steps. What is left then, the next clean-up finds.
     pub async fn run(self, replies: &dyn CommandReplyStore) {
         /// Rows of one transaction.

@@ -73,6 +73,11 @@ impl ReadDone {
 }
 
 impl ReadRequest {
+    /// The index of the entity type.
+    pub fn host(&self) -> usize {
+        self.key.host
+    }
+
     /// Whether an entity recovers with it. One that has recovered may ask for the replies to
     /// commands with ids.
     pub fn is_of_recovery(&self) -> bool {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use perennial_persistence::Clock;
 
-use crate::engine::actor::{ACTORS, ActorHost};
+use crate::actor::{Actor, ActorRef};
+use crate::engine::actor::{ACTORS, ActorHost, ActorPeek};
 use crate::engine::breaker::{Change, HeldBack};
 use crate::engine::cell::Peek;
 #[cfg(feature = "defects")]
@@ -74,7 +75,11 @@ impl Worker {
         }
         fire_timers(hosts, actors, core);
         take_own(hosts, actors, core);
-        while let Some(key) = core.next_runnable() {
+        let mut runs = core.settings.runs_per_turn;
+        while runs > 0
+            && let Some(key) = core.next_runnable()
+        {
+            runs -= 1;
             core.stats.pulse.begin(key, core.now);
             if key.host == ACTORS {
                 actors.run(core, key.index, key.incarnation);
@@ -126,6 +131,12 @@ impl Worker {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.core.settings
+    }
+
+    /// Looks into an actor of this worker, if it has not ended; for the test kit.
+    #[doc(hidden)]
+    pub fn peek_actor<A: Actor>(&self, actor: &ActorRef<A>) -> Option<ActorPeek<'_, A>> {
+        self.actors.peek(actor.address())
     }
 
     /// What the worker has and has done.

@@ -1,14 +1,9 @@
-//! Plain actors: messages, replies, failures, children, watching, time.
-
-use std::sync::mpsc;
-use std::time::Duration;
+//! Plain actors on a real system: messages, replies, failures, children, watching.
 
 use perennial_core::config::ConfigSource;
-use perennial_core::{
-    Actor, ActorCx, ActorRef, ActorSystem, AskError, ChildFailed, Failure, PendingReply, Props,
-    Receive, Received, StopReason, Supervision, Terminated,
-};
+use perennial_core::{ActorRef, ActorSystem, AskError, Failure, StopReason, Supervision};
 
+use crate::actor_fixture::{Lines, Teller, count, quickly, run, teller};
 use crate::fixture::DEADLINE;
 
 async fn system() -> ActorSystem {
@@ -20,100 +15,11 @@ async fn system() -> ActorSystem {
         .expect("a system without a store starts")
 }
 
-/// Tells the test what happens.
-struct Teller {
-    log: mpsc::Sender<String>,
-    count: u32,
-    kept: Vec<PendingReply<u32>>,
-}
-
-impl Teller {
-    fn log(&self, text: impl Into<String>) {
-        self.log.send(text.into()).expect("the test listens");
-    }
-}
-
-impl Actor for Teller {
-    fn started(&mut self, _: &mut ActorCx<'_, Self>) -> Result<(), Failure> {
-        self.log("started");
-        Ok(())
-    }
-
-    fn restarting(&mut self, failure: &Failure, _: &mut ActorCx<'_, Self>) {
-        self.log(format!("restarting: {failure}"));
-    }
-
-    fn stopped(&mut self, reason: &StopReason, _: &mut ActorCx<'_, Self>) {
-        self.log(format!("stopped: {reason}"));
-    }
-
-    fn terminated(
-        &mut self,
-        terminated: &Terminated,
-        _: &mut ActorCx<'_, Self>,
-    ) -> Result<(), Failure> {
-        self.log(format!(
-            "terminated {}: {}",
-            terminated.path, terminated.reason
-        ));
-        Ok(())
-    }
-
-    fn child_failed(
-        &mut self,
-        failed: &ChildFailed,
-        _: &mut ActorCx<'_, Self>,
-    ) -> Result<(), Failure> {
-        self.log(format!(
-            "{} {:?}: {}",
-            failed.path, failed.directive, failed.failure
-        ));
-        Ok(())
-    }
-}
-
-/// Runs what the test wants.
-struct Do<R>(
-    #[allow(clippy::type_complexity)]
-    Box<dyn FnOnce(&mut Teller, &mut ActorCx<'_, Teller>) -> Received<Teller, R> + Send>,
-);
-
-impl<R: Send + 'static> Receive<Do<R>> for Teller {
-    type Reply = R;
-
-    fn receive(&mut self, code: Do<R>, cx: &mut ActorCx<'_, Self>) -> Received<Self, R> {
-        (code.0)(self, cx)
-    }
-}
-
-fn run<R>(
-    code: impl FnOnce(&mut Teller, &mut ActorCx<'_, Teller>) -> Received<Teller, R> + Send + 'static,
-) -> Do<R> {
-    Do(Box::new(code))
-}
-
-fn teller() -> (Props<Teller>, mpsc::Receiver<String>) {
-    let (log, lines) = mpsc::channel();
-    let props = Props::new(move || Teller {
-        log: log.clone(),
-        count: 0,
-        kept: Vec::new(),
-    });
-    (props, lines)
-}
-
-fn count() -> Do<u32> {
-    run(|teller, cx| {
-        teller.count += 1;
-        cx.reply(teller.count)
-    })
-}
-
-fn next(lines: &mpsc::Receiver<String>) -> String {
+fn next(lines: &Lines) -> String {
     lines.recv_timeout(DEADLINE).expect("it happens")
 }
 
-async fn one(supervision: Supervision) -> (ActorSystem, ActorRef<Teller>, mpsc::Receiver<String>) {
+async fn one(supervision: Supervision) -> (ActorSystem, ActorRef<Teller>, Lines) {
     let system = system().await;
     let (props, lines) = teller();
     let actor = system
@@ -121,10 +27,6 @@ async fn one(supervision: Supervision) -> (ActorSystem, ActorRef<Teller>, mpsc::
         .expect("the name is free");
     assert_eq!(next(&lines), "started");
     (system, actor, lines)
-}
-
-fn quickly() -> Supervision {
-    Supervision::restart().backoff(Duration::from_millis(1), Duration::from_millis(1))
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Behaviour of the engine, seen through its public API: a real system with real threads on a
 //! store in memory that fails on demand.
 
+mod actor_fixture;
 mod fixture;
 
 mod actors;
 mod asking;
+mod asking_actors;
 mod bare;
 mod breaker;
 mod chaos;
@@ -12,6 +14,7 @@ mod cleanup;
 mod commands;
 mod durable_state;
 mod effects;
+mod ending_actors;
 mod fairness;
 mod first_path;
 mod formats;
@@ -26,5 +29,7 @@ mod semantics;
 mod shutdown;
 mod starting;
 mod supervision;
+mod supervision_of_actors;
 mod tentative;
 mod timers;
+mod watching;

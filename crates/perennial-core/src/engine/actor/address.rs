@@ -155,13 +155,15 @@ impl ActorAddress {
 
     /// There is one more reference, unless the actor stops because there was none.
     pub(crate) fn refer_again(&self) -> bool {
-        let one_more = |count| (count > 0).then_some(count + 1);
-        match &self.references {
-            Some(references) => references
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-                .is_ok(),
-            None => !self.has_ended(),
+        if self.has_ended() {
+            return false;
         }
+        let one_more = |count| (count > 0).then_some(count + 1);
+        self.references.as_ref().is_none_or(|references| {
+            references
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+                .is_ok()
+        })
     }
 
     /// There is one reference less.

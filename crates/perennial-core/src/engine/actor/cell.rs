@@ -4,6 +4,7 @@
 //! failure it begins anew with a fresh value, or ends, as its supervision says. It never ends before
 //! its children, and whoever watches it is told once.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +27,13 @@ use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_messag
 use crate::error::AskError;
 use crate::event_sourced::Output;
 
+/// What whoever asked is told if the value does not come to the end of its message.
+const VALUE_GONE: AskError = AskError::Unknown {
+    reason: "the actor ended or began anew before the message was done",
+};
+
 /// A cell whose actor type is not known.
-pub(crate) trait AnyCell: Send {
+pub(crate) trait AnyCell: Any + Send {
     fn base(&self) -> &dyn AnyBase;
     fn base_mut(&mut self) -> &mut dyn AnyBase;
     /// A message has come.
@@ -65,6 +71,19 @@ pub(crate) enum ActorTimer {
     Ask(u64),
 }
 
+/// What the test kit sees of an actor that has not ended.
+#[derive(Debug)]
+pub struct ActorPeek<'a, A> {
+    /// Its value, while it is running.
+    pub actor: Option<&'a A>,
+    /// What waits for it, timers and news of others included.
+    pub queued: usize,
+    /// Messages that are put aside.
+    pub stashed: usize,
+    /// Messages whose work outside has not ended.
+    pub open: usize,
+}
+
 pub(crate) struct ActorCell<A: Actor> {
     /// There while it is running.
     actor: Option<A>,
@@ -81,7 +100,7 @@ enum Item<A: Actor> {
     Timer(u64),
     Signal(Box<Signal>),
     /// Everything before is handled: stop.
-    Stop,
+    Stop(Box<StopReason>),
     /// Stop, unless somebody refers to it again.
     Unreferenced,
 }
@@ -111,6 +130,7 @@ struct Rest<A: Actor> {
     children: BTreeMap<u64, Child>,
     watchers: BTreeMap<u64, Arc<ActorAddress>>,
     watchers_outside: Vec<oneshot::Sender<StopReason>>,
+    /// Until the news of their end is handled.
     watching: BTreeMap<u64, Arc<ActorAddress>>,
     timers: Vec<UserTimer<A>>,
     open: Vec<Open<A>>,
@@ -245,6 +265,17 @@ impl<A: Actor> Base<A> {
         }
     }
 
+    fn watches(&self, target: &ActorAddress) -> bool {
+        let rest = self.rest.as_ref();
+        rest.is_some_and(|rest| rest.watching.contains_key(&target.uid()))
+    }
+
+    /// The end of another actor is about to be told; `false` if it is not watched.
+    fn is_told_of(&mut self, target: &ActorAddress) -> bool {
+        let rest = self.rest.as_mut();
+        rest.is_some_and(|rest| rest.watching.remove(&target.uid()).is_some())
+    }
+
     pub(crate) fn set_receive_timeout(&mut self, core: &mut Core, after: Option<Duration>) {
         if let Some(rest) = &mut self.rest
             && let Some(idle) = rest.idle.take()
@@ -313,9 +344,7 @@ impl<A: Actor> Base<A> {
             if let Some((_, timer)) = open.question {
                 core.cancel_timer(timer);
             }
-            open.letter.fail(AskError::Unknown {
-                reason: "the actor ended or began anew before the message was done",
-            });
+            open.letter.fail(VALUE_GONE);
         }
     }
 
@@ -362,6 +391,16 @@ impl<A: Actor> ActorCell<A> {
         }
     }
 
+    pub(super) fn peek(&self) -> ActorPeek<'_, A> {
+        let rest = self.base.rest.as_ref();
+        ActorPeek {
+            actor: self.actor.as_ref(),
+            queued: self.queue.len(),
+            stashed: self.base.stashed(),
+            open: rest.map_or(0, |rest| rest.open.len()),
+        }
+    }
+
     fn is_running(&self) -> bool {
         matches!(self.base.phase, Phase::Running)
     }
@@ -378,16 +417,30 @@ impl<A: Actor> ActorCell<A> {
     fn start(&mut self, core: &mut Core) {
         let factory = &mut self.base.props.factory;
         let made = catch_unwind(AssertUnwindSafe(factory));
-        let failure = match made {
-            Ok(Ok(actor)) => {
-                self.actor = Some(actor);
-                self.base.phase = Phase::Running;
-                return self.hook(core, |actor, cx| actor.started(cx));
+        let made = made.unwrap_or_else(|panic| Err(Failure::panic(panic_message(&*panic))));
+        let started = made.and_then(|actor| {
+            self.actor = Some(actor);
+            self.base.phase = Phase::Running;
+            let started = self.call(core, |actor, cx| actor.started(cx));
+            started.unwrap_or(Ok(()))
+        });
+        match started {
+            Ok(()) => self.after(core),
+            Err(failure) => {
+                // One that cannot start does not come to the end that waits behind its messages.
+                self.base.stop |= self.is_to_stop();
+                self.failed(core, failure);
             }
-            Ok(Err(failure)) => failure,
-            Err(panic) => Failure::panic(panic_message(&*panic)),
-        };
-        self.failed(core, failure);
+        }
+    }
+
+    /// Whether its end waits in the queue.
+    fn is_to_stop(&self) -> bool {
+        self.queue.iter().any(|item| match item {
+            Item::Stop(_) => true,
+            Item::Unreferenced => self.base.address.is_unreferenced(),
+            _ => false,
+        })
     }
 
     /// Runs code of the actor that is not for a message.
@@ -590,7 +643,7 @@ impl<A: Actor> ActorCell<A> {
 
     /// The actor's code has failed.
     fn failed(&mut self, core: &mut Core, failure: Failure) {
-        self.base.stop = false;
+        let is_to_stop = std::mem::take(&mut self.base.stop);
         self.base.unstash = false;
         if self.is_ending() {
             tracing::warn!(actor = %self.base.address, error = %failure, "an actor failed while it ended");
@@ -605,8 +658,11 @@ impl<A: Actor> ActorCell<A> {
             .unwrap_or_default();
         let decided = catch_unwind(AssertUnwindSafe(|| supervision.decision(&failure)));
         let mut directive = decided.unwrap_or(Directive::Stop);
-        // There is no value to go on with.
-        if directive == Directive::Resume && self.actor.is_none() {
+        let is_shared = supervision.is_group() && !is_to_stop;
+        // It does not go on for itself, or there is no value to go on with.
+        if is_to_stop && directive == Directive::Restart
+            || directive == Directive::Resume && (is_to_stop || self.actor.is_none())
+        {
             directive = Directive::Stop;
         }
         let mut wait = Duration::ZERO;
@@ -633,9 +689,7 @@ impl<A: Actor> ActorCell<A> {
         if let Some(parent) = self.base.address.parent() {
             let concerns = match directive {
                 Directive::Escalate => Concerns::Parent,
-                Directive::Restart | Directive::Stop if supervision.is_group() => {
-                    Concerns::Siblings
-                }
+                Directive::Restart | Directive::Stop if is_shared => Concerns::Siblings,
                 _ => Concerns::Nobody,
             };
             let failed = ChildFailed {
@@ -659,6 +713,8 @@ impl<A: Actor> ActorCell<A> {
         core.stats.actor_restarts.fetch_add(1, Ordering::Relaxed);
         self.clear(core);
         self.stop_children(false);
+        // Before the hook, which must not add a child that nobody stops.
+        self.base.phase = Phase::Restarting(wait);
         let told = self.call(core, |actor, cx| {
             actor.restarting(failure, cx);
             Ok(())
@@ -673,7 +729,6 @@ impl<A: Actor> ActorCell<A> {
         self.base.unstash = false;
         // The fresh value does not know of it.
         self.unstash();
-        self.base.phase = Phase::Restarting(wait);
         self.go_on_without_children(core);
     }
 
@@ -701,6 +756,14 @@ impl<A: Actor> ActorCell<A> {
         if let Some(rest) = &mut self.base.rest {
             for target in std::mem::take(&mut rest.watching).into_values() {
                 target.order(Order::Unwatch(me));
+            }
+        }
+        // What has come for the value and was not handled yet.
+        for item in std::mem::take(&mut self.queue) {
+            match item {
+                Item::Arrived(letter) => letter.fail(VALUE_GONE),
+                Item::Signal(_) | Item::Timer(_) => {}
+                Item::Letter(_) | Item::Stop(_) | Item::Unreferenced => self.queue.push_back(item),
             }
         }
     }
@@ -758,7 +821,11 @@ impl<A: Actor> ActorCell<A> {
         let queued = std::mem::take(&mut self.queue)
             .into_iter()
             .filter_map(|item| match item {
-                Item::Letter(letter) | Item::Arrived(letter) => Some(letter),
+                Item::Letter(letter) => Some(letter),
+                Item::Arrived(letter) => {
+                    letter.fail(VALUE_GONE);
+                    None
+                }
                 _ => None,
             });
         for mut letter in queued.chain(rest.stash) {
@@ -767,9 +834,7 @@ impl<A: Actor> ActorCell<A> {
         }
         address.leave(places);
         for open in rest.open {
-            open.letter.fail(AskError::Unknown {
-                reason: "the actor ended before the message was done",
-            });
+            open.letter.fail(VALUE_GONE);
         }
         for watcher in rest.watchers.into_values() {
             watcher.order(Order::Terminated(Arc::clone(&address), reason.clone()));
@@ -812,13 +877,16 @@ impl<A: Actor> ActorCell<A> {
             Item::Timer(token) => self.handle_timer(core, token),
             Item::Signal(signal) => match *signal {
                 Signal::Terminated(terminated) => {
-                    self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
+                    // It may be watched no more, or was told of since.
+                    if self.base.is_told_of(&terminated.path.0) {
+                        self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
+                    }
                 }
                 Signal::ChildFailed(failed) => {
                     self.hook(core, |actor, cx| actor.child_failed(&failed, cx));
                 }
             },
-            Item::Stop => self.stop(core, StopReason::Stopped, true),
+            Item::Stop(reason) => self.stop(core, *reason, true),
             Item::Unreferenced => {
                 if self.base.address.is_unreferenced() {
                     self.stop(core, StopReason::Unreferenced, true);
@@ -846,12 +914,7 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn terminated(&mut self, address: Arc<ActorAddress>, reason: StopReason) {
-        let watched = self
-            .base
-            .rest
-            .as_mut()
-            .and_then(|rest| rest.watching.remove(&address.uid()));
-        if watched.is_some() {
+        if self.base.watches(&address) {
             let terminated = Terminated {
                 path: ActorPath(address),
                 reason,
@@ -880,11 +943,8 @@ impl<A: Actor> ActorCell<A> {
                     });
                 }
             }
-            Concerns::Parent if !self.is_running() => return,
-            Concerns::Parent => {
-                let failure = Failure::new(format!("{} failed: {}", failed.path, failed.failure));
-                return self.failed(core, failure);
-            }
+            Concerns::Parent if self.is_running() => self.failed(core, failed.failure.clone()),
+            Concerns::Parent => {}
         }
         if self.is_running() {
             let signal = Box::new(Signal::ChildFailed(failed));
@@ -941,13 +1001,16 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         match order {
             Order::Stop(reason) => self.stop(core, reason, false),
             Order::StopAfter(reason) => {
-                if !self.is_running() && !self.is_ending() && self.queue.is_empty() {
-                    return self.stop(core, reason, true);
-                }
+                let waits = matches!(self.base.phase, Phase::Restarting(_) | Phase::Backoff);
                 self.queue.push_back(match reason {
                     StopReason::Unreferenced => Item::Unreferenced,
-                    _ => Item::Stop,
+                    reason => Item::Stop(Box::new(reason)),
                 });
+                // One that waits to begin anew does not do so for nothing.
+                if waits && self.queue.len() == 1 {
+                    let mut places = 0;
+                    self.handle_next(core, &mut places);
+                }
             }
             Order::RestartWith(failed) => {
                 if self.is_running() {

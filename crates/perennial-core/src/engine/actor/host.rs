@@ -1,6 +1,6 @@
 //! The actors of one worker.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorTimer, NewAddress, Order, Parcel, Watcher,
+    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, Watcher,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -189,6 +189,12 @@ impl ActorHost {
     pub(crate) fn later_done(&mut self, core: &mut Core, done: LaterDone) {
         let (index, uid) = (done.key.index, done.key.incarnation);
         self.with(core, index, uid, |cell, core| cell.later_done(core, done));
+    }
+
+    /// What an actor is like, if it has not ended.
+    pub(crate) fn peek<A: Actor>(&self, address: &ActorAddress) -> Option<ActorPeek<'_, A>> {
+        let cell: &dyn Any = &**self.cells.get(address.cell()?)?;
+        cell.downcast_ref().map(ActorCell::peek)
     }
 
     fn with(

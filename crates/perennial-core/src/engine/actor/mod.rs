@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::{ChildFailed, StopReason};
 pub(crate) use address::{ActorAddress, NewAddress};
+pub use cell::ActorPeek;
 pub(crate) use cell::{ActorTimer, Base};
 pub use host::Newcomer;
 pub(crate) use host::{ActorHost, NewActor};
