@@ -82,6 +82,8 @@ pub struct ActorPeek<'a, A> {
     pub stashed: usize,
     /// Messages whose work outside has not ended.
     pub open: usize,
+    /// Those outside of actors who wait for its end.
+    pub watchers: usize,
 }
 
 pub(crate) struct ActorCell<A: Actor> {
@@ -398,6 +400,7 @@ impl<A: Actor> ActorCell<A> {
             queued: self.queue.len(),
             stashed: self.base.stashed(),
             open: rest.map_or(0, |rest| rest.open.len()),
+            watchers: rest.map_or(0, |rest| rest.watchers_outside.len()),
         }
     }
 
@@ -1001,7 +1004,15 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 Watcher::Actor(watcher) => {
                     self.base.rest().watchers.insert(watcher.uid(), watcher);
                 }
-                Watcher::Outside(sender) => self.base.rest().watchers_outside.push(sender),
+                Watcher::Outside(sender) => {
+                    let watchers = &mut self.base.rest().watchers_outside;
+                    if watchers.len() == watchers.capacity() {
+                        // Nobody says so who does not wait any more.
+                        watchers.retain(|watcher| !watcher.is_closed());
+                        watchers.reserve(watchers.len() + 1);
+                    }
+                    watchers.push(sender);
+                }
             },
             Order::Unwatch(uid) => {
                 if let Some(rest) = &mut self.base.rest {

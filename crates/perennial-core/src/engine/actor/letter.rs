@@ -79,6 +79,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
     admitted: bool,
     /// Whether work outside of the actor has run for it.
     future_ran: bool,
+    /// Whether it was counted as a dead letter.
+    is_counted: bool,
     stage: Stage<A, M>,
     reply: ReplyTo<A::Reply>,
     behalf: Behalf,
@@ -113,6 +115,7 @@ pub(crate) fn put_aside<A: Receive<M>, M: Send + 'static>(
         to,
         admitted: false,
         future_ran,
+        is_counted: false,
         stage: Stage::Message(message),
         reply,
         behalf,
@@ -131,6 +134,7 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
             to,
             admitted: true,
             future_ran: false,
+            is_counted: false,
             stage: Stage::Message(message),
             reply,
             behalf,
@@ -142,6 +146,18 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
         let mut post = Self::admitted(to, message, ReplyTo::nobody(), Behalf::default());
         post.admitted = false;
         post
+    }
+
+    /// Counts the message as a dead letter; once.
+    fn is_dead(&mut self, reason: DeadLetterReason) {
+        let is_counted = std::mem::replace(&mut self.is_counted, true);
+        // Whoever asked and has gone knows that it was not handled.
+        if !is_counted && !self.reply.is_abandoned() {
+            self.to
+                .registry()
+                .dead_letters()
+                .note(&self.to, type_name::<M>(), reason);
+        }
     }
 
     fn take_stage(&mut self) -> Stage<A, M> {
@@ -268,14 +284,8 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
         self.reply.complete(Err(error));
     }
 
-    fn reject(self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        // Whoever asked and has gone knows that it was not handled.
-        if !self.reply.is_abandoned() {
-            self.to
-                .registry()
-                .dead_letters()
-                .note(&self.to, type_name::<M>(), reason);
-        }
+    fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
+        self.is_dead(reason);
         self.fail(error);
     }
 
@@ -293,6 +303,10 @@ impl<A: Receive<M>, M: Send + 'static> Drop for Post<A, M> {
     fn drop(&mut self) {
         if self.admitted {
             self.to.leave(1);
+        }
+        // Its worker has ended, and what stood in its queues is gone with it.
+        if matches!(self.stage, Stage::Message(_)) {
+            self.is_dead(DeadLetterReason::Stopped);
         }
     }
 }
