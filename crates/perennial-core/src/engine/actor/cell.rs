@@ -476,11 +476,15 @@ impl<A: Actor> ActorCell<A> {
 
     /// Carries out what the actor's code has asked of its cell.
     fn after(&mut self, core: &mut Core) {
-        if std::mem::take(&mut self.base.unstash) {
-            self.unstash();
-        }
+        self.unstash_if_asked();
         if std::mem::take(&mut self.base.stop) {
             self.stop(core, StopReason::Stopped, false);
+        }
+    }
+
+    fn unstash_if_asked(&mut self) {
+        if std::mem::take(&mut self.base.unstash) {
+            self.unstash();
         }
     }
 
@@ -530,7 +534,11 @@ impl<A: Actor> ActorCell<A> {
             Ok(Step::Unhandled) => {
                 letter.reject(DeadLetterReason::Unhandled, AskError::Unhandled);
             }
-            Ok(Step::Stash) => self.stash(core, letter),
+            Ok(Step::Stash) => {
+                // Only what was stashed before comes back.
+                self.unstash_if_asked();
+                self.stash(core, letter);
+            }
             Ok(Step::Later(work)) => self.start_later(core, letter, work),
             Ok(Step::Ask(asked, options)) => self.start_ask(core, letter, asked, options),
             Err(failure) => {
@@ -1056,6 +1064,8 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 }
             }
             ActorTimer::Idle => {
+                // While something exclusive is waited for, the actor is not idle.
+                let is_held = self.base.is_held();
                 let Some(idle) = self.base.rest.as_mut().and_then(|rest| rest.idle.as_mut()) else {
                     return;
                 };
@@ -1063,7 +1073,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     .since
                     .saturating_add(idle.after)
                     .saturating_sub(core.now);
-                let is_due = left.is_zero() && self.queue.is_empty();
+                let is_due = left.is_zero() && self.queue.is_empty() && !is_held;
                 if is_due {
                     idle.since = core.now;
                 }
