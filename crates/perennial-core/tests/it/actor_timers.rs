@@ -403,3 +403,20 @@ fn a_timer_that_is_started_anew_again_and_again_comes_after_the_last() {
         assert_eq!(t.state(&actor, |actor| actor.settled.clone()), [99]);
     });
 }
+
+#[test]
+fn a_receive_timeout_does_not_come_between_an_exclusive_question_and_its_answer() {
+    for_seeds(|t| {
+        let (actor, lines) = one(t, quickly());
+        let (open, opened) = oneshot::channel();
+        t.tell(&actor, set_receive_timeout(10)).expect("room");
+        t.tell(&actor, hold(opened)).expect("room");
+        t.advance(ms(95));
+        assert_eq!(told(&lines), [""; 0]);
+        drop(open);
+        t.advance(ms(9));
+        assert_eq!(told(&lines), [""; 0]);
+        t.advance(ms(1));
+        assert_eq!(told(&lines), ["receive time-out"]);
+    });
+}
