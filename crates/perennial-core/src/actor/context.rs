@@ -110,8 +110,9 @@ impl<A: Actor> ActorCx<'_, A> {
         self.base.unwatch(other.address());
     }
 
-    /// Has [`Actor::receive_timeout`] called whenever no message was handled for `after`. Held to 1 ms
-    /// at least.
+    /// Has [`Actor::receive_timeout`] called whenever no message was handled for `after`, unless
+    /// something [exclusive](ActorCx::exclusive) is waited for. Held to 1 ms at least. Ends with a
+    /// restart.
     pub fn set_receive_timeout(&mut self, after: Duration) {
         self.base.set_receive_timeout(self.core, Some(after));
     }

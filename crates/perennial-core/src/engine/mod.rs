@@ -54,6 +54,7 @@ pub(crate) use self::core::Core;
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
+use crate::actor::StopReason;
 pub use crate::deadline::{Deadlines, DrivenDeadlines};
 #[doc(hidden)]
 pub use crate::durable_state::deletion;
@@ -128,6 +129,7 @@ impl Input {
         match self {
             Self::Command(command) => command.refuse(AskError::Stopped),
             Self::Parcel(parcel) => parcel.refuse(AskError::Stopped),
+            Self::Actor(input) => input.refuse(StopReason::SystemStopped),
             Self::Many(inputs) => inputs.into_iter().for_each(Self::refuse),
             // Whoever waits for one of the others is told by its being dropped.
             _ => {}

@@ -4,6 +4,8 @@
 mod actor_fixture;
 mod fixture;
 
+mod actor_stash;
+mod actor_timers;
 mod actors;
 mod asking;
 mod asking_actors;

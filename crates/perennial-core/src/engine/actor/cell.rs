@@ -82,6 +82,8 @@ pub struct ActorPeek<'a, A> {
     pub stashed: usize,
     /// Messages whose work outside has not ended.
     pub open: usize,
+    /// Those outside of actors who wait for its end.
+    pub watchers: usize,
 }
 
 pub(crate) struct ActorCell<A: Actor> {
@@ -398,6 +400,7 @@ impl<A: Actor> ActorCell<A> {
             queued: self.queue.len(),
             stashed: self.base.stashed(),
             open: rest.map_or(0, |rest| rest.open.len()),
+            watchers: rest.map_or(0, |rest| rest.watchers_outside.len()),
         }
     }
 
@@ -473,11 +476,15 @@ impl<A: Actor> ActorCell<A> {
 
     /// Carries out what the actor's code has asked of its cell.
     fn after(&mut self, core: &mut Core) {
-        if std::mem::take(&mut self.base.unstash) {
-            self.unstash();
-        }
+        self.unstash_if_asked();
         if std::mem::take(&mut self.base.stop) {
             self.stop(core, StopReason::Stopped, false);
+        }
+    }
+
+    fn unstash_if_asked(&mut self) {
+        if std::mem::take(&mut self.base.unstash) {
+            self.unstash();
         }
     }
 
@@ -535,7 +542,11 @@ impl<A: Actor> ActorCell<A> {
             Ok(Step::Unhandled) => {
                 letter.reject(DeadLetterReason::Unhandled, AskError::Unhandled);
             }
-            Ok(Step::Stash(other)) => self.stash(core, other.unwrap_or(letter)),
+            Ok(Step::Stash(other)) => {
+                // Only what was stashed before comes back.
+                self.unstash_if_asked();
+                self.stash(core, other.unwrap_or(letter));
+            }
             Ok(Step::Later(work, other)) => {
                 self.start_later(core, other.unwrap_or(letter), work);
             }
@@ -1021,7 +1032,15 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 Watcher::Actor(watcher) => {
                     self.base.rest().watchers.insert(watcher.uid(), watcher);
                 }
-                Watcher::Outside(sender) => self.base.rest().watchers_outside.push(sender),
+                Watcher::Outside(sender) => {
+                    let watchers = &mut self.base.rest().watchers_outside;
+                    if watchers.len() == watchers.capacity() {
+                        // Nobody says so who does not wait any more.
+                        watchers.retain(|watcher| !watcher.is_closed());
+                        watchers.reserve(watchers.len() + 1);
+                    }
+                    watchers.push(sender);
+                }
             },
             Order::Unwatch(uid) => {
                 if let Some(rest) = &mut self.base.rest {
@@ -1065,6 +1084,8 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 }
             }
             ActorTimer::Idle => {
+                // While something exclusive is waited for, the actor is not idle.
+                let is_held = self.base.is_held();
                 let Some(idle) = self.base.rest.as_mut().and_then(|rest| rest.idle.as_mut()) else {
                     return;
                 };
@@ -1072,7 +1093,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     .since
                     .saturating_add(idle.after)
                     .saturating_sub(core.now);
-                let is_due = left.is_zero() && self.queue.is_empty();
+                let is_due = left.is_zero() && self.queue.is_empty() && !is_held;
                 if is_due {
                     idle.since = core.now;
                 }

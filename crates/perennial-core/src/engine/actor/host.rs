@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, Watcher,
+    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -24,12 +24,27 @@ pub(crate) struct ActorHost {
     is_draining: bool,
 }
 
-/// An actor on its way to its worker.
-pub struct Newcomer(Box<dyn AnyNewActor>);
+/// An actor on its way to its worker. Dropped there, it has ended.
+pub struct Newcomer {
+    address: Arc<ActorAddress>,
+    actor: Option<Box<dyn AnyNewActor>>,
+}
 
 impl Newcomer {
     pub(crate) fn address(&self) -> &Arc<ActorAddress> {
-        self.0.address()
+        &self.address
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        if self.actor.is_none() {
+            return;
+        }
+        self.address.end();
+        if let Some(parent) = self.address.parent() {
+            parent.order(Order::ChildEnded(Arc::clone(&self.address)));
+        }
     }
 }
 
@@ -41,8 +56,6 @@ impl std::fmt::Debug for Newcomer {
 
 /// A [`NewActor`] whose type is forgotten.
 trait AnyNewActor: Send {
-    fn address(&self) -> &Arc<ActorAddress>;
-
     /// Makes its cell, which has a place by then.
     fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell>;
 }
@@ -101,12 +114,16 @@ impl<A: Actor> NewActor<A> {
         let registry = address.registry();
         let worker = address.worker();
         registry.add_actor();
+        let newcomer = Newcomer {
+            address: Arc::clone(&address),
+            actor: Some(Box::new(self)),
+        };
         // At once, so that nobody's message is there before it.
-        if registry.send_spawn(worker, Input::Spawn(Newcomer(Box::new(self)))) {
-            return Ok(address);
+        if registry.send_spawn(worker, Input::Spawn(newcomer)) {
+            Ok(address)
+        } else {
+            Err(SpawnError::Stopped)
         }
-        address.end();
-        Err(SpawnError::Stopped)
     }
 
     pub(crate) fn is_in_group(&self) -> bool {
@@ -116,10 +133,6 @@ impl<A: Actor> NewActor<A> {
 }
 
 impl<A: Actor> AnyNewActor for NewActor<A> {
-    fn address(&self) -> &Arc<ActorAddress> {
-        &self.address
-    }
-
     fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell> {
         Box::new(ActorCell::new(index, self.address, self.props))
     }
@@ -133,11 +146,14 @@ fn is_name(name: &str) -> bool {
 }
 
 impl ActorHost {
-    pub(crate) fn spawn(&mut self, core: &mut Core, actor: Newcomer) {
+    pub(crate) fn spawn(&mut self, core: &mut Core, mut newcomer: Newcomer) {
+        let Some(actor) = newcomer.actor.take() else {
+            return;
+        };
         let entry = self.cells.vacant_entry();
         let index = entry.key();
-        actor.address().set_cell(index);
-        entry.insert(actor.0.cell(index));
+        newcomer.address.set_cell(index);
+        entry.insert(actor.cell(index));
         core.stats.actors.fetch_add(1, Ordering::Relaxed);
         if self.is_draining {
             self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
@@ -157,23 +173,13 @@ impl ActorHost {
     }
 
     pub(crate) fn order(&mut self, core: &mut Core, input: ActorInput) {
-        let ActorInput { to, order } = input;
-        let cell = to.cell();
-        if let Some((index, cell)) =
-            cell.and_then(|index| Some((index, self.cells.get_mut(index)?)))
-        {
-            cell.order(core, order);
-            return self.place(core, index);
-        }
-        // It has ended, which is news to whoever wants to watch it.
-        match order {
-            Order::Watch(Watcher::Actor(watcher)) => {
-                watcher.order(Order::Terminated(to, StopReason::NotFound));
+        let cell = input.to.cell();
+        match cell.and_then(|index| Some((index, self.cells.get_mut(index)?))) {
+            Some((index, cell)) => {
+                cell.order(core, input.order);
+                self.place(core, index);
             }
-            Order::Watch(Watcher::Outside(sender)) => {
-                let _ = sender.send(StopReason::NotFound);
-            }
-            _ => {}
+            None => input.refuse(StopReason::NotFound),
         }
     }
 

@@ -97,10 +97,9 @@ impl<A: Receive<M>, M: Send + 'static> Told<A, M> {
 
     /// A message that the actor sends itself.
     pub(crate) fn own(to: Arc<ActorAddress>, message: M) -> Self {
-        Self {
-            admitted: false,
-            ..Self::admitted(to, message)
-        }
+        let mut told = Self::admitted(to, message);
+        told.admitted = false;
+        told
     }
 
     fn suspended(&self, then: Continuation<A, A::Reply>) -> Option<Box<dyn Letter<A>>> {
@@ -108,6 +107,7 @@ impl<A: Receive<M>, M: Send + 'static> Told<A, M> {
             to: Arc::clone(&self.to),
             admitted: false,
             future_ran: false,
+            is_counted: false,
             stage: Stage::Suspended(then),
             reply: ReplyTo::nobody(),
             behalf: Behalf::default(),
@@ -175,9 +175,9 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
         }
     }
 
-    fn reject(self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        let dead_letters = self.to.registry().dead_letters();
-        dead_letters.note(&self.to, type_name::<M>(), reason);
+    fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
+        self.message = None;
+        note_dead::<M>(&self.to, reason);
         self.fail(error);
     }
 
@@ -189,6 +189,23 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
         let party = Party::Actor(Arc::clone(&self.to));
         Behalf::default().begin(party, is_exclusive)
     }
+}
+
+impl<A, M> Drop for Told<A, M> {
+    fn drop(&mut self) {
+        if self.admitted {
+            self.to.leave(1);
+        }
+        // Its worker has ended, and what stood in its queues is gone with it.
+        if self.message.is_some() {
+            note_dead::<M>(&self.to, DeadLetterReason::Stopped);
+        }
+    }
+}
+
+fn note_dead<M>(to: &Arc<ActorAddress>, reason: DeadLetterReason) {
+    let dead_letters = to.registry().dead_letters();
+    dead_letters.note(to, type_name::<M>(), reason);
 }
 
 /// Puts a letter where the actor's cell wants it.
@@ -206,6 +223,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
     admitted: bool,
     /// Whether work outside of the actor has run for it.
     future_ran: bool,
+    /// Whether it was counted as a dead letter.
+    is_counted: bool,
     stage: Stage<A, M>,
     reply: ReplyTo<A::Reply>,
     behalf: Behalf,
@@ -240,6 +259,7 @@ pub(crate) fn put_aside<A: Receive<M>, M: Send + 'static>(
         to,
         admitted: false,
         future_ran,
+        is_counted: false,
         stage: Stage::Message(message),
         reply,
         behalf,
@@ -258,9 +278,19 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
             to,
             admitted: true,
             future_ran: false,
+            is_counted: false,
             stage: Stage::Message(message),
             reply,
             behalf,
+        }
+    }
+
+    /// Counts the message as a dead letter; once.
+    fn is_dead(&mut self, reason: DeadLetterReason) {
+        let is_counted = std::mem::replace(&mut self.is_counted, true);
+        // Whoever asked and has gone knows that it was not handled.
+        if !is_counted && !self.reply.is_abandoned() {
+            note_dead::<M>(&self.to, reason);
         }
     }
 
@@ -385,14 +415,8 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
         self.reply.complete(Err(error));
     }
 
-    fn reject(self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        // Whoever asked and has gone knows that it was not handled.
-        if !self.reply.is_abandoned() {
-            self.to
-                .registry()
-                .dead_letters()
-                .note(&self.to, type_name::<M>(), reason);
-        }
+    fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
+        self.is_dead(reason);
         self.fail(error);
     }
 
@@ -410,6 +434,10 @@ impl<A: Receive<M>, M: Send + 'static> Drop for Post<A, M> {
     fn drop(&mut self) {
         if self.admitted {
             self.to.leave(1);
+        }
+        // Its worker has ended, and what stood in its queues is gone with it.
+        if matches!(self.stage, Stage::Message(_)) {
+            self.is_dead(DeadLetterReason::Stopped);
         }
     }
 }

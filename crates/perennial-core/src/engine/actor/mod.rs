@@ -36,6 +36,21 @@ pub struct ActorInput {
     pub(crate) order: Order,
 }
 
+impl ActorInput {
+    /// Nobody is there to follow the order, which is news to whoever wants to watch.
+    pub(crate) fn refuse(self, reason: StopReason) {
+        match self.order {
+            Order::Watch(Watcher::Actor(watcher)) => {
+                watcher.order(Order::Terminated(self.to, reason));
+            }
+            Order::Watch(Watcher::Outside(sender)) => {
+                let _ = sender.send(reason);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a cell is told or has to do.
 pub(crate) enum Order {
     /// Stop, after the message that is being handled.
@@ -88,5 +103,141 @@ impl std::fmt::Debug for ActorInput {
             Order::Answered(_) => "Answered",
         };
         write!(f, "{order} to {}", self.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use perennial_testkit::ManualClock;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::actor::{
+        Actor, ActorCx, ActorRef, Failure, Placement, Props, Receive, Received, Terminated,
+    };
+    use crate::dead_letters::DeadLetterReason;
+    use crate::engine::{Assembled, Assembly, Frame, Input, Settings, Worker};
+
+    /// Watches whom it is told to, and counts how many of them have ended.
+    struct Watching(Arc<AtomicU32>);
+
+    impl Actor for Watching {
+        fn terminated(
+            &mut self,
+            terminated: &Terminated,
+            _: &mut ActorCx<'_, Self>,
+        ) -> Result<(), Failure> {
+            assert!(matches!(terminated.reason, StopReason::SystemStopped));
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    struct Watch(ActorRef<Watching>);
+
+    impl Receive<Watch> for Watching {
+        type Reply = ();
+
+        fn receive(&mut self, watch: Watch, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            cx.watch(&watch.0);
+            cx.reply(())
+        }
+    }
+
+    type Seat = (Worker, UnboundedReceiver<Input>);
+
+    fn two_workers() -> (Arc<crate::engine::Registry>, Seat, Seat) {
+        let frame = Frame {
+            workers: 2,
+            settings: Settings::default(),
+            inbox: 10,
+            ask_timeout: Duration::from_secs(1),
+            deadlines: None,
+            clock: Arc::new(ManualClock::new()),
+        };
+        let Assembled { registry, workers } = Assembly::new().build(frame, || [0; 32]);
+        let [first, second] = <[_; 2]>::try_from(workers).expect("two workers");
+        (registry, first, second)
+    }
+
+    fn turn((worker, inbox): &mut Seat) {
+        while let Ok(input) = inbox.try_recv() {
+            worker.turn([input]);
+        }
+    }
+
+    fn watching(worker: usize, count: &Arc<AtomicU32>) -> Props<Watching> {
+        let count = Arc::clone(count);
+        Props::new(move || Watching(Arc::clone(&count))).placement(Placement::Worker(worker))
+    }
+
+    #[test]
+    fn who_watches_an_actor_of_a_worker_that_is_gone_is_told() {
+        let (registry, mut first, second) = two_workers();
+        let count = Arc::default();
+        let watcher = registry.spawn(None, watching(0, &count)).expect("no name");
+        let watched = registry.spawn(None, watching(1, &count)).expect("no name");
+        drop(second);
+        for told in 1..=2 {
+            watcher.tell(Watch(watched.clone())).expect("room");
+            turn(&mut first);
+            assert_eq!(count.load(Ordering::Relaxed), told);
+        }
+    }
+
+    #[test]
+    fn messages_that_are_lost_with_their_worker_are_dead_letters() {
+        let (registry, mut first, second) = two_workers();
+        let count = Arc::default();
+        let actors = [0, 1].map(|worker| {
+            let props = watching(worker, &count);
+            registry.spawn(None, props).expect("no name")
+        });
+        turn(&mut first);
+        for actor in &actors {
+            actor.tell(Watch(actor.clone())).expect("room");
+        }
+        drop((first, second));
+        for actor in &actors {
+            // Whether the actor had started or not.
+            assert_eq!(actor.queue_depth(), 0);
+        }
+        assert_eq!((registry.waiting(), registry.live_actors()), (0, 0));
+        let counts = registry.dead_letter_counts();
+        assert!(
+            counts.contains(&(DeadLetterReason::Stopped, 2)),
+            "{counts:?}"
+        );
+        // What comes later is refused as a dead letter too, or at once.
+        let late = actors[0].tell(Watch(actors[0].clone()));
+        assert!(late.is_err() || registry.dead_letter_counts()[0].1 == 3);
+    }
+
+    #[test]
+    fn whoever_waits_for_an_end_no_more_is_forgotten() {
+        let (registry, mut first, _second) = two_workers();
+        let actor = registry
+            .spawn(None, watching(0, &Arc::default()))
+            .expect("no name");
+        turn(&mut first);
+        let mut kept = Vec::new();
+        for number in 0..10_000 {
+            let (sender, receiver) = oneshot::channel();
+            actor
+                .address()
+                .order(Order::Watch(Watcher::Outside(sender)));
+            if number % 1000 == 0 {
+                kept.push(receiver);
+            }
+            turn(&mut first);
+        }
+        let watchers = first.0.peek_actor(&actor).expect("it runs").watchers;
+        assert!((10..100).contains(&watchers), "{watchers} are kept");
+        actor.stop();
+        turn(&mut first);
+        assert!(kept.iter_mut().all(|receiver| receiver.try_recv().is_ok()));
     }
 }
