@@ -28,8 +28,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use perennial_persistence::{
-    Error, InvalidWrite, PageLimit, PersistenceId, SequenceNr, SnapshotCriteria, StateChange,
-    StateWrite, Store,
+    Error, InvalidWrite, Journal, PageLimit, PersistenceId, SequenceNr, SnapshotCriteria,
+    StateChange, StateWrite, Store,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -382,7 +382,7 @@ impl Cleanup {
     ) -> Result<u64, Error> {
         let journal = store.journal();
         let highest = journal.highest_sequence_nr(id, SequenceNr::ZERO).await?;
-        let (lowest, is_marker) = self.lowest(store, id).await?;
+        let (lowest, is_marker) = self.lowest(store, id, SequenceNr::ZERO).await?;
         // No number is skipped, however high the one that was asked for.
         let to = to.min(highest);
         let Some(lowest) = lowest.filter(|&lowest| lowest <= to) else {
@@ -397,42 +397,62 @@ impl Cleanup {
             self.deleted(id, Kept::Events, to, rows);
             return Ok(rows);
         }
-        // The row with the last number stays until the marker takes its place, so that the number
-        // is not forgotten if it ends half-way.
-        let last = if reset {
-            to
-        } else {
-            SequenceNr::new(to.value().saturating_sub(1)).unwrap_or_default()
-        };
-        let mut rows = 0;
+        if reset {
+            return self.remove(&*journal, id, to).await;
+        }
+        // Each batch leaves a marker: without one a stale writer could store events in the place of
+        // those that are gone, and the highest number would be forgotten if this ends half-way.
+        let batch = u64::try_from(self.batch).unwrap_or(u64::MAX);
+        let (mut from, mut rows) = (lowest, 0);
         loop {
-            let removed = journal.remove_events(id, last, self.batch).await?;
-            if removed > 0 {
-                rows += removed as u64;
-                self.deleted(id, Kept::Events, last, removed as u64);
+            let end = from.value().saturating_add(batch - 1).min(to.value());
+            let end = SequenceNr::new(end).unwrap_or(to);
+            journal.delete_events(id, end).await?;
+            let deleted = end.value() - from.value() + 1;
+            rows += deleted;
+            self.deleted(id, Kept::Events, end, deleted);
+            if end == to {
+                return Ok(rows);
             }
-            if removed < self.batch {
-                break;
-            }
+            // Numbers that nobody has are passed over, however many they are.
+            from = match self.lowest(store, id, end.next()).await?.0 {
+                Some(next) => next.min(to),
+                None => to,
+            };
         }
-        if !reset {
-            journal.delete_events(id, to).await?;
-            rows += 1;
-            self.deleted(id, Kept::Events, to, 1);
-        }
-        Ok(rows)
     }
 
-    /// The number of the first row of an id, and whether it is a marker.
+    /// Deletes events up to a number and leaves nothing.
+    async fn remove(
+        &self,
+        journal: &dyn Journal,
+        id: &PersistenceId,
+        to: SequenceNr,
+    ) -> Result<u64, Error> {
+        let mut rows = 0;
+        loop {
+            let removed = journal.remove_events(id, to, self.batch).await?;
+            if removed > 0 {
+                rows += removed as u64;
+                self.deleted(id, Kept::Events, to, removed as u64);
+            }
+            if removed < self.batch {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// The number of an id's first row from a number on, and whether it is a marker.
     async fn lowest(
         &self,
         store: &dyn Store,
         id: &PersistenceId,
+        from: SequenceNr,
     ) -> Result<(Option<SequenceNr>, bool), Error> {
         let first = PageLimit { rows: 1, bytes: 0 };
         let journal = store.journal();
         let page = journal
-            .replay_events(id, SequenceNr::ZERO, SequenceNr::MAX, first)
+            .replay_events(id, from, SequenceNr::MAX, first)
             .await?;
         let is_there = page.highest_timestamp.is_some();
         Ok((is_there.then_some(page.highest), page.events.is_empty()))
@@ -457,7 +477,10 @@ impl Cleanup {
         let Some(seq_nr) = self.snapshot_of(store, id).await.map_err(failed)? else {
             return Ok(0);
         };
-        let (lowest, is_marker) = self.lowest(store, id).await.map_err(failed)?;
+        let (lowest, is_marker) = self
+            .lowest(store, id, SequenceNr::ZERO)
+            .await
+            .map_err(failed)?;
         if is_marker || lowest != Some(SequenceNr::FIRST) {
             return Err(CleanupError::SnapshotNeeded {
                 persistence_id: id.clone(),

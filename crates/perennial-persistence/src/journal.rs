@@ -312,10 +312,15 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// *Idempotent*: a write whose rows are all there already with its own writer id is answered
     /// as written, so an identical batch may be sent again after an unknown outcome.
     ///
-    /// *Fenced*: any other write is refused if its id has a row, event or delete marker, at or
-    /// above the write's first number, even where that number itself is free. So a stale writer
-    /// is noticed although the events that it does not know of were deleted since. The later writes
-    /// of an id in the same batch are not in the way of its earlier ones.
+    /// *Fenced*: any other write is refused if one of its numbers is taken by an event, or if its id
+    /// has a delete marker at or above the write's first number. So a stale writer is noticed
+    /// although the events that it does not know of were deleted since. What the fence rests on is
+    /// that every deletion but [`Journal::remove_events`] leaves its marker in the same transaction.
+    /// The later writes of an id in the same batch are not in the way of its earlier ones.
+    ///
+    /// Free numbers below an event that no deletion has freed, such as those that another program
+    /// skipped, may be given or refused as superseded, which a store decides as it is cheaper. No
+    /// writer asks for one that has recovered what is there.
     ///
     /// The [reply](AtomicWrite::reply) of a write is stored in the transaction of its events, so it
     /// is there if and only if they are.
@@ -391,8 +396,9 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// one transaction, and leaves nothing in their place. Gives how many rows that were; fewer than
     /// `limit`, which is at least 1, once none is left.
     ///
-    /// Meant for cleaning up while nobody uses the id. When every row is gone, nobody knows any more
-    /// which numbers were used, and the next writer begins with 1.
+    /// Meant for forgetting an id that nobody uses: nothing keeps a stale writer from the numbers
+    /// that become free. When every row is gone, nobody knows any more which were used, and the next
+    /// writer begins with 1.
     ///
     /// # Errors
     /// As [`Journal::delete_events`].

@@ -23,6 +23,7 @@ use crate::password::{self, Environment, Origin};
 use crate::{Config, SslMode};
 
 const SET: Sql = sql!("session/set.sql");
+const PLAN_BY_KEY: Sql = sql!("session/plan_by_key.sql");
 
 /// Opens a connection as a store with these settings does, for a program's own statements.
 ///
@@ -134,21 +135,37 @@ impl Connector {
     /// Opens a connection with its settings. The task ends with the connection; aborting it ends
     /// the connection.
     pub(crate) async fn open(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        self.within(self.open_here()).await
+    }
+
+    /// The same for the statements of the store, which are planned in one way.
+    pub(crate) async fn open_for_calls(
+        &self,
+    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let opening = async {
-            let (client, task) = self.connect_somehow().await?;
-            client
-                .query(
-                    SET.text,
-                    &[&self.lock_timeout, &self.statement_timeout, &self.schema],
-                )
-                .await?;
+            let (client, task) = self.open_here().await?;
+            client.query(PLAN_BY_KEY.text, &[]).await?;
             Ok((client, task))
         };
+        self.within(opening).await
+    }
+
+    async fn open_here(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (client, task) = self.connect_somehow().await?;
+        client
+            .query(
+                SET.text,
+                &[&self.lock_timeout, &self.statement_timeout, &self.schema],
+            )
+            .await?;
+        Ok((client, task))
+    }
+
+    fn within<'a, T>(&self, future: impl Future<Output = T> + Send + 'a) -> Within<'a, T> {
         Within {
             runtime: self.runtime.clone(),
-            future: Box::pin(opening),
+            future: Box::pin(future),
         }
-        .await
     }
 
     /// Why a connection failed, and what to check.
@@ -223,7 +240,7 @@ impl Connect for Connector {
                 + '_,
         >,
     > {
-        Box::pin(self.open())
+        Box::pin(self.open_for_calls())
     }
 }
 

@@ -34,10 +34,12 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// A statement stored nothing, as one of its entities has rows beyond its write.
-    pub(crate) fn beyond() -> Self {
+    /// The statement went through and has not stored all of its rows: some are not as their writers
+    /// expect, which a look at them tells. This is said if it does not.
+    pub(crate) fn left_out() -> Self {
         Self {
-            reason: "the entity has a row with the number or a higher one".to_owned(),
+            reason: "the table left the row out, as a trigger or another unique index may make it"
+                .to_owned(),
             source: None,
         }
     }

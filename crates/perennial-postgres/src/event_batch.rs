@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::BufMut;
 use perennial_persistence::{AtomicWrite, Error, Previous, SequenceNr, Timestamp, Written};
+use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::batch::{Batch, LARGEST_WRITE, Size};
@@ -11,17 +12,35 @@ use crate::command_replies::{self, Reply, replies_of};
 use crate::error::{Failure, Refusal};
 use crate::executor::{Executor, Sql, ordinality, sql};
 use crate::journal::size_of_write;
-use crate::row::{Column, Micros, NewRow, WriterText, put_tags, put_text};
+use crate::row::{Column, Micros, NewRow, WriterText, put_microseconds, put_tags, put_text};
 
 const WRITE_BATCH: Sql = sql!("journal/write_batch.sql");
+const WRITE_LARGE_BATCH: Sql = sql!("journal/write_large_batch.sql");
 const WRITE_BATCH_WITH_METADATA: Sql = sql!("journal/write_batch_with_metadata.sql");
+const WRITE_LARGE_BATCH_WITH_METADATA: Sql = sql!("journal/write_large_batch_with_metadata.sql");
 const WRITE_BATCH_WITH_REPLIES: Sql = sql!("journal/write_batch_with_replies.sql");
 const READ_PREVIOUS_TIMESTAMPS: Sql = sql!("journal/read_previous_timestamps.sql");
 const READ_TAKEN: Sql = sql!("journal/read_taken.sql");
 
+/// From how many entities on it pays to call a function at the end of a statement instead of probing
+/// the primary key for each of them: the call costs as much as 20 to 50 of these probes, the more
+/// delete markers there are.
+const LARGE_BATCH: usize = 64;
+
+/// What keeps stale writers out of the place of deleted events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// The primary key is probed for every entity.
+    Rows,
+    /// Large batches look for delete markers, by the function and the index that the migrations
+    /// make for that.
+    Markers,
+}
+
 /// A batch of events while it is being written.
 pub(crate) struct EventBatch<'a> {
     executor: &'a Executor,
+    fence: Fence,
     writes: &'a [AtomicWrite],
     /// Indexes of `writes`, sorted by id and number.
     order: Vec<usize>,
@@ -52,7 +71,7 @@ pub(crate) struct Pending {
 }
 
 impl<'a> EventBatch<'a> {
-    pub(crate) fn new(executor: &'a Executor, writes: &'a [AtomicWrite]) -> Self {
+    pub(crate) fn new(executor: &'a Executor, fence: Fence, writes: &'a [AtomicWrite]) -> Self {
         let mut order: Vec<usize> = (0..writes.len()).collect();
         // Stable, so that wrongly repeated numbers keep the batch's order.
         order.sort_by(|&a, &b| {
@@ -63,6 +82,7 @@ impl<'a> EventBatch<'a> {
         });
         let mut batch = Self {
             executor,
+            fence,
             writes,
             order,
             answers: vec![None; writes.len()],
@@ -99,8 +119,8 @@ impl<'a> EventBatch<'a> {
         self.writes[a].persistence_id() == self.writes[b].persistence_id()
     }
 
-    /// Stores the writes in one transaction and says when; `None` if it stored nothing, as an entity
-    /// has rows beyond its first write.
+    /// Stores the writes in one transaction and says when; `None` if the table has not taken all of
+    /// their rows.
     async fn insert(&self, pending: &[Pending]) -> Result<Option<Vec<Timestamp>>, Failure> {
         let bases = self.known_bases(pending).await?;
         let not_before = |base: Option<(Micros, usize)>| base.map(|(base, step)| base.plus(step));
@@ -112,14 +132,13 @@ impl<'a> EventBatch<'a> {
         let mut with_metadata = false;
         for (pending, &base) in pending.iter().zip(&bases) {
             let write = &self.writes[pending.index];
-            let position = i32::try_from(pending.index).unwrap_or(i32::MAX);
             for (seq_nr, event) in write.numbered() {
                 with_metadata |= event.metadata.is_some() || !event.tags.is_empty();
                 rows.push(NewRow {
                     write,
                     event,
                     seq_nr,
-                    position,
+                    position: pending.index,
                     not_before: not_before(base),
                 });
             }
@@ -129,22 +148,39 @@ impl<'a> EventBatch<'a> {
             .map(|of_entity| &self.writes[of_entity[0].index])
             .collect();
         let replies = replies_of(pending.iter().map(|pending| &self.writes[pending.index]));
-        let inserted = insert(self.executor, &rows, &firsts, with_metadata, &replies).await?;
-        let Some(started) = inserted else {
-            return Ok(None);
+        let new = NewRows {
+            rows: &rows,
+            firsts: &firsts,
+            with_metadata,
+            replies: &replies,
         };
-        let timestamps: Result<Vec<Timestamp>, Failure> = pending
-            .iter()
-            .zip(bases)
-            .map(|(pending, base)| {
-                let own = started.plus(pending.index);
-                let stored = not_before(base).map_or(own, |earliest| own.max(earliest));
-                stored.timestamp().ok_or_else(|| {
-                    Failure::unknown("the server's clock is beyond the year 9999", None)
+        let times = match new.insert(self.executor, self.fence).await? {
+            Stored::Rows(times) if times.len() == rows.len() => {
+                // The rows of a write share a time.
+                let mut next = 0;
+                let of_write = |pending: &Pending| {
+                    let time = times[next];
+                    next += self.writes[pending.index].events().len();
+                    time.timestamp()
+                };
+                pending.iter().map(of_write).collect()
+            }
+            Stored::Since(started, count) if usize::try_from(count) == Ok(rows.len()) => pending
+                .iter()
+                .zip(bases)
+                .map(|(pending, base)| {
+                    let own = started.plus(pending.index);
+                    not_before(base)
+                        .map_or(own, |earliest| own.max(earliest))
+                        .timestamp()
                 })
-            })
-            .collect();
-        timestamps.map(Some)
+                .collect(),
+            Stored::Rows(_) | Stored::Since(..) => return Ok(None),
+        };
+        let times: Option<Vec<Timestamp>> = times;
+        times
+            .map(Some)
+            .ok_or_else(|| Failure::unknown("the server's clock is beyond the year 9999", None))
     }
 
     /// The times after which the writes must be, reading those that no writer knows.
@@ -329,7 +365,7 @@ impl Batch for EventBatch<'_> {
 
     async fn send(&mut self, pending: &[Pending]) -> Result<Option<Refusal>, Failure> {
         let Some(timestamps) = self.insert(pending).await? else {
-            return Ok(Some(Refusal::beyond()));
+            return Ok(Some(Refusal::left_out()));
         };
         for (pending, timestamp) in pending.iter().zip(timestamps) {
             self.answers[pending.index] = Some(Ok(Written { timestamp }));
@@ -355,135 +391,164 @@ impl Batch for EventBatch<'_> {
     }
 }
 
-/// Inserts rows in one transaction and says when that began; `None` if it inserted nothing because of
-/// rows that are there. `firsts` are the first writes of each entity.
-async fn insert(
-    executor: &Executor,
-    rows: &[NewRow<'_>],
-    firsts: &[&AtomicWrite],
+/// What one statement inserts.
+struct NewRows<'a> {
+    rows: &'a [NewRow<'a>],
+    /// The first writes of each entity.
+    firsts: &'a [&'a AtomicWrite],
     with_metadata: bool,
-    replies: &[Reply<'_>],
-) -> Result<Option<Micros>, Failure> {
-    let entity = Column::new(firsts, Type::TEXT, |write: &&AtomicWrite, out| {
-        put_text(write.persistence_id().as_str(), out)
-    });
-    let first = Column::new(firsts, Type::INT8, |write: &&AtomicWrite, out| {
-        out.put_i64(write.first().to_i64());
-        IsNull::No
-    });
-    let slice = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
-        out.put_i32(row.write.persistence_id().slice().into());
-        IsNull::No
-    });
-    let entity_type = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-        put_text(row.write.persistence_id().entity_type(), out)
-    });
-    let id = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-        put_text(row.write.persistence_id().as_str(), out)
-    });
-    let seq_nr = Column::new(rows, Type::INT8, |row: &NewRow<'_>, out| {
-        out.put_i64(row.seq_nr.to_i64());
-        IsNull::No
-    });
-    let position = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
-        out.put_i32(row.position);
-        IsNull::No
-    });
-    let not_before = Column::new(rows, Type::TIMESTAMPTZ, |row: &NewRow<'_>, out| {
-        match row.not_before {
-            Some(time) => {
-                time.put(out);
-                IsNull::No
-            }
-            None => IsNull::Yes,
-        }
-    });
-    let serializer_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
-        out.put_i32(row.event.payload.serializer_id);
-        IsNull::No
-    });
-    let manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-        put_text(&row.event.payload.manifest, out)
-    });
-    let payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
-        out.put_slice(&row.event.payload.bytes);
-        IsNull::No
-    });
-    let writer = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-        put_text(WriterText::of(row.write).as_str(), out)
-    });
-    let answer = if with_metadata || !replies.is_empty() {
-        let tags = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-            put_tags(&row.event.tags, out)
+    replies: &'a [Reply<'a>],
+}
+
+/// What the table has taken.
+enum Stored {
+    /// The times of the rows, in their order; fewer if it has left some out.
+    Rows(Vec<Micros>),
+    /// When the transaction began, and how many rows there are.
+    Since(Micros, i64),
+}
+
+impl NewRows<'_> {
+    /// Inserts all of them in one transaction.
+    async fn insert(&self, executor: &Executor, fence: Fence) -> Result<Stored, Failure> {
+        let &Self {
+            rows,
+            firsts,
+            with_metadata,
+            replies,
+        } = self;
+        let is_large = fence == Fence::Markers && firsts.len() >= LARGE_BATCH;
+        let entity = Column::new(firsts, Type::TEXT, |write: &&AtomicWrite, out| {
+            put_text(write.persistence_id().as_str(), out)
         });
-        let meta_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
-            match &row.event.metadata {
-                Some(metadata) => {
-                    out.put_i32(metadata.serializer_id);
+        let first = Column::new(firsts, Type::INT8, |write: &&AtomicWrite, out| {
+            out.put_i64(write.first().to_i64());
+            IsNull::No
+        });
+        let slice = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+            out.put_i32(row.write.persistence_id().slice().into());
+            IsNull::No
+        });
+        let entity_type = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            put_text(row.write.persistence_id().entity_type(), out)
+        });
+        let id = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            put_text(row.write.persistence_id().as_str(), out)
+        });
+        let seq_nr = Column::new(rows, Type::INT8, |row: &NewRow<'_>, out| {
+            out.put_i64(row.seq_nr.to_i64());
+            IsNull::No
+        });
+        let later_by = Column::new(rows, Type::INTERVAL, |row: &NewRow<'_>, out| {
+            put_microseconds(row.position, out)
+        });
+        let not_before = Column::new(rows, Type::TIMESTAMPTZ, |row: &NewRow<'_>, out| {
+            match row.not_before {
+                Some(time) => {
+                    time.put(out);
                     IsNull::No
                 }
                 None => IsNull::Yes,
             }
         });
-        let meta_manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
-            match &row.event.metadata {
-                Some(metadata) => put_text(&metadata.manifest, out),
-                None => IsNull::Yes,
-            }
+        let serializer_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+            out.put_i32(row.event.payload.serializer_id);
+            IsNull::No
         });
-        let meta_payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
-            match &row.event.metadata {
-                Some(metadata) => {
-                    out.put_slice(&metadata.bytes);
-                    IsNull::No
-                }
-                None => IsNull::Yes,
-            }
+        let manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            put_text(&row.event.payload.manifest, out)
         });
-        let events: [&(dyn ToSql + Sync); 16] = [
+        let payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
+            out.put_slice(&row.event.payload.bytes);
+            IsNull::No
+        });
+        let writer = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+            put_text(WriterText::of(row.write).as_str(), out)
+        });
+        let plain: [&(dyn ToSql + Sync); 12] = [
             &slice,
             &entity_type,
             &id,
             &seq_nr,
-            &position,
+            &later_by,
             &not_before,
             &serializer_id,
             &manifest,
             &payload,
             &writer,
-            &tags,
-            &meta_id,
-            &meta_manifest,
-            &meta_payload,
             &entity,
             &first,
         ];
-        if replies.is_empty() {
-            executor.call(&WRITE_BATCH_WITH_METADATA, &events).await?
+        let answer = if with_metadata || !replies.is_empty() {
+            let tags = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+                put_tags(&row.event.tags, out)
+            });
+            let meta_id = Column::new(rows, Type::INT4, |row: &NewRow<'_>, out| {
+                match &row.event.metadata {
+                    Some(metadata) => {
+                        out.put_i32(metadata.serializer_id);
+                        IsNull::No
+                    }
+                    None => IsNull::Yes,
+                }
+            });
+            let meta_manifest = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
+                match &row.event.metadata {
+                    Some(metadata) => put_text(&metadata.manifest, out),
+                    None => IsNull::Yes,
+                }
+            });
+            let meta_payload = Column::new(rows, Type::BYTEA, |row: &NewRow<'_>, out| {
+                match &row.event.metadata {
+                    Some(metadata) => {
+                        out.put_slice(&metadata.bytes);
+                        IsNull::No
+                    }
+                    None => IsNull::Yes,
+                }
+            });
+            let events: [&(dyn ToSql + Sync); 16] = [
+                &slice,
+                &entity_type,
+                &id,
+                &seq_nr,
+                &later_by,
+                &not_before,
+                &serializer_id,
+                &manifest,
+                &payload,
+                &writer,
+                &tags,
+                &meta_id,
+                &meta_manifest,
+                &meta_payload,
+                &entity,
+                &first,
+            ];
+            if !replies.is_empty() {
+                let sql = &WRITE_BATCH_WITH_REPLIES;
+                command_replies::insert_with(executor, sql, &events, replies).await?
+            } else if is_large {
+                let answer = executor
+                    .call(&WRITE_LARGE_BATCH_WITH_METADATA, &events)
+                    .await?;
+                return stored_since(&answer);
+            } else {
+                executor.call(&WRITE_BATCH_WITH_METADATA, &events).await?
+            }
+        } else if is_large {
+            return stored_since(&executor.call(&WRITE_LARGE_BATCH, &plain).await?);
         } else {
-            let sql = &WRITE_BATCH_WITH_REPLIES;
-            command_replies::insert_with(executor, sql, &events, replies).await?
-        }
-    } else {
-        executor
-            .call(
-                &WRITE_BATCH,
-                &[
-                    &slice,
-                    &entity_type,
-                    &id,
-                    &seq_nr,
-                    &position,
-                    &not_before,
-                    &serializer_id,
-                    &manifest,
-                    &payload,
-                    &writer,
-                    &entity,
-                    &first,
-                ],
-            )
-            .await?
-    };
-    Ok(answer.first().map(|row| row.get(0)))
+            executor.call(&WRITE_BATCH, &plain).await?
+        };
+        Ok(Stored::Rows(answer.iter().map(|row| row.get(0)).collect()))
+    }
+}
+
+/// The answer of a large batch's statement.
+fn stored_since(answer: &[Row]) -> Result<Stored, Failure> {
+    let row = answer
+        .first()
+        .ok_or_else(|| Failure::unknown("the server did not say what it has stored", None))?;
+    Ok(Stored::Since(row.get(0), row.get(1)))
 }

@@ -450,10 +450,13 @@ impl InUse<'_> {
         if let Some(client) = self.0.usable() {
             return Ok(client);
         }
-        let (client, task) = timeout(executor.connect_timeout, executor.connector.open())
-            .await
-            .map_err(|_| executor.no_connection(&PoolError::Timeout(TimeoutType::Create)))?
-            .map_err(|error| executor.not_connected(&error))?;
+        let (client, task) = timeout(
+            executor.connect_timeout,
+            executor.connector.open_for_calls(),
+        )
+        .await
+        .map_err(|_| executor.no_connection(&PoolError::Timeout(TimeoutType::Create)))?
+        .map_err(|error| executor.not_connected(&error))?;
         let client = Arc::new(ClientWrapper::new(client, task));
         *self.0.lock() = Some(Arc::clone(&client));
         Ok(client)

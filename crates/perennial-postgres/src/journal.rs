@@ -15,7 +15,7 @@ use tracing::Instrument;
 use crate::batch::{self, LARGEST_WRITE, StatementBounds};
 use crate::command_replies::size_of_reply;
 use crate::error::{Failure, Refusal};
-use crate::event_batch::EventBatch;
+use crate::event_batch::{EventBatch, Fence};
 use crate::executor::{Executor, Sql, sql};
 use crate::row::{Micros, PayloadBytes, Payloads, Pending, WriterText, column, corrupt};
 
@@ -33,11 +33,16 @@ const DELETE_ATTEMPTS: usize = 3;
 pub(crate) struct PostgresJournal {
     executor: Arc<Executor>,
     bounds: StatementBounds,
+    fence: Fence,
 }
 
 impl PostgresJournal {
-    pub(crate) fn new(executor: Arc<Executor>, bounds: StatementBounds) -> Self {
-        Self { executor, bounds }
+    pub(crate) fn new(executor: Arc<Executor>, bounds: StatementBounds, fence: Fence) -> Self {
+        Self {
+            executor,
+            bounds,
+            fence,
+        }
     }
 
     async fn write(&self, batch: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
@@ -53,7 +58,7 @@ impl PostgresJournal {
                 Err(failure) => return vec![Err(failure.into_error(write.persistence_id()))],
             }
         }
-        let mut batch = EventBatch::new(&self.executor, batch);
+        let mut batch = EventBatch::new(&self.executor, self.fence, batch);
         batch::write(&mut batch, self.bounds, failure).await;
         batch.answers()
     }
@@ -275,7 +280,7 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
 /// The time of a lone event; without a row it was not stored.
 fn the_timestamp(rows: &[Row]) -> Result<Timestamp, Failure> {
     let Some(row) = rows.first() else {
-        return Err(Failure::Duplicate(Refusal::beyond()));
+        return Err(Failure::Duplicate(Refusal::left_out()));
     };
     row.get::<_, Micros>(0).timestamp().ok_or_else(|| {
         Failure::unknown(

@@ -1,4 +1,4 @@
-//! Making and checking the tables.
+//! Making and checking the tables, and what makes writing to them faster.
 //!
 //! A runner of our own, because a migration tool like refinery runs each file once and all of them
 //! or none, and takes no lock: here several nodes start at the same time on tables that another
@@ -6,18 +6,23 @@
 //! stand in the way of a unique index) is reported and tried again at the next start.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use perennial_persistence::OpenError;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use crate::error::{describe, source_of};
+use crate::event_batch::Fence;
 use crate::executor::{Sql, sql};
 
 const CREATE_HISTORY: Sql = sql!("migrate/create_history.sql");
 const READ_COLUMNS: Sql = sql!("migrate/read_columns.sql");
 const READ_UNIQUE_INDEXES: Sql = sql!("migrate/read_unique_indexes.sql");
 const READ_DOUBLED_IDS: Sql = sql!("migrate/read_doubled_ids.sql");
+const READ_FENCE: Sql = sql!("migrate/read_fence.sql");
+const READ_JOURNAL_SIZE: Sql = sql!("migrate/read_journal_size.sql");
 
 const CREATE_TABLES: Migration = Migration {
     version: 1,
@@ -34,6 +39,18 @@ const CREATE_COMMAND_REPLY: Migration = Migration {
     name: "create_command_reply",
     text: include_str!("../migrations/0003_create_command_reply.sql"),
 };
+const FENCE_FILE: &str = "migrations/postgres/0004_create_journal_fence.sql";
+const CREATE_JOURNAL_FENCE: Migration = Migration {
+    version: 4,
+    name: "create_journal_fence",
+    text: include_str!("../migrations/0004_create_journal_fence.sql"),
+};
+const INDEX_FILE: &str = "migrations/postgres/0005_index_delete_markers.sql";
+const INDEX_DELETE_MARKERS: Migration = Migration {
+    version: 5,
+    name: "index_delete_markers",
+    text: include_str!("../migrations/0005_index_delete_markers.sql"),
+};
 
 struct Migration {
     version: i32,
@@ -47,9 +64,26 @@ const LOCK: i64 = 0x7065_7265_6e6e_6961;
 /// How long to wait for the lock and for tables in use.
 const LOCK_TIMEOUT: &str = "60s";
 
+/// The advisory lock under which the journal gets an index: the letters "perennij". Another one, as
+/// an index that is made without holding up writers waits for whoever waits for a lock in a
+/// transaction.
+const INDEX_LOCK: i64 = 0x7065_7265_6e6e_696a;
+
+/// How long the start waits for an index that another node makes, or for transactions that were
+/// there before one of its own.
+const INDEX_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Up to which size, in bytes, the journal is read through for an index at the start. That takes
+/// seconds; a larger one gets its index by hand.
+const LARGEST_INDEXED_JOURNAL: i64 = 1 << 30;
+
 /// What to do about missing tables.
 const HOW_TO_MAKE_TABLES: &str = "to make missing tables set `schema-check = \"create\"` or apply \
      migrations/postgres; if they are in another schema, set `schema`";
+
+/// Why it is a pity if a fence is missing.
+const SLOWER_WITHOUT_FENCE: &str = "large batches of events are written more slowly than they could \
+     be, without the function perennial_journal_fence and the index on delete markers";
 
 /// How many ids with two rows are named.
 const NAMED_IDS: usize = 10;
@@ -135,10 +169,125 @@ async fn apply(client: &mut Client, schema: Option<&str>) -> Result<Vec<String>,
         record(&transaction, &CREATE_COMMAND_REPLY).await?;
         transaction.commit().await?;
     }
-    if applied.contains(&GUARD_DURABLE_STATE.version) {
-        return Ok(Vec::new());
+    let mut warnings = if applied.contains(&GUARD_DURABLE_STATE.version) {
+        Vec::new()
+    } else {
+        guard_durable_state(client).await?
+    };
+    warnings.extend(fence_journal(client).await?);
+    Ok(warnings)
+}
+
+/// Makes the function and the index with which large batches are written faster, if they are not
+/// there. Without them the store works all the same, so what stands in the way is a warning.
+async fn fence_journal(client: &mut Client) -> Result<Option<String>, Obstacle> {
+    let made = async {
+        let there = read_fence(client).await?;
+        if !there.function {
+            let transaction = locked(client).await?;
+            transaction.batch_execute(CREATE_JOURNAL_FENCE.text).await?;
+            record(&transaction, &CREATE_JOURNAL_FENCE).await?;
+            transaction.commit().await?;
+        }
+        if there.index == Some(true) {
+            return Ok(());
+        }
+        index_delete_markers(client).await
+    };
+    let reason = match made.await {
+        Ok(()) => return Ok(None),
+        Err(Obstacle::Problem(problem)) => problem,
+        Err(Obstacle::Server(error)) => match error.as_db_error() {
+            Some(server) => describe(server),
+            None => return Err(error.into()),
+        },
+    };
+    Ok(Some(format!("{SLOWER_WITHOUT_FENCE}: {reason}")))
+}
+
+/// Makes the index on delete markers, outside of any transaction. One that is there and not valid is
+/// the rest of an attempt that broke off.
+async fn index_delete_markers(client: &mut Client) -> Result<(), Obstacle> {
+    let size: Option<i64> = client.query_one(READ_JOURNAL_SIZE.text, &[]).await?.get(0);
+    if let Some(problem) = too_large_to_index(size.unwrap_or_default()) {
+        return Err(Obstacle::Problem(problem));
     }
-    guard_durable_state(client).await
+    let patience = format!("{}ms", INDEX_PATIENCE.as_millis());
+    client
+        .query(
+            "SELECT set_config('lock_timeout', $1, false), \
+                    set_config('statement_timeout', '0', false)",
+            &[&patience],
+        )
+        .await?;
+    let until = Instant::now() + INDEX_PATIENCE;
+    while !try_index_lock(client).await? {
+        if Instant::now() >= until {
+            return Err(Obstacle::Problem(
+                "another node is making the index; the next start finds it".to_owned(),
+            ));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    // The lock ends with the connection, which is there for the start only.
+    match read_fence(client).await?.index {
+        Some(true) => return Ok(()),
+        Some(false) => client.batch_execute(DROP_MARKER_INDEX).await?,
+        None => {}
+    }
+    client.batch_execute(INDEX_DELETE_MARKERS.text).await?;
+    let transaction = client.transaction().await?;
+    record(&transaction, &INDEX_DELETE_MARKERS).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Why a journal of so many bytes gets no index at the start.
+fn too_large_to_index(size: i64) -> Option<String> {
+    (size > LARGEST_INDEXED_JOURNAL).then(|| {
+        format!(
+            "event_journal has {} MiB, which takes too long to read through at the start; apply \
+             {INDEX_FILE} by hand, which holds up nobody",
+            size >> 20
+        )
+    })
+}
+
+const DROP_MARKER_INDEX: &str =
+    "DROP INDEX CONCURRENTLY IF EXISTS perennial_event_journal_marker_idx";
+
+async fn try_index_lock(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    let row = client
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&INDEX_LOCK])
+        .await?;
+    Ok(row.get(0))
+}
+
+/// What of the fence of large batches is there.
+struct FoundFence {
+    function: bool,
+    /// `Some(false)` if the making of it broke off.
+    index: Option<bool>,
+}
+
+async fn read_fence(client: &Client) -> Result<FoundFence, tokio_postgres::Error> {
+    let row = client.query_one(READ_FENCE.text, &[]).await?;
+    Ok(FoundFence {
+        function: row.get(0),
+        index: row.get(1),
+    })
+}
+
+/// How large batches keep stale writers out, by what there is.
+pub(crate) async fn fence(client: &Client, target: &str) -> Result<Fence, OpenError> {
+    let found = read_fence(client)
+        .await
+        .map_err(|error| unreachable_during(target, "looked at", &error))?;
+    Ok(if found.function && found.index == Some(true) {
+        Fence::Markers
+    } else {
+        Fence::Rows
+    })
 }
 
 /// Makes a second row for one id impossible, unless there is one already.
@@ -278,9 +427,10 @@ pub(crate) async fn verify(client: &Client, target: &str) -> Result<Vec<String>,
     let read = async {
         let columns = client.query(READ_COLUMNS.text, &[&names]).await?;
         let indexes = client.query(READ_UNIQUE_INDEXES.text, &[&names]).await?;
-        Ok((columns, indexes))
+        let fence = read_fence(client).await?;
+        Ok((columns, indexes, fence))
     };
-    let (columns, indexes) = read
+    let (columns, indexes, fence) = read
         .await
         .map_err(|error| unreachable_during(target, "checked", &error))?;
     let found: Vec<FoundColumn> = columns
@@ -303,7 +453,13 @@ pub(crate) async fn verify(client: &Client, target: &str) -> Result<Vec<String>,
         problems.push(HOW_TO_MAKE_TABLES.to_owned());
     }
     if problems.is_empty() {
-        Ok(missing_guard(&unique))
+        let mut warnings = missing_guard(&unique);
+        if !fence.function || fence.index != Some(true) {
+            warnings.push(format!(
+                "{SLOWER_WITHOUT_FENCE}; apply {FENCE_FILE} and {INDEX_FILE}"
+            ));
+        }
+        Ok(warnings)
     } else {
         Err(OpenError::Schema {
             target: target.to_owned(),
@@ -617,6 +773,15 @@ mod tests {
                  which keeps two writers apart",
             ],
         );
+    }
+
+    #[test]
+    fn a_large_journal_gets_its_index_by_hand() {
+        assert_eq!(too_large_to_index(0), None);
+        assert_eq!(too_large_to_index(LARGEST_INDEXED_JOURNAL), None);
+        let problem = too_large_to_index(LARGEST_INDEXED_JOURNAL + 1).expect("a problem");
+        assert!(problem.contains("1024 MiB"), "{problem}");
+        assert!(problem.contains(INDEX_FILE), "{problem}");
     }
 
     #[test]

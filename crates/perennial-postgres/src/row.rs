@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use perennial_persistence::{
     AtomicWrite, Error, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Timestamp,
 };
@@ -125,7 +125,7 @@ pub(crate) struct NewRow<'a> {
     pub(crate) event: &'a NewEvent,
     pub(crate) seq_nr: SequenceNr,
     /// The write's place in the batch.
-    pub(crate) position: i32,
+    pub(crate) position: usize,
     /// The earliest time allowed.
     pub(crate) not_before: Option<Micros>,
 }
@@ -200,6 +200,15 @@ where
 /// A text, which is never NULL.
 pub(crate) fn put_text(text: &str, out: &mut BytesMut) -> IsNull {
     out.extend_from_slice(text.as_bytes());
+    IsNull::No
+}
+
+/// An interval of as many microseconds.
+pub(crate) fn put_microseconds(count: usize, out: &mut BytesMut) -> IsNull {
+    out.put_i64(i64::try_from(count).unwrap_or(i64::MAX));
+    // No days and no months.
+    out.put_i32(0);
+    out.put_i32(0);
     IsNull::No
 }
 

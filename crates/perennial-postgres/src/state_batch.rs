@@ -8,14 +8,15 @@ use perennial_persistence::{
     Written,
 };
 use tokio_postgres::Row;
-use tokio_postgres::types::{IsNull, Type};
+use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::batch::{Batch, LARGEST_WRITE, Size};
 use crate::durable_state_store::{payload_columns, the_only_state, timestamp};
 use crate::error::{Failure, Refusal};
 use crate::executor::{Executor, Sql, ordinality, sql};
-use crate::row::{Column, put_tags, put_text};
+use crate::row::{Column, put_microseconds, put_tags, put_text};
 
+const CHANGE_BATCH: Sql = sql!("durable_state_store/change_batch.sql");
 const WRITE_BATCH: Sql = sql!("durable_state_store/write_batch.sql");
 const READ_CURRENT: Sql = sql!("durable_state_store/read_current.sql");
 
@@ -216,11 +217,7 @@ impl Batch for StateBatch<'_> {
                 }
             }
         }
-        Ok((left_out > 0).then(|| Refusal {
-            reason: "the table left the row out, as a trigger or another unique index may make it"
-                .to_owned(),
-            source: None,
-        }))
+        Ok((left_out > 0).then(Refusal::left_out))
     }
 
     async fn explain(&mut self, pending: &[usize]) -> Result<(), Failure> {
@@ -306,9 +303,8 @@ async fn write_batch(
     fn revision(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
         number(write.revision(), out)
     }
-    fn position(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
-        out.put_i32(i32::try_from(write.position()).unwrap_or(i32::MAX));
-        IsNull::No
+    fn later_by(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
+        put_microseconds(write.position(), out)
     }
     fn serializer_id(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
         out.put_i32(payload_columns(write.payload()).0);
@@ -336,31 +332,34 @@ async fn write_batch(
         put_text(write.persistence_id().entity_type(), out)
     }
 
+    let changed: [&(dyn ToSql + Sync); 9] = [
+        &Column::new(changes, Type::TEXT, id),
+        &Column::new(changes, Type::INT8, expected),
+        &Column::new(changes, Type::INT8, revision),
+        &Column::new(changes, Type::INTERVAL, later_by),
+        &Column::new(changes, Type::INT4, serializer_id),
+        &Column::new(changes, Type::TEXT, manifest),
+        &Column::new(changes, Type::BYTEA, payload),
+        &Column::new(changes, Type::BOOL, keeps_tags),
+        &Column::new(changes, Type::TEXT, tags),
+    ];
+    if additions.is_empty() && removals.is_empty() {
+        return executor.call(&CHANGE_BATCH, &changed).await;
+    }
+    let others: [&(dyn ToSql + Sync); 11] = [
+        &Column::new(additions, Type::INT4, slice),
+        &Column::new(additions, Type::TEXT, entity_type),
+        &Column::new(additions, Type::TEXT, id),
+        &Column::new(additions, Type::INT8, revision),
+        &Column::new(additions, Type::INTERVAL, later_by),
+        &Column::new(additions, Type::INT4, serializer_id),
+        &Column::new(additions, Type::TEXT, manifest),
+        &Column::new(additions, Type::BYTEA, payload),
+        &Column::new(additions, Type::TEXT, tags),
+        &Column::new(removals, Type::TEXT, id),
+        &Column::new(removals, Type::INT8, expected),
+    ];
     executor
-        .call(
-            &WRITE_BATCH,
-            &[
-                &Column::new(changes, Type::TEXT, id),
-                &Column::new(changes, Type::INT8, expected),
-                &Column::new(changes, Type::INT8, revision),
-                &Column::new(changes, Type::INT4, position),
-                &Column::new(changes, Type::INT4, serializer_id),
-                &Column::new(changes, Type::TEXT, manifest),
-                &Column::new(changes, Type::BYTEA, payload),
-                &Column::new(changes, Type::BOOL, keeps_tags),
-                &Column::new(changes, Type::TEXT, tags),
-                &Column::new(additions, Type::INT4, slice),
-                &Column::new(additions, Type::TEXT, entity_type),
-                &Column::new(additions, Type::TEXT, id),
-                &Column::new(additions, Type::INT8, revision),
-                &Column::new(additions, Type::INT4, position),
-                &Column::new(additions, Type::INT4, serializer_id),
-                &Column::new(additions, Type::TEXT, manifest),
-                &Column::new(additions, Type::BYTEA, payload),
-                &Column::new(additions, Type::TEXT, tags),
-                &Column::new(removals, Type::TEXT, id),
-                &Column::new(removals, Type::INT8, expected),
-            ],
-        )
+        .call(&WRITE_BATCH, &[&changed[..], &others[..]].concat())
         .await
 }

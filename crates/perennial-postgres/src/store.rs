@@ -45,7 +45,8 @@ impl Postgres {
     /// lose acknowledged events and the configuration forbids that. None shows a password.
     ///
     /// # Cancel safety
-    /// Cancel safe: tables are made in one transaction.
+    /// Cancel safe: tables are made in one transaction. The index on delete markers is made by itself,
+    /// and by the next start if that broke off.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         config.check()?;
         let connector = Connector::new(&config)?;
@@ -63,6 +64,7 @@ impl Postgres {
             SchemaCheck::Verify => warnings.extend(migrate::verify(&client, &target).await?),
             _ => {}
         }
+        let fence = migrate::fence(&client, &target).await?;
         let settings =
             settings_that_lose(&client)
                 .await
@@ -89,7 +91,7 @@ impl Postgres {
         };
         let executor = Executor::new(&config, connector)?;
         Ok(Self {
-            journal: Arc::new(PostgresJournal::new(Arc::clone(&executor), bounds)),
+            journal: Arc::new(PostgresJournal::new(Arc::clone(&executor), bounds, fence)),
             snapshot_store: Arc::new(PostgresSnapshotStore::new(Arc::clone(&executor))),
             durable_state_store: Arc::new(PostgresDurableStateStore::new(
                 Arc::clone(&executor),

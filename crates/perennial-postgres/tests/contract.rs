@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use perennial_persistence::{BoxFuture, DurableStateDelete, PersistenceId, SequenceNr, Store};
+use perennial_persistence::{
+    BoxFuture, DurableStateDelete, PersistenceId, SchemaCheck, SequenceNr, Store,
+};
 use perennial_postgres::{Config, Postgres};
 use perennial_testkit::contract::StoreFixture;
 use perennial_testkit::postgres::TestPostgres;
@@ -10,6 +12,7 @@ use perennial_testkit::postgres::TestPostgres;
 struct Fixture {
     store: Arc<Postgres>,
     database: TestPostgres,
+    schema_check: SchemaCheck,
     durable_state_delete: DurableStateDelete,
 }
 
@@ -64,29 +67,40 @@ impl StoreFixture for Fixture {
 }
 
 impl Fixture {
-    async fn new(durable_state_delete: DurableStateDelete) -> Self {
-        let database = TestPostgres::new();
+    async fn new(
+        database: TestPostgres,
+        schema_check: SchemaCheck,
+        durable_state_delete: DurableStateDelete,
+    ) -> Self {
+        let store = open(&database, schema_check, durable_state_delete).await;
         Self {
-            store: Arc::new(open(&database, durable_state_delete).await),
+            store: Arc::new(store),
             database,
+            schema_check,
             durable_state_delete,
         }
     }
 
     async fn open(&self) -> Postgres {
-        open(&self.database, self.durable_state_delete).await
+        open(&self.database, self.schema_check, self.durable_state_delete).await
     }
 }
 
-async fn open(database: &TestPostgres, durable_state_delete: DurableStateDelete) -> Postgres {
+async fn open(
+    database: &TestPostgres,
+    schema_check: SchemaCheck,
+    durable_state_delete: DurableStateDelete,
+) -> Postgres {
     let config = Config::default()
         .with_url(database.url())
+        .with_schema_check(schema_check)
         .with_durable_state_delete(durable_state_delete);
     Postgres::open(config).await.expect("a usable database")
 }
 
 fn empty_database() -> impl Future<Output = Fixture> {
-    Fixture::new(DurableStateDelete::default())
+    let database = TestPostgres::new();
+    Fixture::new(database, SchemaCheck::Create, DurableStateDelete::default())
 }
 
 perennial_testkit::journal_contract!(empty_database());
@@ -98,8 +112,23 @@ mod removing_rows {
     use super::*;
 
     fn empty_database() -> impl Future<Output = Fixture> {
-        Fixture::new(DurableStateDelete::Row)
+        let database = TestPostgres::new();
+        Fixture::new(database, SchemaCheck::Create, DurableStateDelete::Row)
     }
 
     perennial_testkit::durable_state_store_contract!(empty_database());
+}
+
+/// On tables that have neither the function nor the index for large batches.
+mod without_the_fence_of_large_batches {
+    use super::*;
+
+    fn empty_database() -> impl Future<Output = Fixture> {
+        let database = TestPostgres::new();
+        database.execute(include_str!("../migrations/0001_create_tables.sql"));
+        database.execute(include_str!("../migrations/0003_create_command_reply.sql"));
+        Fixture::new(database, SchemaCheck::Verify, DurableStateDelete::default())
+    }
+
+    perennial_testkit::journal_contract!(empty_database());
 }

@@ -705,3 +705,42 @@ async fn slow_calls_are_logged_with_their_file() {
     }
     assert!(!log.contains("secret"), "{log}");
 }
+
+/// As a trigger of another program may make it.
+#[tokio::test]
+async fn events_that_the_table_leaves_out_are_rejected_alone() {
+    for (round, size) in [1, 5, 150].into_iter().enumerate() {
+        let database = TestPostgres::new();
+        let journal = open(&database).await.journal();
+        database.execute(
+            "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               IF NEW.persistence_id LIKE '%bad' THEN RETURN NULL; END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER leave_out BEFORE INSERT ON event_journal \
+                 FOR EACH ROW EXECUTE FUNCTION leave_out()",
+        );
+        let mut batch: Vec<AtomicWrite> = (1..size)
+            .map(|n| write(&id(&format!("{n:03}")), 1, &["good"]))
+            .collect();
+        batch.insert(batch.len() / 2, write(&id("1-bad"), 1, &["bad"]));
+        if round % 2 == 1 {
+            let mut tagged = event("good");
+            tagged.tags.push("red".to_owned());
+            let tagged = AtomicWrite::new(id("tagged"), writer(1), seq(1), vec![tagged]);
+            batch.push(tagged.expect("a valid write"));
+        }
+        let answers = journal.write_events(&batch).await;
+        for (write, answer) in batch.iter().zip(answers) {
+            let name = write.persistence_id();
+            match answer {
+                Ok(_) => assert_eq!(payloads(&*journal, name).await, ["good"], "{name}"),
+                Err(Error::Rejected { reason, .. }) => {
+                    assert!(name.as_str().ends_with("bad"), "{name}: {reason}");
+                    assert!(reason.contains("left the row out"), "{reason}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        let stored = count(&database, "SELECT count(*) FROM event_journal");
+        assert_eq!(stored, batch.len() as u64 - 1);
+    }
+}

@@ -79,7 +79,7 @@ async fn an_empty_database_gets_its_tables_once() {
     }
     assert_eq!(
         count(&database, "SELECT count(*) FROM perennial_migration"),
-        3
+        5
     );
     let verify = config(&database).with_schema_check(SchemaCheck::Verify);
     let store = Postgres::open(verify).await.expect("what create has made");
@@ -90,6 +90,72 @@ async fn an_empty_database_gets_its_tables_once() {
             .iter()
             .any(|warning| warning.contains("durable_state"))
     );
+}
+
+/// The function and the index of large batches: `(is there, is valid)`.
+fn fence(database: &TestPostgres) -> (bool, Option<bool>) {
+    let rows = database.query(
+        "SELECT to_regprocedure('perennial_journal_fence(text[], bigint[], bigint)') IS NOT NULL, \
+                (SELECT indisvalid FROM pg_index \
+                 WHERE indexrelid = to_regclass('perennial_event_journal_marker_idx'))",
+    );
+    let is_true = |text: &String| text == "t" || text == "true";
+    let [function, index] = &rows[0][..] else {
+        panic!("two columns");
+    };
+    (
+        function.as_ref().is_some_and(is_true),
+        index.as_ref().map(is_true),
+    )
+}
+
+#[tokio::test]
+async fn what_large_batches_need_is_made_by_the_next_start() {
+    let database = TestPostgres::new();
+    open(&database).await.close().await;
+    assert_eq!(fence(&database), (true, Some(true)));
+    for missing in [
+        "DROP FUNCTION perennial_journal_fence",
+        "DROP INDEX perennial_event_journal_marker_idx",
+        // As the making of one leaves it that broke off.
+        "UPDATE pg_index SET indisvalid = false \
+         WHERE indexrelid = 'perennial_event_journal_marker_idx'::regclass",
+    ] {
+        database.execute(missing);
+        assert_ne!(fence(&database), (true, Some(true)), "{missing}");
+        let store = open(&database).await;
+        let warnings = store.warnings().join("\n");
+        assert!(!warnings.contains("large batches"), "{warnings}");
+        assert_eq!(fence(&database), (true, Some(true)), "{missing}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_make_what_large_batches_need_is_told_and_goes_without() {
+    let server = PrivateServer::start();
+    let database = server.new_database();
+    open(&database).await.close().await;
+    database.execute(
+        "DROP INDEX perennial_event_journal_marker_idx; \
+         CREATE ROLE clerk LOGIN PASSWORD 'clerk-secret'; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk",
+    );
+    let (_, host) = database.url().rsplit_once('@').expect("a password");
+    let clerk = Config::default().with_url(format!("postgres://clerk:clerk-secret@{host}"));
+    for check in [SchemaCheck::Create, SchemaCheck::Verify] {
+        let store = Postgres::open(clerk.clone().with_schema_check(check)).await;
+        let store = store.expect("a usable database");
+        let warnings = store.warnings().join("\n");
+        assert!(warnings.contains("large batches"), "{warnings}");
+        assert!(warnings.contains("migrations/postgres"), "{warnings}");
+        let batch: Vec<AtomicWrite> = (0..100)
+            .map(|n| write(&id(&format!("{check:?} {n}")), 1, &["one"]))
+            .collect();
+        for answer in store.journal().write_events(&batch).await {
+            answer.expect("a good write");
+        }
+    }
+    assert_eq!(fence(&database), (true, None));
 }
 
 #[tokio::test]

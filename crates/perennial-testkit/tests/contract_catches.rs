@@ -801,7 +801,7 @@ catches! {
     ];
     a_stale_write_that_is_stored_after_a_deletion: SupersededIsAnsweredAsWritten => [
         journal::a_number_below_a_marker_is_taken,
-        journal::a_number_below_the_highest_is_taken,
+        journal::a_number_below_a_later_marker_is_taken,
         journal::a_stale_writer_is_refused_after_a_deletion,
         journal::a_stale_write_among_a_thousand_fails_alone,
         journal::later_writes_of_an_entity_fail_with_its_superseded_one,
@@ -809,6 +809,7 @@ catches! {
     ];
     a_deleted_write_that_never_was_stored: SupersededIsConflict => [
         journal::a_number_below_a_marker_is_taken,
+        journal::a_number_below_a_later_marker_is_taken,
         journal::a_stale_writer_is_refused_after_a_deletion,
         journal::an_identical_write_is_superseded_once_it_is_deleted,
     ];

@@ -56,7 +56,8 @@ macro_rules! journal_contract {
                 a_taken_number_is_a_conflict,
                 a_write_that_overlaps_another_writers_is_a_conflict,
                 a_number_below_a_marker_is_taken,
-                a_number_below_the_highest_is_taken,
+                a_number_below_a_later_marker_is_taken,
+                a_number_that_nobody_used_is_given_or_superseded,
                 a_stale_writer_is_refused_after_a_deletion,
                 a_stale_write_among_a_thousand_fails_alone,
                 later_writes_of_an_entity_fail_with_its_superseded_one,
@@ -700,32 +701,73 @@ pub async fn a_number_below_a_marker_is_taken(fixture: &dyn StoreFixture) {
     assert_eq!(texts(&events(&*journal, &cart).await), ["three"]);
 }
 
-/// A free number is not to be had if higher ones are there, whoever asks for it: readers may have
-/// gone past it. Alone and in a batch, for one event and for several.
-pub async fn a_number_below_the_highest_is_taken(fixture: &dyn StoreFixture) {
+/// No number below a marker is to be had, whoever asks for it and whatever is above: alone and in a
+/// batch, for one event and for several, of a batch that is small and of one that is large.
+pub async fn a_number_below_a_later_marker_is_taken(fixture: &dyn StoreFixture) {
     let journal = fixture.store().journal();
     let (a, b) = (id("a"), id("b"));
-    store_one(&*journal, &write(&a, writer(1), 5, &["five"])).await;
-    for owner in [writer(1), writer(2)] {
+    let six = write(&a, writer(9), 1, &["1", "2", "3", "4", "5", "6"]);
+    store_one(&*journal, &six).await;
+    delete(&*journal, &a, 5).await;
+    for (round, owner) in (0..).zip([writer(1), writer(2), writer(9)]) {
         for stale in [
+            write(&a, owner, 5, &["five"]),
             write(&a, owner, 4, &["four"]),
             write(&a, owner, 1, &["one"]),
             write(&a, owner, 2, &["two", "three"]),
         ] {
             let first = stale.first().value();
-            check_superseded(&write_one(&*journal, &stale).await, &a, first, 5);
-            let answers = write_batch(&*journal, &[stale.clone(), stale]).await;
+            check_superseded(&write_one(&*journal, &stale).await, &a, first, 6);
+            let mut batch = vec![stale.clone(), stale];
+            let answers = write_batch(&*journal, &batch).await;
             for answer in &answers {
-                check_superseded(answer, &a, first, 5);
+                check_superseded(answer, &a, first, 6);
             }
+            batch.extend((0..150).map(|n| {
+                let beside = id(&format!("{round} {first} {n}"));
+                write(&beside, writer(1), 1, &["1"])
+            }));
+            let answers = write_batch(&*journal, &batch).await;
+            for answer in &answers[..2] {
+                check_superseded(answer, &a, first, 6);
+            }
+            assert!(answers[2..].iter().all(Result::is_ok), "{answers:?}");
         }
     }
     let mut known = write(&a, writer(2), 4, &["four"]);
     known.previous = Previous::At(future_time());
-    check_superseded(&write_one(&*journal, &known).await, &a, 4, 5);
+    check_superseded(&write_one(&*journal, &known).await, &a, 4, 6);
     // Of another id the number is free.
     store_one(&*journal, &write(&b, writer(2), 4, &["four"])).await;
-    assert_eq!(numbers(&events(&*journal, &a).await), [5]);
+    assert_eq!(numbers(&events(&*journal, &a).await), [6]);
+}
+
+/// A free number below an event that no deletion has freed may be given or refused, and the answer
+/// is true.
+pub async fn a_number_that_nobody_used_is_given_or_superseded(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    for beside in [0, 1, 150] {
+        let cart = id(&format!("a {beside}"));
+        store_one(&*journal, &write(&cart, writer(9), 5, &["five"])).await;
+        let mut batch = vec![write(&cart, writer(1), 2, &["two", "three"])];
+        batch.extend((0..beside).map(|n| {
+            let beside = id(&format!("{beside} {n}"));
+            write(&beside, writer(1), 1, &["1"])
+        }));
+        let answers = write_batch(&*journal, &batch).await;
+
+        let expected: &[u64] = match &answers[0] {
+            Ok(_) => &[2, 3, 5],
+            refused => {
+                check_superseded(refused, &cart, 2, 5);
+                &[5]
+            }
+        };
+        assert_eq!(numbers(&events(&*journal, &cart).await), expected);
+        assert!(answers[1..].iter().all(Result::is_ok), "{answers:?}");
+        // What goes on after the highest number is stored in any case.
+        store_one(&*journal, &write(&cart, writer(9), 6, &["six"])).await;
+    }
 }
 
 /// A writer that does not know of later events is refused, although they were deleted since: its
@@ -838,16 +880,20 @@ pub async fn an_identical_write_is_superseded_once_it_is_deleted(fixture: &dyn S
 pub async fn a_stale_writer_racing_a_deletion_stores_nothing(fixture: &dyn StoreFixture) {
     let journal = fixture.store().journal();
     let other = fixture.open_again().await.journal();
-    for round in 0..40 {
+    for round in 0..60 {
         let cart = id(&format!("{round}"));
         store_one(&*journal, &write(&cart, writer(1), 1, &["1"])).await;
-        store_one(&*other, &write(&cart, writer(2), 2, &["2", "3"])).await;
+        store_one(&*other, &write(&cart, writer(2), 2, &["2", "3", "4"])).await;
         let mut stale = vec![write(&cart, writer(1), 2, &["stale"])];
-        if round % 2 == 0 {
-            stale.push(write(&id(&format!("{round} beside")), writer(1), 1, &["1"]));
-        }
+        // Alone, in a small batch and in a large one.
+        let beside = [0, 1, 150][round % 3];
+        stale.extend((0..beside).map(|n| {
+            let beside = id(&format!("{round} beside {n}"));
+            write(&beside, writer(1), 1, &["1"])
+        }));
         let stale = spawn_write(&journal, stale);
-        delete(&*other, &cart, 2).await;
+        // The stale number becomes free: the marker has the one after it.
+        delete(&*other, &cart, 3).await;
 
         let answers = stale.await.expect("no panic");
         match &answers[0] {
@@ -855,7 +901,7 @@ pub async fn a_stale_writer_racing_a_deletion_stores_nothing(fixture: &dyn Store
             written => panic!("a stale write is refused, got {written:?}"),
         }
         assert!(answers[1..].iter().all(Result::is_ok), "{answers:?}");
-        assert_eq!(texts(&events(&*journal, &cart).await), ["3"]);
+        assert_eq!(texts(&events(&*journal, &cart).await), ["4"]);
     }
 }
 

@@ -120,7 +120,7 @@ impl MemoryStore {
         self.tables().refused_serializers.insert(serializer_id);
     }
 
-    /// Lets writers have numbers below the highest: a defect, to see that tests notice.
+    /// Lets writers have numbers of deleted events: a defect, to see that tests notice.
     #[cfg(feature = "defects")]
     pub(crate) fn take_fence_away(&self) {
         self.tables().has_no_fence = true;
@@ -283,7 +283,7 @@ struct Tables {
     states: BTreeMap<PersistenceId, StoredState>,
     replies: BTreeMap<PersistenceId, BTreeMap<CommandId, StoredReply>>,
     refused_serializers: BTreeSet<i32>,
-    /// A defect: a number is free if it has no row, even below the highest.
+    /// A defect: a number is free if it has no row, even below a delete marker.
     #[cfg(feature = "defects")]
     has_no_fence: bool,
 }

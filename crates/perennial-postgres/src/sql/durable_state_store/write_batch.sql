@@ -4,37 +4,46 @@
 WITH changed AS (
     UPDATE durable_state AS stored SET
         revision = given.revision,
-        db_timestamp = greatest(
-            transaction_timestamp() + given.position * interval '1 microsecond',
-            stored.db_timestamp + interval '1 microsecond'),
+        db_timestamp = greatest(transaction_timestamp() + given.later_by,
+                                stored.db_timestamp + interval '1 microsecond'),
         state_ser_id = given.state_ser_id,
         state_ser_manifest = given.state_ser_manifest,
         state_payload = given.state_payload,
         tags = CASE WHEN given.keeps_tags THEN stored.tags ELSE given.tags::text[] END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::int[], $5::int[], $6::text[],
-                $7::bytea[], $8::boolean[], $9::text[])
-        AS given (persistence_id, expected, revision, position, state_ser_id, state_ser_manifest,
-                  state_payload, keeps_tags, tags)
+    FROM (SELECT unnest($1::text[]) AS persistence_id,
+                 unnest($2::bigint[]) AS expected,
+                 unnest($3::bigint[]) AS revision,
+                 unnest($4::interval[]) AS later_by,
+                 unnest($5::int[]) AS state_ser_id,
+                 unnest($6::text[]) AS state_ser_manifest,
+                 unnest($7::bytea[]) AS state_payload,
+                 unnest($8::boolean[]) AS keeps_tags,
+                 unnest($9::text[]) AS tags) AS given
     WHERE stored.persistence_id = given.persistence_id AND stored.revision = given.expected
     RETURNING stored.persistence_id, stored.db_timestamp
 ), added AS (
     INSERT INTO durable_state (
         slice, entity_type, persistence_id, revision, db_timestamp,
         state_ser_id, state_ser_manifest, state_payload, tags)
-    SELECT slice, entity_type, persistence_id, revision,
-           transaction_timestamp() + position * interval '1 microsecond',
+    SELECT slice, entity_type, persistence_id, revision, transaction_timestamp() + later_by,
            state_ser_id, state_ser_manifest, state_payload, tags::text[]
-    FROM unnest($10::int[], $11::text[], $12::text[], $13::bigint[], $14::int[], $15::int[],
-                $16::text[], $17::bytea[], $18::text[])
-        AS given (slice, entity_type, persistence_id, revision, position, state_ser_id,
-                  state_ser_manifest, state_payload, tags)
+    FROM (SELECT unnest($10::int[]) AS slice,
+                 unnest($11::text[]) AS entity_type,
+                 unnest($12::text[]) AS persistence_id,
+                 unnest($13::bigint[]) AS revision,
+                 unnest($14::interval[]) AS later_by,
+                 unnest($15::int[]) AS state_ser_id,
+                 unnest($16::text[]) AS state_ser_manifest,
+                 unnest($17::bytea[]) AS state_payload,
+                 unnest($18::text[]) AS tags) AS given
     WHERE NOT EXISTS (SELECT FROM durable_state AS stored
                       WHERE stored.persistence_id = given.persistence_id)
     ON CONFLICT DO NOTHING
     RETURNING persistence_id, db_timestamp
 ), gone AS (
     DELETE FROM durable_state AS stored
-    USING unnest($19::text[], $20::bigint[]) AS given (persistence_id, expected)
+    USING (SELECT unnest($19::text[]) AS persistence_id,
+                  unnest($20::bigint[]) AS expected) AS given
     WHERE stored.persistence_id = given.persistence_id AND stored.revision = given.expected
     RETURNING stored.persistence_id, transaction_timestamp() AS db_timestamp
 )

@@ -1,28 +1,32 @@
 -- As write_batch.sql, with tags (one array literal per event) and metadata.
-WITH fence AS MATERIALIZED (
-    SELECT NOT EXISTS (
-        SELECT FROM unnest($15::text[], $16::bigint[]) AS entity (persistence_id, first),
-            LATERAL (SELECT FROM event_journal AS stored
-                     WHERE stored.persistence_id = entity.persistence_id
-                       AND stored.seq_nr >= entity.first
-                     LIMIT 1) AS beyond
-    ) AS is_open
-), stored AS (
-    INSERT INTO event_journal (
-        slice, entity_type, persistence_id, seq_nr,
-        db_timestamp,
-        event_ser_id, event_ser_manifest, event_payload, writer, adapter_manifest,
-        tags, meta_ser_id, meta_ser_manifest, meta_payload)
-    SELECT slice, entity_type, persistence_id, seq_nr,
-           greatest(transaction_timestamp() + position * interval '1 microsecond', not_before),
-           event_ser_id, event_ser_manifest, event_payload, writer, '',
-           tags::text[], meta_ser_id, meta_ser_manifest, meta_payload
-    FROM unnest($1::int[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::timestamptz[],
-                $7::int[], $8::text[], $9::bytea[], $10::text[],
-                $11::text[], $12::int[], $13::text[], $14::bytea[])
-        AS new (slice, entity_type, persistence_id, seq_nr, position, not_before,
-                event_ser_id, event_ser_manifest, event_payload, writer,
-                tags, meta_ser_id, meta_ser_manifest, meta_payload)
-    WHERE (SELECT is_open FROM fence)
-)
-SELECT transaction_timestamp() FROM fence WHERE is_open
+INSERT INTO event_journal (
+    slice, entity_type, persistence_id, seq_nr,
+    db_timestamp,
+    event_ser_id, event_ser_manifest, event_payload, writer, adapter_manifest,
+    tags, meta_ser_id, meta_ser_manifest, meta_payload)
+SELECT slice, entity_type, persistence_id, seq_nr,
+       greatest(transaction_timestamp() + later_by, not_before),
+       event_ser_id, event_ser_manifest, event_payload, writer, '',
+       tags::text[], meta_ser_id, meta_ser_manifest, meta_payload
+FROM (SELECT unnest($1::int[]) AS slice,
+             unnest($2::text[]) AS entity_type,
+             unnest($3::text[]) AS persistence_id,
+             unnest($4::bigint[]) AS seq_nr,
+             unnest($5::interval[]) AS later_by,
+             unnest($6::timestamptz[]) AS not_before,
+             unnest($7::int[]) AS event_ser_id,
+             unnest($8::text[]) AS event_ser_manifest,
+             unnest($9::bytea[]) AS event_payload,
+             unnest($10::text[]) AS writer,
+             unnest($11::text[]) AS tags,
+             unnest($12::int[]) AS meta_ser_id,
+             unnest($13::text[]) AS meta_ser_manifest,
+             unnest($14::bytea[]) AS meta_payload) AS new
+WHERE NOT EXISTS (
+    SELECT FROM (SELECT unnest($15::text[]) AS persistence_id,
+                        unnest($16::bigint[]) AS first) AS entity,
+        LATERAL (SELECT FROM event_journal AS stored
+                 WHERE stored.persistence_id = entity.persistence_id
+                   AND stored.seq_nr >= entity.first
+                 LIMIT 1) AS beyond)
+RETURNING db_timestamp
