@@ -1275,6 +1275,7 @@ impl<E: EventSourced> Cell<E> {
                 snapshot: None,
                 from,
             },
+            Recovery::LastEvent => Part::Last,
             Recovery::Disabled => Part::Highest,
         };
         let mut recovering = Recovering::new(entity.store, entity.config.recovery_timeout, gaps);

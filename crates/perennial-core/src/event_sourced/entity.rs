@@ -250,6 +250,12 @@ impl<E: EventSourced> Entity<E> {
         self
     }
 
+    /// What it is brought back from; for the test kit.
+    #[doc(hidden)]
+    pub fn way_back(&self) -> Recovery {
+        self.recovery
+    }
+
     /// What its events are encoded with; for the test kit.
     #[doc(hidden)]
     pub fn codec_of_events(&self) -> &Arc<dyn Codec<E::Event>> {

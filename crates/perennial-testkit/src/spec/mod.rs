@@ -84,7 +84,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use perennial_core::engine::deletion;
-use perennial_core::{Durable, DurableState, Entity, EventSourced, Handle, StateChange};
+use perennial_core::{
+    Durable, DurableState, Entity, EventSourced, Handle, Recovery, StateChange,
+};
 use perennial_persistence::{
     AtomicWrite, Clock, Codec, Journal, NewEvent, PersistenceId, SequenceNr, SerializedPayload,
     Snapshot, SnapshotCriteria, Store, WriterId,
@@ -488,9 +490,8 @@ impl<E: EventSourced> Spec<E> {
     /// memory, these with one another.
     ///
     /// An entity whose [`Recovery`] leaves events out comes back without them, so it has nothing to
-    /// compare with.
-    ///
-    /// [`Recovery`]: perennial_core::Recovery
+    /// compare with; unless every event says the whole state, as [`Recovery::LastEvent`] needs it,
+    /// which is what is checked then.
     ///
     /// # Panics
     /// If they differ, if one of them cannot be brought back, while a write is open, and until the
@@ -706,6 +707,8 @@ impl<E: EventSourced> Spec<E> {
         let snapshot = self.memory.snapshot(id);
         let all_events = if self.entity.keeps_state() {
             "its stored state".to_owned()
+        } else if self.entity.way_back() == Recovery::LastEvent {
+            "its last event".to_owned()
         } else {
             format!("all {} events", rows.len())
         };
