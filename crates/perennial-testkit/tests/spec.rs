@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use perennial_core::{
-    AskError, Cx, Effect, Entity, EventSourced, Handle, PersistFailure, Recovery, Retention,
-    Signal,
+    AskError, Cx, Effect, Entity, EventSourced, Handle, PersistFailure, Recovery, Retention, Signal,
 };
 use perennial_persistence::{
     Clock, Codec, CodecError, MESSAGE_PACK_ID, MessagePack, NewEvent, SerializedPayload,

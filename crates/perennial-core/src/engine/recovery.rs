@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{
-    Error, FILTERED_PAYLOAD_ID, Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot,
-    SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
+    Error, FILTERED_PAYLOAD_ID, Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr,
+    Snapshot, SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
 };
 
 use crate::engine::CellKey;

@@ -84,9 +84,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use perennial_core::engine::deletion;
-use perennial_core::{
-    Durable, DurableState, Entity, EventSourced, Handle, Recovery, StateChange,
-};
+use perennial_core::{Durable, DurableState, Entity, EventSourced, Handle, Recovery, StateChange};
 use perennial_persistence::{
     AtomicWrite, Clock, Codec, Journal, NewEvent, PersistenceId, SequenceNr, SerializedPayload,
     Snapshot, SnapshotCriteria, Store, WriterId,
