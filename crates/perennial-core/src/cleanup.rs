@@ -56,9 +56,12 @@ pub enum CleanupTask {
     /// are not used again, or that nobody has read.
     Reset,
     /// The durable state. A marker keeps the revision; a store with `durable-state-delete = "row"`
-    /// keeps none.
+    /// keeps none. Its change events stay, if it has any, and none tells of this deletion: readers
+    /// of the journal wait for the number that is missing if the id is used again. Delete such a
+    /// state by a command.
     State,
-    /// The durable state's row: an entity of this id begins with revision 1 again.
+    /// The durable state's row, and the events of its id: an entity of this id begins with revision
+    /// 1 again. Projections that have read its change events will not take the new ones.
     ResetState,
 }
 
@@ -486,6 +489,7 @@ impl Cleanup {
         reset: bool,
     ) -> Result<u64, Error> {
         let states = store.durable_state_store();
+        // An id without a row may be that of an entity which keeps events.
         let Some(row) = states.load(id).await? else {
             return Ok(0);
         };
@@ -493,6 +497,12 @@ impl Cleanup {
             // It was done before.
             return Ok(0);
         }
+        let events = if reset {
+            // The numbers of its change events begin anew with the revisions.
+            self.events(store, id, SequenceNr::MAX, true).await?
+        } else {
+            0
+        };
         if !self.dry_run {
             if reset {
                 states.remove(id).await?;
@@ -507,7 +517,7 @@ impl Cleanup {
             }
         }
         self.deleted(id, Kept::State, row.revision, 1);
-        Ok(1)
+        Ok(events + 1)
     }
 
     fn deleted(&self, id: &PersistenceId, what: Kept, to: SequenceNr, rows: u64) {

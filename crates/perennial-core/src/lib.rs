@@ -158,7 +158,7 @@ mod runtime;
 mod system;
 
 pub use command::Repeatable;
-pub use durable_state::{Durable, DurableState, StateChange};
+pub use durable_state::{Changed, Durable, DurableState, StateChange};
 pub use engine::BreakerState;
 pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};

@@ -97,10 +97,10 @@ pub use futures_executor::block_on;
 pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
-    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, Durable, DurableState, Effect,
-    Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
-    RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError, StateChange,
-    StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
+    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Changed, Cx, Durable, DurableState,
+    Effect, Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure,
+    Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError,
+    StateChange, StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{

@@ -6,6 +6,7 @@ mod fixture;
 mod asking;
 mod bare;
 mod breaker;
+mod change_events;
 mod chaos;
 mod cleanup;
 mod commands;
