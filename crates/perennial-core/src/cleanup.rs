@@ -55,13 +55,14 @@ pub enum CleanupTask {
     /// again. Projections that have read its events will not take the new ones. Only for ids that
     /// are not used again, or that nobody has read.
     Reset,
-    /// The durable state. A marker keeps the revision; a store with `durable-state-delete = "row"`
-    /// keeps none. Its change events stay, if it has any, and none tells of this deletion: readers
-    /// of the journal wait for the number that is missing if the id is used again. Delete such a
-    /// state by a command.
+    /// The durable state, and the replies to commands with ids. A marker keeps the revision; a store
+    /// with `durable-state-delete = "row"` keeps none. Its change events stay, if it has any, and
+    /// none tells of this deletion: readers of the journal wait for the number that is missing if
+    /// the id is used again. Delete such a state by a command.
     State,
-    /// The durable state's row, and the events of its id: an entity of this id begins with revision
-    /// 1 again. Projections that have read its change events will not take the new ones.
+    /// The durable state's row, the events of its id and the replies to commands with ids: an entity
+    /// of this id begins with revision 1 again. Projections that have read its change events will
+    /// not take the new ones.
     ResetState,
 }
 
@@ -364,15 +365,17 @@ impl Cleanup {
     async fn all(&self, store: &dyn Store, id: &PersistenceId, reset: bool) -> Result<u64, Error> {
         let events = self.events(store, id, SequenceNr::MAX, reset).await?;
         let snapshots = self.snapshot(store, id).await?;
-        // A command that is sent again after all of that is one that was never seen.
-        while !self.dry_run
-            && store
-                .command_replies()
-                .delete_up_to(id, SequenceNr::MAX, self.batch)
-                .await?
-                > 0
-        {}
+        self.replies(store, id).await?;
         Ok(events + snapshots)
+    }
+
+    /// Deletes the replies to commands with ids: a command that is sent again after everything else
+    /// is gone is one that was never seen.
+    async fn replies(&self, store: &dyn Store, id: &PersistenceId) -> Result<(), Error> {
+        let replies = store.command_replies();
+        let all = SequenceNr::MAX;
+        while !self.dry_run && replies.delete_up_to(id, all, self.batch).await? > 0 {}
+        Ok(())
     }
 
     /// Deletes events up to a number, with a marker unless nothing is to be left.
@@ -503,6 +506,7 @@ impl Cleanup {
         } else {
             0
         };
+        self.replies(store, id).await?;
         if !self.dry_run {
             if reset {
                 states.remove(id).await?;

@@ -438,11 +438,11 @@ impl SystemBuilder {
             stores_of_types.push(entity.store(Arc::clone(store)));
             kept_in.push((entity.name(), at));
             // Events and states go out in batches of their own.
-            let number = match entity.kept() {
-                Kept::Events => at,
-                Kept::State => stores.len() + at,
+            let (number, command_ids) = match entity.kept() {
+                Kept::Events => (at, true),
+                Kept::State => (stores.len() + at, leaves_markers(&*stores[at])),
             };
-            assembly = entity.add_to(assembly, config, number);
+            assembly = entity.add_to(assembly, config, number, command_ids);
         }
 
         let workers = match system.workers {
@@ -692,7 +692,13 @@ trait AnyEntity: Send + Sync {
     fn kept(&self) -> Kept;
     fn tells(&self) -> bool;
     fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store>;
-    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly;
+    fn add_to(
+        &self,
+        assembly: Assembly,
+        config: EntityConfig,
+        store: usize,
+        command_ids: bool,
+    ) -> Assembly;
 }
 
 impl<E: EventSourced> AnyEntity for Entity<E> {
@@ -724,8 +730,14 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
         Entity::store(self, store)
     }
 
-    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {
-        assembly.configured(self, config, store)
+    fn add_to(
+        &self,
+        assembly: Assembly,
+        config: EntityConfig,
+        store: usize,
+        command_ids: bool,
+    ) -> Assembly {
+        assembly.configured(self, config, store, command_ids)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
-use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::event_sourced::{Entity, EventSourced};
 
 /// The entity types of a system, each with its final settings.
 #[derive(Default)]
@@ -65,15 +65,17 @@ impl Assembly {
     /// Adds an entity type with the settings that it was given in code.
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
-        self.configured(&entity, config, 0)
+        self.configured(&entity, config, 0, true)
     }
 
     /// Adds an entity type with settings of the configuration, kept in the store with this number.
+    /// `command_ids` says whether that store keeps replies with what it keeps of the type.
     pub(crate) fn configured<E: EventSourced>(
         mut self,
         entity: &Entity<E>,
         config: EntityConfig,
         store: usize,
+        command_ids: bool,
     ) -> Self {
         self.stores = self.stores.max(store + 1);
         let index = self.hosts.len();
@@ -81,7 +83,7 @@ impl Assembly {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
-            command_ids: entity.kept() == Kept::Events,
+            command_ids,
         });
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {

@@ -10,6 +10,7 @@ mod change_events;
 mod chaos;
 mod cleanup;
 mod commands;
+mod commands_of_states;
 mod durable_state;
 mod effects;
 mod fairness;
