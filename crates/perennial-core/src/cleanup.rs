@@ -55,10 +55,14 @@ pub enum CleanupTask {
     /// again. Projections that have read its events will not take the new ones. Only for ids that
     /// are not used again, or that nobody has read.
     Reset,
-    /// The durable state. A marker keeps the revision; a store with `durable-state-delete = "row"`
-    /// keeps none.
+    /// The durable state, and the replies to commands with ids. A marker keeps the revision; a store
+    /// with `durable-state-delete = "row"` keeps none. Its change events stay, if it has any, and
+    /// none tells of this deletion: readers of the journal wait for the number that is missing if
+    /// the id is used again. Delete such a state by a command.
     State,
-    /// The durable state's row: an entity of this id begins with revision 1 again.
+    /// The durable state's row, the events of its id and the replies to commands with ids: an entity
+    /// of this id begins with revision 1 again. Projections that have read its change events will
+    /// not take the new ones.
     ResetState,
 }
 
@@ -361,15 +365,17 @@ impl Cleanup {
     async fn all(&self, store: &dyn Store, id: &PersistenceId, reset: bool) -> Result<u64, Error> {
         let events = self.events(store, id, SequenceNr::MAX, reset).await?;
         let snapshots = self.snapshot(store, id).await?;
-        // A command that is sent again after all of that is one that was never seen.
-        while !self.dry_run
-            && store
-                .command_replies()
-                .delete_up_to(id, SequenceNr::MAX, self.batch)
-                .await?
-                > 0
-        {}
+        self.replies(store, id).await?;
         Ok(events + snapshots)
+    }
+
+    /// Deletes the replies to commands with ids: a command that is sent again after everything else
+    /// is gone is one that was never seen.
+    async fn replies(&self, store: &dyn Store, id: &PersistenceId) -> Result<(), Error> {
+        let replies = store.command_replies();
+        let all = SequenceNr::MAX;
+        while !self.dry_run && replies.delete_up_to(id, all, self.batch).await? > 0 {}
+        Ok(())
     }
 
     /// Deletes events up to a number, with a marker unless nothing is to be left.
@@ -509,6 +515,7 @@ impl Cleanup {
         reset: bool,
     ) -> Result<u64, Error> {
         let states = store.durable_state_store();
+        // An id without a row may be that of an entity which keeps events.
         let Some(row) = states.load(id).await? else {
             return Ok(0);
         };
@@ -516,6 +523,13 @@ impl Cleanup {
             // It was done before.
             return Ok(0);
         }
+        let events = if reset {
+            // The numbers of its change events begin anew with the revisions.
+            self.events(store, id, SequenceNr::MAX, true).await?
+        } else {
+            0
+        };
+        self.replies(store, id).await?;
         if !self.dry_run {
             if reset {
                 states.remove(id).await?;
@@ -530,7 +544,7 @@ impl Cleanup {
             }
         }
         self.deleted(id, Kept::State, row.revision, 1);
-        Ok(1)
+        Ok(events + 1)
     }
 
     fn deleted(&self, id: &PersistenceId, what: Kept, to: SequenceNr, rows: u64) {

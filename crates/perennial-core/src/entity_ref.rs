@@ -199,7 +199,7 @@ impl<E, C> Ask<E, C> {
     /// Gives the command an id, under which it takes effect once however often it is asked: whoever
     /// did not get the answer asks again with the same id and command.
     ///
-    /// A command that persists events stores its reply with them. The same id gets that reply from
+    /// A command that persists events, or changes a durable state, stores its reply with them. The same id gets that reply from
     /// then on, without another event, also after a restart of the entity, on another node, and
     /// after a crash between the commit and the answer; what was to follow the first time
     /// ([`Effect::then_run`]) does not follow again. While the first attempt is under way, the
@@ -209,7 +209,8 @@ impl<E, C> Ask<E, C> {
     ///
     /// An entity knows its latest ids only: as many as `command-window` says, not older than
     /// `command-window-age` (see [`EntityConfig`]). Entities of which only the state is kept
-    /// ([`Durable`]) take no ids ([`AskError::CommandIdRefused`]).
+    /// ([`Durable`]) take no ids where the rows of deleted states are removed
+    /// (`durable-state-delete = "row"`, [`AskError::CommandIdRefused`]).
     ///
     /// ```
     /// # use perennial_core::{AskError, Cx, Effect, EntityRef, EventSourced, Handle, Repeatable};
@@ -343,7 +344,9 @@ where
         self.ask.send(|address, command| {
             let refused = |reason: Arc<str>| AskError::CommandIdRefused { reason };
             if !address.registry().takes_command_ids(address.host()) {
-                let reason = "only the state of this entity type is kept, and no replies beside it";
+                let reason = "the store removes the rows of deleted states, after which their \
+                              revisions begin again, so no replies are kept under them; set \
+                              `durable-state-delete = \"marker\"`";
                 return Err(refused(reason.into()));
             }
             let identity = Identity::new(command_id, command).map_err(refused)?;

@@ -167,7 +167,7 @@ pub use actor::{
 };
 pub use command::Repeatable;
 pub use dead_letters::{DeadLetter, DeadLetterReason};
-pub use durable_state::{Durable, DurableState, StateChange};
+pub use durable_state::{Changed, Durable, DurableState, StateChange};
 pub use engine::BreakerState;
 pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};

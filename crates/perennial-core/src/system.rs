@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perennial_persistence::{
-    BoxFuture, Clock, OpenError, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
+    BoxFuture, Clock, DurableStateDelete, OpenError, PersistenceId, SEPARATOR, Store, SystemClock,
+    Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -497,9 +498,7 @@ impl SystemBuilder {
             match self.open(&persistence_runtime, &plugin, open).await {
                 Ok(store) => stores.push(store),
                 Err(error) => {
-                    for store in stores {
-                        store.close().await;
-                    }
+                    close_all(&stores).await;
                     return Err(error);
                 }
             }
@@ -516,14 +515,20 @@ impl SystemBuilder {
             let at = chosen
                 .and_then(|chosen| plugins.iter().position(|plugin| plugin == chosen))
                 .unwrap_or(0);
-            stores_of_types.push(entity.store(Arc::clone(&stores[at])));
+            let store = &stores[at];
+            if entity.tells() && !leaves_markers(&**store) {
+                let (name, store) = (entity.name(), store.name());
+                close_all(&stores).await;
+                return Err(StartError::ChangeEventsNeedMarkers { name, store });
+            }
+            stores_of_types.push(entity.store(Arc::clone(store)));
             kept_in.push((entity.name(), at));
             // Events and states go out in batches of their own.
-            let number = match entity.kept() {
-                Kept::Events => at,
-                Kept::State => stores.len() + at,
+            let (number, command_ids) = match entity.kept() {
+                Kept::Events => (at, true),
+                Kept::State => (stores.len() + at, leaves_markers(&*stores[at])),
             };
-            assembly = entity.add_to(assembly, config, number);
+            assembly = entity.add_to(assembly, config, number, command_ids);
         }
 
         let workers = match system.workers {
@@ -759,9 +764,32 @@ pub enum StartError {
         /// The name.
         name: &'static str,
     },
+    /// Change events are wanted where the rows of deleted states are removed.
+    #[error(
+        "entity type \"{name}\" has change events, but its store removes the rows of deleted \
+         states, after which their numbers would begin again; set `durable-state-delete = \
+         \"marker\"` in `[persistence.{store}]`"
+    )]
+    ChangeEventsNeedMarkers {
+        /// The name.
+        name: &'static str,
+        /// The store's name.
+        store: &'static str,
+    },
     /// The operating system gave no thread or runtime.
     #[error("a thread of the system could not be started")]
     Thread(#[source] std::io::Error),
+}
+
+/// Whether a deleted state keeps its revision there.
+fn leaves_markers(store: &dyn Store) -> bool {
+    store.durable_state_store().deletion_leaves() == DurableStateDelete::Marker
+}
+
+async fn close_all(stores: &[Arc<dyn Store>]) {
+    for store in stores {
+        store.close().await;
+    }
 }
 
 /// An entity type whose Rust type is forgotten.
@@ -771,8 +799,15 @@ trait AnyEntity: Send + Sync {
     fn has_snapshots(&self) -> bool;
     fn wants_snapshots(&self) -> bool;
     fn kept(&self) -> Kept;
+    fn tells(&self) -> bool;
     fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store>;
-    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly;
+    fn add_to(
+        &self,
+        assembly: Assembly,
+        config: EntityConfig,
+        store: usize,
+        command_ids: bool,
+    ) -> Assembly;
 }
 
 impl<E: EventSourced> AnyEntity for Entity<E> {
@@ -796,11 +831,21 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
         Entity::kept(self)
     }
 
+    fn tells(&self) -> bool {
+        Entity::tells(self)
+    }
+
     fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         Entity::store(self, store)
     }
 
-    fn add_to(&self, assembly: Assembly, config: EntityConfig, store: usize) -> Assembly {
-        assembly.configured(self, config, store)
+    fn add_to(
+        &self,
+        assembly: Assembly,
+        config: EntityConfig,
+        store: usize,
+        command_ids: bool,
+    ) -> Assembly {
+        assembly.configured(self, config, store, command_ids)
     }
 }

@@ -120,7 +120,7 @@ impl Debug for Fingerprint {
     }
 }
 
-/// The reply of a command on its way into the store, with the command's events.
+/// The reply of a command on its way into the store, with the command's events or state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReply {
     command_id: CommandId,
@@ -182,7 +182,7 @@ pub struct StoredReply {
     pub command_id: CommandId,
     /// What the command was.
     pub fingerprint: Fingerprint,
-    /// The number of the command's last event.
+    /// The number of the command's last event, or the state's revision.
     pub seq_nr: SequenceNr,
     /// The database's time of its write.
     pub timestamp: Timestamp,
@@ -190,12 +190,14 @@ pub struct StoredReply {
     pub payload: Option<SerializedPayload>,
 }
 
-/// Gives back the replies that were stored with events, and deletes those that are not needed any
-/// more. They are written by [`Journal::write_events`].
+/// Gives back the replies that were stored with events or states, and deletes those that are not
+/// needed any more. They are written by [`Journal::write_events`] and
+/// [`DurableStateStore::write_states`].
 ///
 /// Every store is run against one suite of contract tests.
 ///
 /// [`Journal::write_events`]: crate::Journal::write_events
+/// [`DurableStateStore::write_states`]: crate::DurableStateStore::write_states
 pub trait CommandReplyStore: Debug + Send + Sync + 'static {
     /// The latest replies of an id by their numbers, the latest first, at most `limit`.
     ///

@@ -6,9 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::BoxFuture;
+use crate::command_reply::{NewReply, StoredReply};
 use crate::error::Error;
 use crate::id::PersistenceId;
-use crate::journal::{InvalidWrite, Written, check_payload, check_tags};
+use crate::journal::{
+    InvalidWrite, NewEvent, WriterId, Written, check_event, check_payload, check_tags,
+};
 use crate::payload::SerializedPayload;
 use crate::sequence::SequenceNr;
 
@@ -35,6 +38,8 @@ pub struct StateWrite {
     expected: SequenceNr,
     revision: SequenceNr,
     change: StateChange,
+    told: Option<Box<ChangeEvents>>,
+    reply: Option<Box<NewReply>>,
     /// Whether an earlier attempt at this write may have stored it: one that ended with an unknown
     /// outcome, or whose future was dropped. `false` at first; the writer sets it before it sends
     /// the write again. No part of the write's identity.
@@ -72,8 +77,66 @@ impl StateWrite {
             expected,
             revision,
             change,
+            told: None,
+            reply: None,
             maybe_stored: false,
         })
+    }
+
+    /// Has events stored in the journal that tell of the change, in the transaction of the state.
+    /// The last one gets the state's revision as its number, those before it the numbers before.
+    ///
+    /// # Errors
+    /// [`InvalidWrite::Empty`]; [`InvalidWrite::Numbers`] for more events than the write makes
+    /// revisions; what [`AtomicWrite::new`] refuses in an event.
+    ///
+    /// [`AtomicWrite::new`]: crate::AtomicWrite::new
+    pub fn set_change_events(
+        &mut self,
+        writer: WriterId,
+        events: Vec<NewEvent>,
+    ) -> Result<(), InvalidWrite> {
+        let made = self.revision.value() - self.expected.value();
+        let count = events.len() as u64;
+        if count == 0 {
+            return Err(InvalidWrite::Empty);
+        }
+        if count > made {
+            return Err(InvalidWrite::Numbers {
+                first: self.expected.value() + 1,
+                count: events.len(),
+            });
+        }
+        for event in &events {
+            check_event(event)?;
+        }
+        let first = SequenceNr::new(self.revision.value() - count + 1).unwrap_or_default();
+        self.told = Some(Box::new(ChangeEvents {
+            writer,
+            first,
+            events,
+        }));
+        Ok(())
+    }
+
+    /// The events that are stored with the state, if it has any.
+    pub fn change_events(&self) -> Option<&ChangeEvents> {
+        self.told.as_deref()
+    }
+
+    /// Has a reply stored with the state, under its revision.
+    pub fn set_reply(&mut self, reply: NewReply) {
+        self.reply = Some(Box::new(reply));
+    }
+
+    /// The reply that is stored with the state, if its command has an id.
+    pub fn reply(&self) -> Option<&NewReply> {
+        self.reply.as_deref()
+    }
+
+    /// Whether anything is stored with the state, in other tables.
+    pub fn has_company(&self) -> bool {
+        self.told.is_some() || self.reply.is_some()
     }
 
     /// Whose state it is.
@@ -96,6 +159,20 @@ impl StateWrite {
         &self.change
     }
 
+    /// The refusal of a store with this effect of a deletion, if it takes nothing of what is to be
+    /// stored with the state.
+    pub fn refused_company(&self, deletion: DurableStateDelete) -> Option<Error> {
+        let is_refused = deletion == DurableStateDelete::Row && self.has_company();
+        is_refused.then(|| Error::Rejected {
+            persistence_id: self.persistence_id.clone(),
+            reason: "the store removes the rows of deleted states, after which revisions begin \
+                     again, so neither events nor replies can be stored under them; set \
+                     `durable-state-delete = \"marker\"`"
+                .to_owned(),
+            source: None,
+        })
+    }
+
     /// Whether `row` is what this write leaves, whoever has written it.
     fn is_what_stands_in(&self, row: &StoredState) -> bool {
         if row.revision != self.revision {
@@ -115,6 +192,34 @@ impl StateWrite {
             (StateChange::Delete, None) => true,
             _ => false,
         }
+    }
+}
+
+/// Events that tell of a state's changes, on their way into the journal together with the state.
+///
+/// Source: Akka's change events of durable states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeEvents {
+    writer: WriterId,
+    first: SequenceNr,
+    events: Vec<NewEvent>,
+}
+
+impl ChangeEvents {
+    /// The incarnation that writes.
+    pub fn writer(&self) -> WriterId {
+        self.writer
+    }
+
+    /// The events, at least one.
+    pub fn events(&self) -> &[NewEvent] {
+        &self.events
+    }
+
+    /// The events with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (SequenceNr, &NewEvent)> {
+        let numbers = (0_u64..).map(|index| self.first.plus(index));
+        numbers.zip(&self.events)
     }
 }
 
@@ -145,8 +250,9 @@ pub enum DurableStateDelete {
     /// An id without row then fits every expected revision, so that a writer that has deleted its
     /// state can go on with its own numbers, as Pekko 1.x does. What is given up for that: the
     /// numbers begin again with 1 for a writer that loads the id, a stale writer's put brings a
-    /// deleted state back, and so can a write that arrives late. Choose it only while programs
-    /// with Pekko 1.x use the same ids.
+    /// deleted state back, and so can a write that arrives late. Nothing can be stored with a
+    /// state under its revision: neither change events nor the replies to commands with ids.
+    /// Choose it only while programs with Pekko 1.x use the same ids.
     ///
     /// Source: Pekko 1.2 `DurableStateDao.upsertState` and `deleteState`.
     Row,
@@ -156,6 +262,9 @@ pub enum DurableStateDelete {
 ///
 /// Every store is run against one suite of contract tests, once for each [`DurableStateDelete`].
 pub trait DurableStateStore: Debug + Send + Sync + 'static {
+    /// What deleting a state leaves in the table.
+    fn deletion_leaves(&self) -> DurableStateDelete;
+
     /// The row of an id. Without a row the entity has no state and revision
     /// [`SequenceNr::ZERO`].
     ///
@@ -184,6 +293,13 @@ pub trait DurableStateStore: Debug + Send + Sync + 'static {
     /// The time of a write is the transaction's start plus its position in the batch in
     /// microseconds, and at least a microsecond later than the row's before.
     ///
+    /// The [events](StateWrite::change_events) and the [reply](StateWrite::reply) of a write are
+    /// stored in the transaction of its state, so they are there if and only if it was stored, also
+    /// when only a later write of the batch reaches the table of states. The events of a write have
+    /// one time; it grows by a microsecond from write to write of an entity, up to that of the row.
+    /// Replies have the time of the transaction or of the row. A store that removes the rows of
+    /// deleted states takes neither, as their numbers would begin again.
+    ///
     /// There is never a second row for an id: the first is inserted only if there is none, whatever
     /// its revision.
     ///
@@ -193,13 +309,17 @@ pub trait DurableStateStore: Debug + Send + Sync + 'static {
     /// be another writer's that made the same of the same revision while this one's request was
     /// lost. Then each of the two was told that its state is stored, and it is. A change that must
     /// count twice when it is made twice needs something of its own in the state, such as the
-    /// command's id. A first attempt is not treated so: whatever stands in its place is another's.
+    /// command's id. With a change event or a reply there is no such doubt, as it has to stand in
+    /// its place too. A first attempt is not treated so: whatever stands in its place is another's.
     ///
     /// # Errors
-    /// One per write: [`Error::StaleRevision`] (the row has another revision),
-    /// [`Error::Rejected`] (this data cannot be stored), [`Error::Corrupt`] (see
-    /// [`DurableStateStore::load`]), [`Error::Unavailable`] (try the identical write again, with
-    /// [`StateWrite::maybe_stored`] if `outcome_unknown`).
+    /// One per write: [`Error::StaleRevision`] (the row has another revision, or another writer
+    /// has made the same of the same one), [`Error::Conflict`] (the number of one of its events is
+    /// taken), [`Error::CommandTaken`] (another writer has stored a reply to the same command),
+    /// [`Error::Superseded`] (the row is as the write would leave it, but what would tell whose it
+    /// is has been deleted), [`Error::Rejected`] (this data cannot be stored), [`Error::Corrupt`]
+    /// (see [`DurableStateStore::load`]), [`Error::Unavailable`] (try the identical write again,
+    /// with [`StateWrite::maybe_stored`] if `outcome_unknown`).
     ///
     /// # Cancel safety
     /// Not cancel safe: once polled, dropping the future leaves the outcome unknown.
@@ -456,6 +576,42 @@ impl<'a> FoldedWrite<'a, '_> {
         self.writes.iter().any(|(_, write)| write.maybe_stored)
     }
 
+    /// What is stored with the row in other tables, write by write, each with the index of its
+    /// write. The changes that no row shows have theirs too.
+    pub fn companions(self) -> impl Iterator<Item = (usize, Companion<'a>)> {
+        let writes = self.writes.iter().map(|&(_, write)| write);
+        writes
+            .enumerate()
+            .flat_map(|(index, write)| write.companions().map(move |one| (index, one)))
+    }
+
+    /// Whether anything is stored with the row in other tables.
+    pub fn has_company(&self) -> bool {
+        self.writes.iter().any(|(_, write)| write.has_company())
+    }
+
+    /// By how many microseconds the row's time is later than the one before at least. With events
+    /// every write has a time of its own, up to that of the row, which is the last one's.
+    pub fn time_steps(&self) -> usize {
+        let has_events = self.writes.iter().any(|(_, write)| write.told.is_some());
+        if has_events { self.writes.len() } else { 1 }
+    }
+
+    /// What tells that a row which looks like that of the first `count` writes is theirs and not
+    /// another writer's that made the same of the same revision; `None` if nothing does. The row
+    /// of [`count_stored`](Self::count_stored) is theirs if [`Companion::is_own`] says so.
+    pub fn witness(&self, count: usize) -> Option<Companion<'a>> {
+        let (_, write) = count
+            .checked_sub(1)
+            .and_then(|last| self.writes.get(last))?;
+        // The events come first, and name their writer.
+        let last_event = write
+            .companions()
+            .filter(|one| matches!(one, Companion::Event { .. }))
+            .last();
+        last_event.or_else(|| write.companions().last())
+    }
+
     /// How many of the writes, from the first one on, an earlier attempt has stored, judged by the
     /// id's row. The row is then the one that the next write expects.
     ///
@@ -490,6 +646,130 @@ impl<'a> FoldedWrite<'a, '_> {
     }
 }
 
+/// Something that is stored with a state in another table. It has a place of its own there: a number
+/// in the journal, or the id of its command.
+#[derive(Debug, Clone, Copy)]
+pub enum Companion<'a> {
+    /// An event that tells of the change.
+    Event {
+        /// Who writes it.
+        writer: WriterId,
+        /// Its number.
+        seq_nr: SequenceNr,
+        /// What it says.
+        event: &'a NewEvent,
+    },
+    /// The reply to the command.
+    Reply {
+        /// The revision that the command made.
+        seq_nr: SequenceNr,
+        /// What was answered.
+        reply: &'a NewReply,
+    },
+}
+
+/// What stands in the place of a [`Companion`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Occupant {
+    /// An event of the same writer.
+    OwnEvent,
+    /// An event of another writer.
+    OtherEvent,
+    /// The marker of deleted events.
+    Marker,
+    /// A reply to the same command.
+    Reply(StoredReply),
+}
+
+impl StateWrite {
+    /// What is stored with the state in other tables: the events, then the reply.
+    pub fn companions(&self) -> impl Iterator<Item = Companion<'_>> {
+        let told = self.told.as_deref().into_iter();
+        let events = told.flat_map(|told| {
+            let numbered = told.numbered();
+            numbered.map(|(seq_nr, event)| Companion::Event {
+                writer: told.writer,
+                seq_nr,
+                event,
+            })
+        });
+        let seq_nr = self.revision;
+        let reply = self.reply.as_deref().into_iter();
+        events.chain(reply.map(move |reply| Companion::Reply { seq_nr, reply }))
+    }
+}
+
+impl Companion<'_> {
+    /// How many bytes there are to be stored, columns of fixed size not counted.
+    pub fn bytes(&self) -> usize {
+        let size = |payload: &SerializedPayload| payload.bytes.len();
+        match self {
+            Self::Event { event, .. } => {
+                let tags: usize = event.tags.iter().map(String::len).sum();
+                size(&event.payload) + event.metadata.as_ref().map_or(0, size) + tags
+            }
+            Self::Reply { reply, .. } => reply.payload().map_or(0, size),
+        }
+    }
+
+    /// Why it cannot be stored beside what stands in its place.
+    pub fn obstacle(&self, id: &PersistenceId, there: Option<&Occupant>) -> Option<Error> {
+        let persistence_id = id.clone();
+        match (self, there?) {
+            (Self::Event { seq_nr, .. }, Occupant::Marker) => Some(superseded(id, *seq_nr)),
+            (Self::Event { seq_nr, .. }, _) => Some(Error::Conflict {
+                persistence_id,
+                seq_nr: *seq_nr,
+            }),
+            (Self::Reply { reply, .. }, Occupant::Reply(there))
+                if there.seq_nr > reply.replaces_to() =>
+            {
+                Some(Error::CommandTaken {
+                    persistence_id,
+                    command_id: reply.command_id().clone(),
+                })
+            }
+            (Self::Reply { .. }, _) => None,
+        }
+    }
+
+    /// Whether what stands in its place is this one and was stored by an earlier attempt.
+    ///
+    /// # Errors
+    /// Whose it is instead. [`Error::Superseded`] if the place is free: what stood there may have
+    /// been deleted, and nobody can say.
+    pub fn is_own(&self, id: &PersistenceId, there: Option<&Occupant>) -> Result<(), Error> {
+        match (self, there) {
+            (Self::Event { .. }, Some(Occupant::OwnEvent)) => Ok(()),
+            (Self::Event { seq_nr, .. }, Some(Occupant::OtherEvent)) => Err(Error::StaleRevision {
+                persistence_id: id.clone(),
+                expected: SequenceNr::new(seq_nr.value() - 1).unwrap_or_default(),
+                found: *seq_nr,
+            }),
+            (Self::Reply { seq_nr, reply }, Some(Occupant::Reply(there)))
+                if there.seq_nr == *seq_nr
+                    && there.fingerprint == *reply.fingerprint()
+                    && there.payload.as_ref() == reply.payload() =>
+            {
+                Ok(())
+            }
+            (Self::Event { seq_nr, .. }, _) => Err(superseded(id, *seq_nr)),
+            (Self::Reply { seq_nr, .. }, _) => {
+                let taken = self.obstacle(id, there);
+                Err(taken.unwrap_or_else(|| superseded(id, *seq_nr)))
+            }
+        }
+    }
+}
+
+fn superseded(id: &PersistenceId, seq_nr: SequenceNr) -> Error {
+    Error::Superseded {
+        persistence_id: id.clone(),
+        seq_nr,
+        highest: seq_nr,
+    }
+}
+
 /// How the writes of one id ended.
 #[derive(Debug, Clone)]
 pub struct FoldedOutcome {
@@ -517,6 +797,7 @@ impl From<Result<Written, Error>> for FoldedOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command_reply::{CommandId, Fingerprint};
 
     fn seq(number: u64) -> SequenceNr {
         SequenceNr::new(number).expect("small")
@@ -690,6 +971,173 @@ mod tests {
         let mut other_tags = row(4, Some("4"));
         other_tags.tags.push("more".to_owned());
         check(&batch, Some(other_tags), Err(4));
+    }
+
+    fn writer(number: u128) -> WriterId {
+        WriterId::from_random_bits(number)
+    }
+
+    fn told(mut write: StateWrite, texts: &[&str]) -> StateWrite {
+        let payload = |text: &&str| SerializedPayload::new(77, "", text.as_bytes().to_vec());
+        let events = texts.iter().map(payload).map(NewEvent::new).collect();
+        write.set_change_events(writer(1), events).expect("valid");
+        write
+    }
+
+    fn new_reply(name: &str, text: &str, replaces_to: u64) -> NewReply {
+        let id = CommandId::new(name).expect("valid");
+        let payload = SerializedPayload::new(77, "", text.as_bytes().to_vec());
+        let fingerprint = Fingerprint::new([1; 32]);
+        NewReply::new(id, fingerprint, Some(payload), seq(replaces_to)).expect("valid")
+    }
+
+    fn stored_reply(seq_nr: u64, text: &str) -> Occupant {
+        Occupant::Reply(StoredReply {
+            command_id: CommandId::new("x").expect("valid"),
+            fingerprint: Fingerprint::new([1; 32]),
+            seq_nr: seq(seq_nr),
+            timestamp: Timestamp::UNIX_EPOCH,
+            payload: Some(SerializedPayload::new(77, "", text.as_bytes().to_vec())),
+        })
+    }
+
+    #[test]
+    fn change_events_have_the_last_numbers_that_a_write_makes() {
+        let change = StateChange::Delete;
+        let mut write = StateWrite::new(id("a"), seq(3), seq(6), change).expect("valid");
+        let event = || NewEvent::new(SerializedPayload::new(77, "", &b"x"[..]));
+        let mut numbers = |count: usize| {
+            write.set_change_events(writer(1), (0..count).map(|_| event()).collect())?;
+            let told = write.change_events().expect("just set");
+            Ok(told.numbered().map(|(nr, _)| nr.value()).collect())
+        };
+        assert_eq!(numbers(3), Ok(vec![4, 5, 6]));
+        assert_eq!(numbers(1), Ok(vec![6]));
+        assert_eq!(numbers(0), Err(InvalidWrite::Empty));
+        let too_many = InvalidWrite::Numbers { first: 4, count: 4 };
+        assert_eq!(numbers(4), Err(too_many));
+        let mut reserved = event();
+        reserved.payload.serializer_id = 0;
+        let refused = write.set_change_events(writer(1), vec![reserved]);
+        assert_eq!(refused, Err(InvalidWrite::ReservedSerializer));
+    }
+
+    #[test]
+    fn what_is_stored_with_folded_states_is_all_of_it() {
+        let mut second = put("a", 4, "5");
+        second.set_reply(new_reply("x", "r5", 0));
+        let mut third = told(delete("a", 5), &["e6"]);
+        third.set_reply(new_reply("y", "r6", 0));
+        let batch = [told(put("a", 3, "4"), &["e4"]), second, third];
+        let folded = FoldedBatch::new(&batch, |_| None);
+        let all = folded.get(0);
+        let shown: Vec<(usize, u64, bool)> = all
+            .companions()
+            .map(|(index, one)| match one {
+                Companion::Event { seq_nr, .. } => (index, seq_nr.value(), true),
+                Companion::Reply { seq_nr, .. } => (index, seq_nr.value(), false),
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [(0, 4, true), (1, 5, false), (2, 6, true), (2, 6, false)]
+        );
+        assert!(all.has_company());
+        assert_eq!((all.time_steps(), all.part(1, 1).time_steps()), (3, 1));
+        let is_event = |count| {
+            all.witness(count)
+                .map(|one| matches!(one, Companion::Event { .. }))
+        };
+        let expected = [None, Some(true), Some(false), Some(true)];
+        assert_eq!([0, 1, 2, 3].map(is_event), expected);
+        let plain = [put("b", 0, "1")];
+        let plain = FoldedBatch::new(&plain, |_| None);
+        assert!(plain.get(0).witness(1).is_none());
+    }
+
+    /// The error as one word, with the number that is its reason.
+    fn word(error: &Error) -> (&'static str, u64) {
+        match error {
+            Error::Conflict { seq_nr, .. } => ("conflict", seq_nr.value()),
+            Error::Superseded { seq_nr, .. } => ("superseded", seq_nr.value()),
+            Error::StaleRevision { found, .. } => ("stale", found.value()),
+            Error::CommandTaken { .. } => ("taken", 0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_event_tells_whose_a_state_is() {
+        let event = NewEvent::new(SerializedPayload::new(77, "", &b"x"[..]));
+        let one = Companion::Event {
+            writer: writer(1),
+            seq_nr: seq(5),
+            event: &event,
+        };
+        for (there, own, obstacle) in [
+            (None, Some(("superseded", 5)), None),
+            (Some(Occupant::OwnEvent), None, Some(("conflict", 5))),
+            (
+                Some(Occupant::OtherEvent),
+                Some(("stale", 5)),
+                Some(("conflict", 5)),
+            ),
+            (
+                Some(Occupant::Marker),
+                Some(("superseded", 5)),
+                Some(("superseded", 5)),
+            ),
+        ] {
+            let found = one.is_own(&id("a"), there.as_ref()).err();
+            assert_eq!(found.as_ref().map(word), own, "{there:?}");
+            let found = one.obstacle(&id("a"), there.as_ref());
+            assert_eq!(found.as_ref().map(word), obstacle, "{there:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_tells_whose_a_state_is() {
+        let reply = new_reply("x", "r", 2);
+        let one = Companion::Reply {
+            seq_nr: seq(5),
+            reply: &reply,
+        };
+        for (there, own, obstacle) in [
+            (None, Some(("superseded", 5)), None),
+            (Some(stored_reply(5, "r")), None, Some(("taken", 0))),
+            (
+                Some(stored_reply(5, "other")),
+                Some(("taken", 0)),
+                Some(("taken", 0)),
+            ),
+            (
+                Some(stored_reply(3, "r")),
+                Some(("taken", 0)),
+                Some(("taken", 0)),
+            ),
+            // It has left the window and is replaced.
+            (Some(stored_reply(2, "r")), Some(("superseded", 5)), None),
+        ] {
+            let found = one.is_own(&id("a"), there.as_ref()).err();
+            assert_eq!(found.as_ref().map(word), own, "{there:?}");
+            let found = one.obstacle(&id("a"), there.as_ref());
+            assert_eq!(found.as_ref().map(word), obstacle, "{there:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_stored_with_a_state_where_rows_are_removed() {
+        let row = DurableStateDelete::Row;
+        assert!(put("a", 0, "1").refused_company(row).is_none());
+        let told = told(put("a", 0, "1"), &["e1"]);
+        assert!(told.refused_company(DurableStateDelete::Marker).is_none());
+        assert!(matches!(
+            told.refused_company(row),
+            Some(Error::Rejected { .. })
+        ));
+        let mut replied = put("a", 0, "1");
+        replied.set_reply(new_reply("x", "r", 0));
+        assert!(replied.refused_company(row).is_some());
     }
 
     #[test]

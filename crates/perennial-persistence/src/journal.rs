@@ -112,11 +112,7 @@ impl AtomicWrite {
             });
         }
         for event in &events {
-            check_payload(&event.payload)?;
-            if let Some(metadata) = &event.metadata {
-                check_payload(metadata)?;
-            }
-            check_tags(&event.tags)?;
+            check_event(event)?;
         }
         Ok(Self {
             persistence_id,
@@ -188,6 +184,14 @@ impl AtomicWrite {
             .zip(0_u64..)
             .map(|(event, index)| (self.first.plus(index), event))
     }
+}
+
+pub(crate) fn check_event(event: &NewEvent) -> Result<(), InvalidWrite> {
+    check_payload(&event.payload)?;
+    if let Some(metadata) = &event.metadata {
+        check_payload(metadata)?;
+    }
+    check_tags(&event.tags)
 }
 
 pub(crate) fn check_payload(payload: &SerializedPayload) -> Result<(), InvalidWrite> {

@@ -37,8 +37,8 @@ pub use command_reply::{
     StoredReply,
 };
 pub use durable_state_store::{
-    DurableStateDelete, DurableStateStore, FoldedBatch, FoldedOutcome, FoldedWrite, StateChange,
-    StateWrite, StoredState,
+    ChangeEvents, Companion, DurableStateDelete, DurableStateStore, FoldedBatch, FoldedOutcome,
+    FoldedWrite, Occupant, StateChange, StateWrite, StoredState,
 };
 pub use error::{Error, OpenError, Source};
 pub use id::{InvalidId, MAX_ID_CHARS, PersistenceId, SEPARATOR};

@@ -37,7 +37,7 @@ impl PostgresCommandReplies {
             .read(
                 &LOAD,
                 &[&id.as_str(), &count(limit)],
-                |row| match stored_reply(id, &row) {
+                |row| match stored_reply(id, &row, 0) {
                     Ok(reply) => {
                         replies.push(reply);
                         ControlFlow::Continue(())
@@ -117,23 +117,24 @@ fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn stored_reply(id: &PersistenceId, row: &Row) -> Result<StoredReply, Error> {
-    let number: i64 = column(row, 2, id, SequenceNr::ZERO)?;
+/// The reply in a row of the columns of `load.sql`, the first one at index `at`.
+pub(crate) fn stored_reply(id: &PersistenceId, row: &Row, at: usize) -> Result<StoredReply, Error> {
+    let number: i64 = column(row, at + 2, id, SequenceNr::ZERO)?;
     let seq_nr = SequenceNr::try_from(number)
         .map_err(|negative| corrupt(id, SequenceNr::ZERO, negative.to_string()))?;
     let damaged =
         |reason: String| corrupt(id, seq_nr, format!("the reply of its command: {reason}"));
     let command_id =
-        CommandId::new(column(row, 0, id, seq_nr)?).map_err(|error| damaged(error.to_string()))?;
-    let fingerprint: &[u8] = column(row, 1, id, seq_nr)?;
+        CommandId::new(column(row, at, id, seq_nr)?).map_err(|error| damaged(error.to_string()))?;
+    let fingerprint: &[u8] = column(row, at + 1, id, seq_nr)?;
     let fingerprint = <[u8; Fingerprint::BYTES]>::try_from(fingerprint)
         .map_err(|_| damaged(format!("its fingerprint has {} bytes", fingerprint.len())))?;
-    let timestamp = column::<Micros>(row, 3, id, seq_nr)?
+    let timestamp = column::<Micros>(row, at + 3, id, seq_nr)?
         .timestamp()
         .ok_or_else(|| damaged("its db_timestamp is infinite or above the year 9999".to_owned()))?;
-    let serializer_id: i32 = column(row, 4, id, seq_nr)?;
-    let manifest: &str = column(row, 5, id, seq_nr)?;
-    let bytes: &[u8] = column(row, 6, id, seq_nr)?;
+    let serializer_id: i32 = column(row, at + 4, id, seq_nr)?;
+    let manifest: &str = column(row, at + 5, id, seq_nr)?;
+    let bytes: &[u8] = column(row, at + 6, id, seq_nr)?;
     let payload = (serializer_id != NO_PAYLOAD_ID)
         .then(|| SerializedPayload::new(serializer_id, manifest, bytes.to_vec()));
     Ok(StoredReply {
@@ -145,14 +146,29 @@ fn stored_reply(id: &PersistenceId, row: &Row) -> Result<StoredReply, Error> {
     })
 }
 
-/// A reply and the write that it is stored with.
-pub(crate) type Reply<'a> = (&'a AtomicWrite, &'a NewReply);
+/// A reply on its way into a statement of many.
+#[derive(Clone, Copy)]
+pub(crate) struct Reply<'a> {
+    pub(crate) id: &'a PersistenceId,
+    /// The number under which its events or state are stored.
+    pub(crate) seq_nr: SequenceNr,
+    pub(crate) new: &'a NewReply,
+}
+
+impl<'a> Reply<'a> {
+    /// That of a write, if it has one.
+    pub(crate) fn of(write: &'a AtomicWrite) -> Option<Self> {
+        write.reply().map(|new| Self {
+            id: write.persistence_id(),
+            seq_nr: write.last(),
+            new,
+        })
+    }
+}
 
 /// The replies of writes, those that have one.
 pub(crate) fn replies_of<'a>(writes: impl Iterator<Item = &'a AtomicWrite>) -> Vec<Reply<'a>> {
-    writes
-        .filter_map(|write| write.reply().map(|reply| (write, reply)))
-        .collect()
+    writes.filter_map(Reply::of).collect()
 }
 
 /// How many bytes of a statement a reply takes.
@@ -161,44 +177,46 @@ pub(crate) fn size_of_reply(write: &AtomicWrite) -> usize {
     payload.map_or(0, |payload| payload.bytes.len())
 }
 
-/// Inserts with `sql`, whose first parameters are `events`.
+/// Inserts with `sql`, whose first parameters are `others`.
 pub(crate) async fn insert_with(
     executor: &Executor,
     sql: &Sql,
-    events: Params<'_>,
+    others: Params<'_>,
     replies: &[Reply<'_>],
 ) -> Result<Vec<Row>, Failure> {
-    let slice = Column::new(replies, Type::INT4, |(write, _): &Reply<'_>, out| {
-        out.put_i32(write.persistence_id().slice().into());
+    let slice = Column::new(replies, Type::INT4, |reply: &Reply<'_>, out| {
+        out.put_i32(reply.id.slice().into());
         IsNull::No
     });
-    let entity_type = Column::new(replies, Type::TEXT, |(write, _): &Reply<'_>, out| {
-        put_text(write.persistence_id().entity_type(), out)
+    let entity_type = Column::new(replies, Type::TEXT, |reply: &Reply<'_>, out| {
+        put_text(reply.id.entity_type(), out)
     });
     let id = Column::new(replies, Type::TEXT, put_id);
     let command_id = Column::new(replies, Type::TEXT, put_command_id);
-    let fingerprint = Column::new(replies, Type::BYTEA, |(_, reply): &Reply<'_>, out| {
-        out.put_slice(reply.fingerprint().as_bytes());
+    let fingerprint = Column::new(replies, Type::BYTEA, |reply: &Reply<'_>, out| {
+        out.put_slice(reply.new.fingerprint().as_bytes());
         IsNull::No
     });
-    let seq_nr = Column::new(replies, Type::INT8, |(write, _): &Reply<'_>, out| {
-        out.put_i64(write.last().to_i64());
+    let seq_nr = Column::new(replies, Type::INT8, |reply: &Reply<'_>, out| {
+        out.put_i64(reply.seq_nr.to_i64());
         IsNull::No
     });
     let replaces_to = Column::new(replies, Type::INT8, put_replaces_to);
-    let serializer_id = Column::new(replies, Type::INT4, |(_, reply): &Reply<'_>, out| {
+    let serializer_id = Column::new(replies, Type::INT4, |reply: &Reply<'_>, out| {
         out.put_i32(
             reply
+                .new
                 .payload()
                 .map_or(NO_PAYLOAD_ID, |payload| payload.serializer_id),
         );
         IsNull::No
     });
-    let manifest = Column::new(replies, Type::TEXT, |(_, reply): &Reply<'_>, out| {
-        put_text(reply.payload().map_or("", |payload| &payload.manifest), out)
+    let manifest = Column::new(replies, Type::TEXT, |reply: &Reply<'_>, out| {
+        let manifest = reply.new.payload().map_or("", |payload| &payload.manifest);
+        put_text(manifest, out)
     });
-    let payload = Column::new(replies, Type::BYTEA, |(_, reply): &Reply<'_>, out| {
-        out.put_slice(reply.payload().map_or(&[], |payload| &payload.bytes));
+    let payload = Column::new(replies, Type::BYTEA, |reply: &Reply<'_>, out| {
+        out.put_slice(reply.new.payload().map_or(&[], |payload| &payload.bytes));
         IsNull::No
     });
     let of_replies: [&(dyn ToSql + Sync); 10] = [
@@ -213,7 +231,7 @@ pub(crate) async fn insert_with(
         &manifest,
         &payload,
     ];
-    let params: Vec<&(dyn ToSql + Sync)> = events.iter().copied().chain(of_replies).collect();
+    let params: Vec<&(dyn ToSql + Sync)> = others.iter().copied().chain(of_replies).collect();
     executor.call(sql, &params).await
 }
 
@@ -241,15 +259,15 @@ pub(crate) async fn taken(
         .collect())
 }
 
-fn put_id((write, _): &Reply<'_>, out: &mut BytesMut) -> IsNull {
-    put_text(write.persistence_id().as_str(), out)
+fn put_id(reply: &Reply<'_>, out: &mut BytesMut) -> IsNull {
+    put_text(reply.id.as_str(), out)
 }
 
-fn put_command_id((_, reply): &Reply<'_>, out: &mut BytesMut) -> IsNull {
-    put_text(reply.command_id().as_str(), out)
+fn put_command_id(reply: &Reply<'_>, out: &mut BytesMut) -> IsNull {
+    put_text(reply.new.command_id().as_str(), out)
 }
 
-fn put_replaces_to((_, reply): &Reply<'_>, out: &mut BytesMut) -> IsNull {
-    out.put_i64(reply.replaces_to().to_i64());
+fn put_replaces_to(reply: &Reply<'_>, out: &mut BytesMut) -> IsNull {
+    out.put_i64(reply.new.replaces_to().to_i64());
     IsNull::No
 }

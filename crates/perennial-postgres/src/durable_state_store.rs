@@ -130,6 +130,10 @@ impl PostgresDurableStateStore {
 }
 
 impl DurableStateStore for PostgresDurableStateStore {
+    fn deletion_leaves(&self) -> DurableStateDelete {
+        self.delete
+    }
+
     fn load<'a>(
         &'a self,
         persistence_id: &'a PersistenceId,

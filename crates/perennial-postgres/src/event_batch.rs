@@ -294,14 +294,14 @@ impl EventBatch<'_> {
             .filter(|pending| self.answers[pending.index].is_none())
             .filter_map(|pending| {
                 let write = &self.writes[pending.index];
-                write.reply().map(|reply| (pending.index, (write, reply)))
+                Reply::of(write).map(|reply| (pending.index, reply))
             })
             .unzip();
         for taken in command_replies::taken(self.executor, &replies).await? {
-            let (write, reply) = replies[taken];
+            let reply = replies[taken];
             self.answers[indexes[taken]] = Some(Err(Error::CommandTaken {
-                persistence_id: write.persistence_id().clone(),
-                command_id: reply.command_id().clone(),
+                persistence_id: reply.id.clone(),
+                command_id: reply.new.command_id().clone(),
             }));
         }
         Ok(())

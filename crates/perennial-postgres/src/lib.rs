@@ -70,6 +70,7 @@
 
 mod batch;
 mod command_replies;
+mod companions;
 mod config;
 mod connect;
 mod conninfo;

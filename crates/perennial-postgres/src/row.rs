@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use perennial_persistence::{
-    AtomicWrite, Error, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Timestamp,
+    AtomicWrite, Error, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Timestamp, WriterId,
 };
 use postgres_protocol::types::{
     ArrayDimension, array_to_sql, timestamp_from_sql, timestamp_to_sql,
@@ -104,12 +104,12 @@ impl WriterText {
     const LENGTH: usize = 36;
 
     pub(crate) fn of(write: &AtomicWrite) -> Self {
+        Self::of_writer(write.writer())
+    }
+
+    pub(crate) fn of_writer(writer: WriterId) -> Self {
         let mut text = [0; Self::LENGTH];
-        write
-            .writer()
-            .as_uuid()
-            .hyphenated()
-            .encode_lower(&mut text);
+        writer.as_uuid().hyphenated().encode_lower(&mut text);
         Self(text)
     }
 

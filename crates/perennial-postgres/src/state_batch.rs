@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 use perennial_persistence::{
-    DurableStateDelete, Error, FoldedBatch, FoldedOutcome, FoldedWrite, SequenceNr, StateWrite,
-    Written,
+    Companion, DurableStateDelete, Error, FoldedBatch, FoldedOutcome, FoldedWrite, PersistenceId,
+    SequenceNr, StateChange, StateWrite, Written,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::batch::{Batch, LARGEST_WRITE, Size};
+use crate::companions;
 use crate::durable_state_store::{payload_columns, the_only_state, timestamp};
 use crate::error::{Failure, Refusal};
 use crate::executor::{Executor, Sql, ordinality, sql};
@@ -18,6 +19,8 @@ use crate::row::{Column, put_microseconds, put_tags, put_text};
 
 const CHANGE_BATCH: Sql = sql!("durable_state_store/change_batch.sql");
 const WRITE_BATCH: Sql = sql!("durable_state_store/write_batch.sql");
+const WRITE_BATCH_WITH_COMPANIONS: Sql =
+    sql!("durable_state_store/write_batch_with_companions.sql");
 const READ_CURRENT: Sql = sql!("durable_state_store/read_current.sql");
 
 /// A batch of states while it is being written. All writes of an id are one write of its row, as
@@ -50,17 +53,42 @@ enum Effect {
     Remove,
 }
 
+/// What a row says of the writes of its id.
+enum Judged {
+    /// It is the one that they expect.
+    Expected,
+    /// So many of them have made it, if it is theirs.
+    Made(usize, Written),
+}
+
+/// Something that goes with a state, and what its place is to tell.
+struct Question<'a> {
+    id: usize,
+    one: Companion<'a>,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// Whether so many writes have made the row that is there.
+    IsOwn(usize, Written),
+    /// Whether anything is in the way of the write with this index.
+    IsFree(usize),
+}
+
 impl<'a> StateBatch<'a> {
     pub(crate) fn new(
         executor: &'a Executor,
         batch: &'a [StateWrite],
         delete: DurableStateDelete,
     ) -> Self {
-        let folded = FoldedBatch::new(batch, too_large);
+        let folded = FoldedBatch::new(batch, |write| {
+            write.refused_company(delete).or_else(|| too_large(write))
+        });
         let progress = (0..folded.len()).map(|id| Progress {
             stored: 0,
             latest: None,
-            at_once: folded.get(id).len(),
+            at_once: most_at_once(folded.get(id)),
             row_is_gone: false,
             failure: None,
         });
@@ -78,7 +106,8 @@ impl<'a> StateBatch<'a> {
             return None;
         }
         let write = self.folded.get(0);
-        (write.len() == 1 && self.folded.writes() == 1).then_some(write)
+        let is_lone = write.len() == 1 && self.folded.writes() == 1 && !write.has_company();
+        is_lone.then_some(write)
     }
 
     /// The answers, in the order of the batch.
@@ -123,12 +152,12 @@ impl<'a> StateBatch<'a> {
         progress.row_is_gone = is_deletion && self.delete == DurableStateDelete::Row;
     }
 
-    /// Judges a write that was left out by the rows of its id.
-    fn judge(&mut self, id: usize, rows: &[&Row]) -> Result<(), Failure> {
+    /// Judges a write that was left out by the rows of its id; `None` if it is answered with that.
+    fn judge(&mut self, id: usize, rows: &[&Row]) -> Result<Option<Judged>, Failure> {
         let part = self.part(id);
         let Some(first) = rows.first() else {
             // The left join gives every id at least one row; what it did not ask stays open.
-            return Ok(());
+            return Ok(None);
         };
         let is_there = first.get::<_, Option<i64>>(0).is_some();
         let row = match the_only_state(
@@ -138,7 +167,7 @@ impl<'a> StateBatch<'a> {
             Ok(row) => row,
             Err(damage) => {
                 self.progress[id].failure = Some(damage);
-                return Ok(());
+                return Ok(None);
             }
         };
         let counted = part.count_stored(row.as_ref(), self.delete);
@@ -153,12 +182,66 @@ impl<'a> StateBatch<'a> {
                 };
                 self.note_stored(id, written);
             }
-            Ok(0) => {}
+            Ok(0) => return Ok(Some(Judged::Expected)),
             Ok(count) => {
-                progress.stored += count;
-                progress.latest = row.map(|row| Written {
-                    timestamp: row.timestamp,
-                });
+                return Ok(row.map(|row| {
+                    let timestamp = row.timestamp;
+                    Judged::Made(count, Written { timestamp })
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The row of an id is that of the first `count` of the writes that are to be sent.
+    fn note_made(&mut self, id: usize, count: usize, written: Written) {
+        let progress = &mut self.progress[id];
+        progress.stored += count;
+        progress.latest = Some(written);
+    }
+
+    /// Finds out whose rows are, and what is in the way, by what stands in the places of what goes
+    /// with the states.
+    async fn answer(&mut self, questions: Vec<Question<'a>>) -> Result<(), Failure> {
+        if questions.is_empty() {
+            return Ok(());
+        }
+        let ones: Vec<(&PersistenceId, Companion<'_>)> = questions
+            .iter()
+            .map(|question| {
+                let id = self.folded.get(question.id).persistence_id();
+                (id, question.one)
+            })
+            .collect();
+        let occupants = companions::occupants(self.executor, &ones).await?;
+        for (Question { id, one, what }, there) in questions.into_iter().zip(occupants) {
+            let persistence_id = self.folded.get(id).persistence_id();
+            let error = match (there, what) {
+                _ if self.progress[id].failure.is_some() => continue,
+                (Err(damage), _) => Some(damage),
+                (Ok(there), What::IsOwn(count, written)) => {
+                    match one.is_own(persistence_id, there.as_ref()) {
+                        Ok(()) => {
+                            self.note_made(id, count, written);
+                            None
+                        }
+                        Err(other) => Some(other),
+                    }
+                }
+                (Ok(there), What::IsFree(index)) => {
+                    let obstacle = one.obstacle(persistence_id, there.as_ref());
+                    if obstacle.is_some() && index > 0 {
+                        // Those before it go alone.
+                        let at_once = &mut self.progress[id].at_once;
+                        *at_once = index.min(*at_once);
+                        None
+                    } else {
+                        obstacle
+                    }
+                }
+            };
+            if error.is_some() {
+                self.progress[id].failure = error;
             }
         }
         Ok(())
@@ -175,10 +258,13 @@ impl Batch for StateBatch<'_> {
 
     fn size(&self, place: usize) -> Size {
         let write = self.folded.get(place);
-        Size {
-            rows: 1,
-            bytes: size(write.payload().map_or(0, |p| p.bytes.len()), write.tags()),
-        }
+        let state = size(write.payload().map_or(0, |p| p.bytes.len()), write.tags());
+        let (rows, bytes) = write
+            .companions()
+            .fold((1, state), |(rows, bytes), (_, one)| {
+                (rows + 1, bytes + one.bytes())
+            });
+        Size { rows, bytes }
     }
 
     fn pending(&mut self, part: &Range<usize>) -> Vec<usize> {
@@ -235,10 +321,29 @@ impl Batch for StateBatch<'_> {
                 rows.push(row);
             }
         }
+        let mut questions = Vec::new();
         for (&id, rows) in pending.iter().zip(of_each) {
-            self.judge(id, &rows)?;
+            match self.judge(id, &rows)? {
+                None => {}
+                Some(Judged::Made(count, written)) => match self.part(id).witness(count) {
+                    Some(one) => questions.push(Question {
+                        id,
+                        one,
+                        what: What::IsOwn(count, written),
+                    }),
+                    None => self.note_made(id, count, written),
+                },
+                Some(Judged::Expected) => {
+                    let companions = self.part(id).companions();
+                    questions.extend(companions.map(|(index, one)| Question {
+                        id,
+                        one,
+                        what: What::IsFree(index),
+                    }));
+                }
+            }
         }
-        Ok(())
+        self.answer(questions).await
     }
 
     /// Of several writes of an id the last one is refused, perhaps not the first ones.
@@ -267,11 +372,17 @@ fn size(payload: usize, tags: Option<&[String]>) -> usize {
     payload + tags.iter().map(String::len).sum::<usize>()
 }
 
-fn too_large(write: &StateWrite) -> Option<Error> {
-    let perennial_persistence::StateChange::Put { payload, tags } = write.change() else {
-        return None;
+fn size_of_write(write: &StateWrite) -> usize {
+    let state = match write.change() {
+        StateChange::Put { payload, tags } => size(payload.bytes.len(), Some(tags)),
+        StateChange::Delete => 0,
     };
-    let size = size(payload.bytes.len(), Some(tags));
+    let company: usize = write.companions().map(|one| one.bytes()).sum();
+    state + company
+}
+
+fn too_large(write: &StateWrite) -> Option<Error> {
+    let size = size_of_write(write);
     (size > LARGEST_WRITE).then(|| Error::Rejected {
         persistence_id: write.persistence_id().clone(),
         reason: format!(
@@ -279,6 +390,17 @@ fn too_large(write: &StateWrite) -> Option<Error> {
         ),
         source: None,
     })
+}
+
+/// How many writes of an id may go as one. Only the last state is sent, but all that goes with them.
+fn most_at_once(write: FoldedWrite<'_, '_>) -> usize {
+    let mut of_each = vec![0; write.len()];
+    for (index, one) in write.companions() {
+        of_each[index] += one.bytes();
+    }
+    let largest = of_each.into_iter().max().unwrap_or(0);
+    let fitting = LARGEST_WRITE.checked_div(largest).unwrap_or(usize::MAX);
+    fitting.clamp(1, write.len().max(1))
 }
 
 /// Stores states in one transaction. Gives id and time of each that it has stored.
@@ -332,6 +454,44 @@ async fn write_batch(
         put_text(write.persistence_id().entity_type(), out)
     }
 
+    fn position(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
+        out.put_i32(i32::try_from(write.position()).unwrap_or(i32::MAX));
+        IsNull::No
+    }
+    fn steps(write: &Write<'_>, out: &mut BytesMut) -> IsNull {
+        out.put_i32(i32::try_from(write.time_steps()).unwrap_or(i32::MAX));
+        IsNull::No
+    }
+
+    let mut writes = changes.iter().chain(additions);
+    if writes.any(FoldedWrite::has_company) {
+        let states: [&(dyn ToSql + Sync); 19] = [
+            &Column::new(changes, Type::TEXT, id),
+            &Column::new(changes, Type::INT8, expected),
+            &Column::new(changes, Type::INT8, revision),
+            &Column::new(changes, Type::INT4, position),
+            &Column::new(changes, Type::INT4, steps),
+            &Column::new(changes, Type::INT4, serializer_id),
+            &Column::new(changes, Type::TEXT, manifest),
+            &Column::new(changes, Type::BYTEA, payload),
+            &Column::new(changes, Type::BOOL, keeps_tags),
+            &Column::new(changes, Type::TEXT, tags),
+            &Column::new(additions, Type::INT4, slice),
+            &Column::new(additions, Type::TEXT, entity_type),
+            &Column::new(additions, Type::TEXT, id),
+            &Column::new(additions, Type::INT8, revision),
+            &Column::new(additions, Type::INT4, position),
+            &Column::new(additions, Type::INT4, serializer_id),
+            &Column::new(additions, Type::TEXT, manifest),
+            &Column::new(additions, Type::BYTEA, payload),
+            &Column::new(additions, Type::TEXT, tags),
+        ];
+        // Where rows are removed nothing goes with any.
+        debug_assert!(removals.is_empty(), "rows are removed and have company");
+        let sql = &WRITE_BATCH_WITH_COMPANIONS;
+        let writes = changes.iter().chain(additions);
+        return companions::write_with(executor, sql, &states, writes).await;
+    }
     let changed: [&(dyn ToSql + Sync); 9] = [
         &Column::new(changes, Type::TEXT, id),
         &Column::new(changes, Type::INT8, expected),

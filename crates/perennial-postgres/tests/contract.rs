@@ -107,6 +107,7 @@ perennial_testkit::journal_contract!(empty_database());
 perennial_testkit::snapshot_store_contract!(empty_database());
 perennial_testkit::durable_state_store_contract!(empty_database());
 perennial_testkit::command_reply_store_contract!(empty_database());
+perennial_testkit::state_companions_contract!(empty_database());
 
 mod removing_rows {
     use super::*;

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{again, change, config, count, id, load_state, open, seq, state, write_state};
+use common::{
+    again, change, config, count, event, id, load_state, open, replay, seq, state, told, write_one,
+    write_state, writer,
+};
 use perennial_persistence::{
-    DurableStateDelete, DurableStateStore, Error, PersistenceId, SchemaCheck, StateChange,
-    StateWrite, Store, Timestamp,
+    AtomicWrite, DurableStateDelete, DurableStateStore, Error, NewEvent, PersistenceId,
+    SchemaCheck, SerializedPayload, StateChange, StateWrite, Store, Timestamp,
 };
 use perennial_postgres::Postgres;
 use perennial_testkit::postgres::TestPostgres;
@@ -69,6 +72,13 @@ async fn a_state_whose_answer_never_came_is_recognised() {
             state(&old, 2, "three"),
             change(&deleted, 2, StateChange::Delete),
         ],
+        vec![told(state(&id("told"), 0, "one"))],
+        vec![
+            told(state(&id("told"), 1, "two")),
+            told(change(&id("told"), 2, StateChange::Delete)),
+            state(&old, 3, "four"),
+            told(state(&id("told"), 3, "four")),
+        ],
     ];
     for batch in batches {
         let other = lock(&database).await;
@@ -88,7 +98,14 @@ async fn a_state_whose_answer_never_came_is_recognised() {
             }
             assert!(started.elapsed() < DEADLINE, "the write was lost");
         }
-        let rows = || database.query("SELECT * FROM durable_state ORDER BY persistence_id");
+        let rows = || {
+            [
+                "SELECT * FROM durable_state ORDER BY persistence_id",
+                "SELECT * FROM event_journal ORDER BY persistence_id, seq_nr",
+                "SELECT * FROM perennial_command_reply ORDER BY persistence_id, seq_nr",
+            ]
+            .map(|sql| database.query(sql))
+        };
         let before = rows();
         let same: Vec<StateWrite> = batch.iter().map(again).collect();
         for answer in states.write_states(&same).await {
@@ -102,6 +119,7 @@ async fn a_state_whose_answer_never_came_is_recognised() {
 async fn count_up(
     states: Arc<dyn DurableStateStore>,
     ids: Vec<PersistenceId>,
+    tells: bool,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     unavailable: Arc<AtomicU64>,
@@ -111,6 +129,7 @@ async fn count_up(
         let mut waiting: Vec<StateWrite> = ids
             .iter()
             .map(|id| state(id, revision, &(revision + 1).to_string()))
+            .map(|write| if tells { told(write) } else { write })
             .collect();
         revision += 1;
         while !waiting.is_empty() {
@@ -141,13 +160,14 @@ async fn terminated_connections_lose_no_state() {
     let store = open(&database).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (acknowledged, unavailable) = (Arc::default(), Arc::default());
-    let crowds: Vec<_> = [1, 1, 5, 50]
+    let crowds: Vec<_> = [(1, false), (1, true), (5, true), (5, false), (50, true)]
         .into_iter()
         .enumerate()
-        .map(|(crowd, size)| {
+        .map(|(crowd, (size, tells))| {
             tokio::spawn(count_up(
                 store.durable_state_store(),
                 (0..size).map(|n| id(&format!("{crowd}-{n}"))).collect(),
+                tells,
                 Arc::clone(&stop),
                 Arc::clone(&acknowledged),
                 Arc::clone(&unavailable),
@@ -167,22 +187,84 @@ async fn terminated_connections_lose_no_state() {
         terminated += database.terminate_connections();
     }
     stop.store(true, Ordering::Relaxed);
-    let states = open(&database).await.durable_state_store();
+    let store = open(&database).await;
+    let states = store.durable_state_store();
     let mut stored = 0;
-    for crowd in crowds {
+    for (crowd, tells) in crowds.into_iter().zip([false, true, true, false, true]) {
         for (id, revision) in crowd.await.expect("nothing but unavailability") {
             let expected = (revision, Some(revision.to_string()));
             assert_eq!(load_state(&*states, &id).await, expected, "{id}");
             stored += revision;
+            let told = replay(&*store.journal(), &id)
+                .await
+                .expect("readable events");
+            let told: Vec<u64> = told
+                .events
+                .iter()
+                .map(|event| event.seq_nr.value())
+                .collect();
+            let replies = store.command_replies().load(&id, 1_000_000).await;
+            let replies = replies.expect("readable replies").into_iter().rev();
+            let replies: Vec<u64> = replies.map(|reply| reply.seq_nr.value()).collect();
+            let expected: Vec<u64> = if tells {
+                (1..=revision).collect()
+            } else {
+                Vec::new()
+            };
+            assert_eq!((&told, &replies), (&expected, &expected), "{id}");
         }
     }
     assert_eq!(stored, acknowledged.load(Ordering::Relaxed));
 }
 
+/// Whoever reads the journal cannot tell it from an event of an entity that keeps events.
+#[tokio::test]
+async fn a_change_event_has_the_columns_of_any_event() {
+    let database = TestPostgres::new();
+    let store = open(&database).await;
+    let (journal, states) = (store.journal(), store.durable_state_store());
+    let tags = vec!["red".to_owned(), "a \"b\"".to_owned()];
+    let metadata = Some(SerializedPayload::new(78, "Meta", &b"who"[..]));
+    for (number, tags, metadata) in [(1, Vec::new(), None), (2, tags, metadata)] {
+        let event = NewEvent {
+            tags,
+            metadata,
+            ..event("told")
+        };
+        let events = vec![event.clone()];
+        let write = AtomicWrite::new(id("event"), writer(1), seq(number), events);
+        let stored = write_one(&*journal, &write.expect("a valid write")).await;
+        stored.expect("a good write");
+        let mut change = state(&id("state"), number - 1, "state");
+        let set = change.set_change_events(writer(1), vec![event]);
+        set.expect("a valid event");
+        write_state(&*states, &change).await.expect("a good write");
+        let columns = |name: &str| {
+            database.query(&format!(
+                "SELECT entity_type, seq_nr, event_ser_id, event_ser_manifest, event_payload, \
+                        deleted, writer, adapter_manifest, tags, meta_ser_id, meta_ser_manifest, \
+                        meta_payload \
+                 FROM event_journal WHERE persistence_id = 'Cart|{name}' AND seq_nr = {number}"
+            ))
+        };
+        assert_eq!(columns("state").len(), 1);
+        assert_eq!(columns("state"), columns("event"));
+    }
+    let slice = count(
+        &database,
+        "SELECT slice FROM event_journal WHERE persistence_id = 'Cart|state' AND seq_nr = 1",
+    );
+    assert_eq!(slice, u64::from(id("state").slice().value()));
+    let same_time = "SELECT count(*) FROM event_journal JOIN durable_state \
+                     USING (persistence_id, db_timestamp) WHERE seq_nr = revision";
+    assert_eq!(count(&database, same_time), 1);
+}
+
 #[tokio::test]
 async fn a_state_in_the_future_is_followed_by_a_microsecond() {
     let database = TestPostgres::new();
-    let states = open(&database).await.durable_state_store();
+    let store = open(&database).await;
+    let states = store.durable_state_store();
     let future: Timestamp = "2100-01-01T00:00:00Z".parse().expect("a time");
     let (a, b, c) = (id("a"), id("b"), id("c"));
     for cart in [&a, &b] {
@@ -202,6 +284,14 @@ async fn a_state_in_the_future_is_followed_by_a_microsecond() {
     let time = |n: usize| answers[n].as_ref().expect("a good write").timestamp;
     assert!(time(0) < future, "another entity's time is its own");
     assert_eq!((time(1), time(2)), (micros(2), micros(1)));
+    // With change events every write has a time of its own.
+    let batch = [3, 4, 5].map(|expected| told(state(&a, expected, "told")));
+    for answer in states.write_states(&batch).await {
+        assert_eq!(answer.expect("a good write").timestamp, micros(5));
+    }
+    let page = replay(&*store.journal(), &a).await.expect("events");
+    let times: Vec<Timestamp> = page.events.iter().map(|event| event.timestamp).collect();
+    assert_eq!(times, [micros(3), micros(4), micros(5)]);
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, CommandId, CommandReplyStore, Error, Fingerprint, NO_PAYLOAD_ID,
-    NewReply, PersistenceId, SequenceNr, StoredReply, Timestamp,
+    BoxFuture, CommandId, CommandReplyStore, Error, Fingerprint, NO_PAYLOAD_ID, NewReply,
+    PersistenceId, SequenceNr, StoredReply, Timestamp,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -15,6 +15,7 @@ use crate::row::{Column, Damage, PayloadColumns, PayloadReader, corrupt};
 const INSERT: &str = include_str!("sql/command_reply/insert.sql");
 const DELETE_EXPIRED: &str = include_str!("sql/command_reply/delete_expired.sql");
 const LOAD: &str = include_str!("sql/command_reply/load.sql");
+const FIND: &str = include_str!("sql/command_reply/find.sql");
 const DELETE_UP_TO: &str = include_str!("sql/command_reply/delete_up_to.sql");
 const DELETE_OLDER: &str = include_str!("sql/command_reply/delete_older.sql");
 
@@ -90,14 +91,15 @@ fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Inserts the reply of a write whose events are inserted; the inner error is about the reply.
+/// Inserts the reply of a command whose events or state are stored under this number; the inner
+/// error is about the reply.
 pub(crate) fn store(
     transaction: &WriteTransaction<'_>,
-    write: &AtomicWrite,
+    id: &PersistenceId,
+    seq_nr: SequenceNr,
     reply: &NewReply,
     timestamp: Timestamp,
 ) -> rusqlite::Result<Result<(), Error>> {
-    let id = write.persistence_id();
     let command_id = reply.command_id();
     if reply.replaces_to() > SequenceNr::ZERO {
         // What has left the window is nobody's any more, even if the write fails after this.
@@ -120,7 +122,7 @@ pub(crate) fn store(
         id.as_str(),
         command_id.as_str(),
         reply.fingerprint().as_bytes(),
-        write.last().to_i64(),
+        seq_nr.to_i64(),
         timestamp.as_microsecond(),
         serializer_id,
         manifest,
@@ -139,13 +141,25 @@ pub(crate) fn store(
     })
 }
 
+/// The reply to a command; the inner error is about its row.
+pub(crate) fn find(
+    transaction: &WriteTransaction<'_>,
+    id: &PersistenceId,
+    command_id: &CommandId,
+) -> rusqlite::Result<Result<Option<StoredReply>, Error>> {
+    let mut statement = transaction.prepare(FIND)?;
+    let mut rows = statement.query([id.as_str(), command_id.as_str()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(Ok(None));
+    };
+    Ok(numbered_reply(row, id, &mut PayloadReader::default()).map(Some))
+}
+
 fn load(
     connection: &Connection,
     id: &PersistenceId,
     limit: usize,
 ) -> Result<Vec<StoredReply>, Error> {
-    const SEQ_NR: Column = Column(2, "seq_nr");
-
     let mut statement = connection.prepare_cached(LOAD).map_err(unavailable)?;
     let mut rows = statement
         .query(params![id.as_str(), count(limit)])
@@ -153,19 +167,26 @@ fn load(
     let mut payloads = PayloadReader::default();
     let mut replies = Vec::new();
     while let Some(row) = rows.next().map_err(unavailable)? {
-        let seq_nr = SEQ_NR
-            .seq_nr(row)
-            .map_err(|damage| corrupt(id, SequenceNr::ZERO, damage))?;
-        let reply = stored_reply(row, seq_nr, &mut payloads);
-        replies.push(reply.map_err(|Damage(reason)| {
-            corrupt(
-                id,
-                seq_nr,
-                Damage(format!("the reply of its command: {reason}")),
-            )
-        })?);
+        replies.push(numbered_reply(row, id, &mut payloads)?);
     }
     Ok(replies)
+}
+
+/// The reply in a row, with its number for what is wrong with it.
+fn numbered_reply(
+    row: &Row<'_>,
+    id: &PersistenceId,
+    payloads: &mut PayloadReader,
+) -> Result<StoredReply, Error> {
+    const SEQ_NR: Column = Column(2, "seq_nr");
+
+    let seq_nr = SEQ_NR
+        .seq_nr(row)
+        .map_err(|damage| corrupt(id, SequenceNr::ZERO, damage))?;
+    stored_reply(row, seq_nr, payloads).map_err(|Damage(reason)| {
+        let damage = Damage(format!("the reply of its command: {reason}"));
+        corrupt(id, seq_nr, damage)
+    })
 }
 
 fn stored_reply(

@@ -9,6 +9,7 @@ use perennial_persistence::{
 };
 use rusqlite::{CachedStatement, Row, params};
 
+use crate::companions;
 use crate::error::{Kind, classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
 use crate::row::{Column, Damage, PayloadColumns, PayloadReader, corrupt, tags_of, tags_text};
@@ -32,6 +33,10 @@ impl SqliteDurableStateStore {
 }
 
 impl DurableStateStore for SqliteDurableStateStore {
+    fn deletion_leaves(&self) -> DurableStateDelete {
+        self.delete
+    }
+
     fn load<'a>(
         &'a self,
         persistence_id: &'a PersistenceId,
@@ -54,7 +59,7 @@ impl DurableStateStore for SqliteDurableStateStore {
             }
             let owned = batch.to_vec();
             let work = move |transaction: &mut WriteTransaction<'_>| {
-                let folded = FoldedBatch::new(&owned, |_| None);
+                let folded = FoldedBatch::new(&owned, |write| write.refused_company(delete));
                 // In the order of the batch, as times are given out in the order of the commits.
                 let mut order: Vec<usize> = (0..folded.len()).collect();
                 order.sort_by_key(|&id| folded.get(id).position());
@@ -125,7 +130,14 @@ fn store(
                     Err(damage) => break Some(damage),
                 };
                 match part.count_stored(row.as_ref(), delete) {
-                    Ok(count) => done += count,
+                    Ok(count) => {
+                        if let Some(witness) = part.witness(count)
+                            && let Err(other) = companions::check_own(transaction, id, &witness)?
+                        {
+                            break Some(other);
+                        }
+                        done += count;
+                    }
                     Err(stale) => break Some(stale),
                 }
                 row_is_gone = row.is_none();
@@ -156,10 +168,40 @@ fn change(
     delete: DurableStateDelete,
 ) -> rusqlite::Result<Result<Option<Timestamp>, Error>> {
     let id = write.persistence_id();
-    // Later than every other time in the table, the row's own included.
-    let Some(timestamp) = transaction.next_timestamp(Previous::Unknown) else {
-        return Ok(Err(no_time_left(id)));
+    // Later than every other time in the tables, the row's own included.
+    let mut times = Vec::with_capacity(1);
+    for _ in 0..write.time_steps() {
+        let Some(timestamp) = transaction.next_timestamp(Previous::Unknown) else {
+            return Ok(Err(no_time_left(id)));
+        };
+        times.push(timestamp);
+    }
+    let timestamp = times[times.len() - 1];
+    let transaction = &*transaction;
+    let stored = if write.has_company() {
+        transaction.undone_if_refused(|| {
+            let changed = change_row(transaction, write, row_is_gone, delete, timestamp)?;
+            if !matches!(changed, Ok(true)) {
+                return Ok(changed);
+            }
+            let stored = companions::store(transaction, write, &times)?;
+            Ok(stored.map(|()| true))
+        })?
+    } else {
+        change_row(transaction, write, row_is_gone, delete, timestamp)?
     };
+    Ok(stored.map(|is_changed| is_changed.then_some(timestamp)))
+}
+
+/// Changes the row alone; `false` if it is not the one that the change expects.
+fn change_row(
+    transaction: &WriteTransaction<'_>,
+    write: FoldedWrite<'_, '_>,
+    row_is_gone: bool,
+    delete: DurableStateDelete,
+    timestamp: Timestamp,
+) -> rusqlite::Result<Result<bool, Error>> {
+    let id = write.persistence_id();
     let (serializer_id, manifest, bytes) = match write.payload() {
         Some(payload) => (payload.serializer_id, &*payload.manifest, &*payload.bytes),
         None => (NO_PAYLOAD_ID, "", &b""[..]),
@@ -167,7 +209,7 @@ fn change(
     let tags = write.tags();
     let removes = write.payload().is_none() && delete == DurableStateDelete::Row;
     if removes && row_is_gone {
-        return Ok(Ok(Some(timestamp)));
+        return Ok(Ok(true));
     }
     let changed = if removes {
         transaction
@@ -199,10 +241,9 @@ fn change(
         ])
     };
     Ok(match transaction.triage(changed)? {
-        Ok(1) => Ok(Some(timestamp)),
-        Ok(_) => Ok(None),
+        Ok(changed) => Ok(changed == 1),
         Err(error) => match classify(&error) {
-            (Kind::Taken, _) => Ok(None),
+            (Kind::Taken, _) => Ok(false),
             (_, reason) => Err(rejected(id, reason, Some(error))),
         },
     })

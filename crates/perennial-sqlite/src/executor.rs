@@ -43,7 +43,7 @@ const TIMED: [Timed; 2] = [
 ];
 
 /// More statements than the store has, so that each stays prepared.
-const CACHED_STATEMENTS: usize = 32;
+const CACHED_STATEMENTS: usize = 48;
 
 /// Hands work to the threads. They end when it is closed or dropped.
 #[derive(Debug)]
@@ -332,8 +332,17 @@ impl<'c> WriteTransaction<'c> {
         &self,
         work: impl FnOnce() -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Result<T, rusqlite::Error>> {
+        self.undone_if_refused(|| self.triage(work()))
+    }
+
+    /// As [`Self::all_or_nothing`], for work that knows the errors of its own statements: with an
+    /// inner one of these, nothing that it did takes effect.
+    pub(crate) fn undone_if_refused<T, E>(
+        &self,
+        work: impl FnOnce() -> rusqlite::Result<Result<T, E>>,
+    ) -> rusqlite::Result<Result<T, E>> {
         self.prepare("SAVEPOINT all_or_nothing")?.execute([])?;
-        let result = self.triage(work())?;
+        let result = work()?;
         if result.is_err() {
             self.prepare("ROLLBACK TO all_or_nothing")?.execute([])?;
         }

@@ -212,7 +212,7 @@ fn store_one(
         return explain(transaction, write, writer, cause);
     }
     if let Some(reply) = write.reply()
-        && let Err(error) = command_replies::store(transaction, write, reply, timestamp)?
+        && let Err(error) = command_replies::store(transaction, id, write.last(), reply, timestamp)?
     {
         undo(transaction, write, write.last().next())?;
         return Ok(Err(error));

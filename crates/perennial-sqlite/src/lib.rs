@@ -50,6 +50,7 @@
 //! write-ahead log needs memory that all its processes share.
 
 mod command_replies;
+mod companions;
 mod config;
 mod durable_state_store;
 mod error;

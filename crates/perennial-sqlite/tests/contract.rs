@@ -121,6 +121,7 @@ perennial_testkit::journal_contract!(SqliteFixture::new());
 perennial_testkit::snapshot_store_contract!(SqliteFixture::new());
 perennial_testkit::durable_state_store_contract!(SqliteFixture::new());
 perennial_testkit::command_reply_store_contract!(SqliteFixture::new());
+perennial_testkit::state_companions_contract!(SqliteFixture::new());
 
 mod removing_rows {
     use super::*;

@@ -6,9 +6,10 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, PageLimit,
-    PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria,
-    SnapshotStore, StateWrite, Store, StoredReply, StoredState, Timestamp, WriterId, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
+    Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
+    SnapshotCriteria, SnapshotStore, StateWrite, Store, StoredReply, StoredState, Timestamp,
+    WriterId, Written,
 };
 use tokio::sync::watch;
 
@@ -736,6 +737,10 @@ struct FaultyDurableStateStore {
 }
 
 impl DurableStateStore for FaultyDurableStateStore {
+    fn deletion_leaves(&self) -> DurableStateDelete {
+        self.inner.deletion_leaves()
+    }
+
     fn load<'a>(
         &'a self,
         persistence_id: &'a PersistenceId,

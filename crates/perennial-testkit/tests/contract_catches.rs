@@ -4,13 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, NewEvent,
-    NewReply, PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr, Snapshot,
-    SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredReply, StoredState,
-    Timestamp, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
+    Journal, NewEvent, NewReply, PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr,
+    Snapshot, SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredReply,
+    StoredState, Timestamp, Written,
 };
 use perennial_testkit::contract::{
     self, StoreFixture, command_reply_store, durable_state_store, journal, snapshot_store,
+    state_companions,
 };
 use perennial_testkit::{ManualClock, MemoryStore};
 
@@ -51,14 +52,18 @@ enum Breakage {
     SnapshotSameNumberStays,
     StateAnswersInIdOrder,
     StateBadRowFailsTheBatch,
+    StateCompanionsAreDropped,
+    StateCompanionsGoAlone,
     StateDamageIsNull,
     StateDeleteForgetsTheRevision,
     StateDropsTags,
     StateFirstReplacesAny,
+    StateFoldedCompanionsAreLost,
     StateIdenticalIsAlwaysOwn,
     StateIdenticalIsStale,
     StateLaterWritesSurvive,
     StateRemovalDoesNothing,
+    StateRowIsProofEnough,
     StateStaleIsAnsweredAsWritten,
     StateStaleReplaces,
     StateTimesStandStill,
@@ -498,6 +503,45 @@ impl Broken {
                 }
                 answers
             }
+            Breakage::StateCompanionsAreDropped => {
+                let bare: Vec<StateWrite> = batch.iter().map(bare).collect();
+                states.write_states(&bare).await
+            }
+            // Whatever becomes of the state, as in transactions of their own.
+            Breakage::StateCompanionsGoAlone => {
+                let journal = self.inner.journal();
+                for write in batch {
+                    if let Some(event) = event_alone(write) {
+                        journal.write_events(&[event]).await;
+                    }
+                }
+                let bare: Vec<StateWrite> = batch.iter().map(bare).collect();
+                states.write_states(&bare).await
+            }
+            Breakage::StateFoldedCompanionsAreLost => {
+                let mut rest = batch;
+                let mut kept = Vec::new();
+                while let Some((write, later)) = rest.split_first() {
+                    let id = write.persistence_id();
+                    let is_folded = later.iter().any(|later| later.persistence_id() == id);
+                    kept.push(if is_folded {
+                        bare(write)
+                    } else {
+                        write.clone()
+                    });
+                    rest = later;
+                }
+                states.write_states(&kept).await
+            }
+            Breakage::StateRowIsProofEnough => {
+                let mut answers = states.write_states(batch).await;
+                for (answer, write) in answers.iter_mut().zip(batch) {
+                    if answer.is_err() && write.maybe_stored {
+                        *answer = states.write_states(&[bare(write)]).await.remove(0);
+                    }
+                }
+                answers
+            }
             Breakage::StateDropsTags => {
                 let untagged: Vec<StateWrite> = batch
                     .iter()
@@ -584,6 +628,19 @@ impl Broken {
     }
 }
 
+/// The write without events and reply.
+fn bare(write: &StateWrite) -> StateWrite {
+    changed(write, write.expected(), write.change().clone())
+}
+
+/// The first change event of a write, as a write of its own.
+fn event_alone(write: &StateWrite) -> Option<AtomicWrite> {
+    let told = write.change_events()?;
+    let (first, event) = told.numbered().next()?;
+    let id = write.persistence_id().clone();
+    AtomicWrite::new(id, told.writer(), first, vec![event.clone()]).ok()
+}
+
 fn changed(write: &StateWrite, expected: SequenceNr, change: StateChange) -> StateWrite {
     let (id, revision) = (write.persistence_id().clone(), write.revision());
     let mut changed = StateWrite::new(id, expected, revision, change).expect("still valid");
@@ -592,6 +649,10 @@ fn changed(write: &StateWrite, expected: SequenceNr, change: StateChange) -> Sta
 }
 
 impl DurableStateStore for Broken {
+    fn deletion_leaves(&self) -> DurableStateDelete {
+        self.inner.durable_state_store().deletion_leaves()
+    }
+
     fn load<'a>(
         &'a self,
         persistence_id: &'a PersistenceId,
@@ -889,6 +950,35 @@ catches! {
         durable_state_store::a_state_comes_back,
         durable_state_store::the_states_of_one_batch_have_timestamps_of_their_own,
         durable_state_store::timestamps_increase_from_revision_to_revision,
+    ];
+    companions_of_states_that_are_not_stored: StateCompanionsAreDropped => [
+        state_companions::a_change_event_is_stored_with_its_state,
+        state_companions::tags_and_metadata_of_change_events_are_stored,
+        state_companions::a_refused_change_event_leaves_no_state,
+        state_companions::a_taken_number_leaves_no_state,
+        state_companions::a_deleted_number_leaves_no_state,
+        state_companions::a_reply_is_stored_with_its_state,
+        state_companions::a_taken_command_leaves_no_state,
+        state_companions::a_command_twice_in_one_batch_is_taken,
+        state_companions::a_refused_reply_leaves_no_state,
+        state_companions::another_store_sees_the_companions,
+    ];
+    companions_in_a_transaction_of_their_own: StateCompanionsGoAlone => [
+        state_companions::a_stale_state_leaves_no_companions,
+        state_companions::two_stores_racing_with_companions_have_one_winner,
+    ];
+    companions_of_the_last_state_only: StateFoldedCompanionsAreLost => [
+        state_companions::change_events_of_folded_states_are_all_stored,
+        state_companions::replies_of_folded_states_are_all_stored,
+        state_companions::times_of_change_events_grow_and_end_with_that_of_the_row,
+        state_companions::however_companions_are_batched_they_leave_the_same_rows,
+    ];
+    a_state_that_is_taken_for_ones_own_by_its_row: StateRowIsProofEnough => [
+        state_companions::an_identical_state_with_another_change_event_is_another_writers,
+        state_companions::an_identical_state_without_a_change_event_is_nobodys,
+        state_companions::a_state_whose_change_event_was_deleted_is_nobodys,
+        state_companions::an_identical_state_without_a_reply_is_nobodys,
+        state_companions::an_identical_state_with_another_reply_is_another_writers,
     ];
     replies_that_are_not_stored: RepliesAreDropped => [
         command_reply_store::a_lone_write_has_its_reply_stored,

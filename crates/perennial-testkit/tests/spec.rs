@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use perennial_core::{
-    AskError, Cx, Effect, Entity, EventSourced, Handle, PersistFailure, Retention, Signal,
+    AskError, Cx, Effect, Entity, EventSourced, Handle, PersistFailure, Recovery, Retention, Signal,
 };
 use perennial_persistence::{
     Clock, Codec, CodecError, MESSAGE_PACK_ID, MessagePack, NewEvent, SerializedPayload,
@@ -714,6 +714,24 @@ fn a_snapshot_that_loses_something_is_found_before_one_is_due() {
     assert!(t.stored_snapshot().is_some());
     fails(
         &["comes back from its snapshot at 2 and the events after it"],
+        || t.check_replay(),
+    );
+}
+
+#[test]
+fn an_event_that_does_not_say_everything_is_found_if_it_comes_back_alone() {
+    let entity = Entity::<Forgetful>::new(()).recovery(Recovery::LastEvent);
+    let mut t = Spec::of(entity);
+    t.when(Note(|| Noted::Good(1))).reply();
+    t.check_replay();
+    t.when(Note(|| Noted::Good(2))).reply();
+    fails(
+        &[
+            "Forgetful|spec comes back from its last event with another state than the one in \
+             memory",
+            "expected: Forgetful { total: 3, skipped: 0 }",
+            "comes back: Forgetful { total: 2, skipped: 0 }",
+        ],
         || t.check_replay(),
     );
 }

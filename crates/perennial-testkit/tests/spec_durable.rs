@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use perennial_core::{AskError, Cx, Durable, DurableState, Effect, Handle, StateChange};
+use perennial_core::{AskError, Cx, Durable, DurableState, Effect, Entity, Handle, StateChange};
+use perennial_persistence::MessagePack;
 use perennial_testkit::{ReadFault, Spec, WriteFault};
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,51 @@ fn a_deletion_is_a_change_and_leaves_the_default_state() {
     t.restart();
     assert!(!t.state().is_there());
     assert_eq!(t.when(Aim(6.0)).reply(), &Ok(6.0));
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Told {
+    Aimed { from: f64, to: f64 },
+    Removed,
+}
+
+#[test]
+fn change_events_are_seen_as_they_are_stored() {
+    let entity = Entity::<Durable<Thermostat>>::durable(()).change_events(|changed| {
+        let target = |thermostat: &Thermostat| thermostat.target;
+        match changed.after().map(target) {
+            Some(to) => Told::Aimed {
+                from: changed.before().map_or(0.0, target),
+                to,
+            },
+            None => Told::Removed,
+        }
+    });
+    let mut t = Spec::of(entity).always_check_replay();
+    assert_eq!(
+        t.when(Aim(21.0)),
+        (vec![StateChange::put(at(21.0))], Ok(21.0))
+    );
+    assert_eq!(t.when(Aim(99.0)), (vec![], Err("out of range")));
+    t.restart();
+    t.when(Remove);
+    let expected = [
+        Told::Aimed {
+            from: 0.0,
+            to: 21.0,
+        },
+        Told::Removed,
+    ];
+    assert_eq!(t.change_events::<Told>(), expected);
+    let other = MessagePack::<u64>::new("Other");
+    let undecodable = || drop(t.change_events_by(&other));
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(undecodable));
+    let message = failed.expect_err("they are no numbers");
+    let message = message.downcast_ref::<String>().expect("a text");
+    assert!(
+        message.contains("change event 1 of Thermostat|spec"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -98,12 +98,12 @@ pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
     Actor, ActorCx, ActorPath, ActorRef, ActorSystem, ActorTimers, Answer, Ask, AskActor, AskError,
-    AskOnce, Asking, BreakerState, ChildFailed, Cx, DeadLetter, DeadLetterReason, Directive,
-    Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Failure, Handle, OpenStore,
-    Outside, PendingReply, PersistFailed, PersistFailure, Placement, Props, Receive, Received,
-    Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, SpawnError,
-    StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision, SystemBuilder,
-    SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
+    AskOnce, Asking, BreakerState, Changed, ChildFailed, Cx, DeadLetter, DeadLetterReason,
+    Directive, Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Failure, Handle,
+    OpenStore, Outside, PendingReply, PersistFailed, PersistFailure, Placement, Props, Receive,
+    Received, Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal,
+    SpawnError, StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision,
+    SystemBuilder, SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{

@@ -5,8 +5,10 @@
 //! is one to the engine: its only event is "the state is this from now on", and its sequence number
 //! is the row's revision. What is different is where it is kept (`store`).
 
+mod change_event;
 mod store;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::event_sourced::{Cx, Entity, EventSourced, Then};
 use store::DELETED;
 
+pub use change_event::Changed;
 pub(crate) use store::StateAsEvents;
 pub use store::deletion;
 
@@ -119,7 +122,12 @@ impl<S: fmt::Debug> fmt::Debug for Durable<S> {
 }
 
 /// What happens to a state. Handlers use [`Cx::put`] and [`Cx::delete`].
-pub struct StateChange<S>(Change<S>);
+///
+/// Two are equal if they make the same of a state, whatever their causes.
+pub struct StateChange<S> {
+    change: Change<S>,
+    cause: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 enum Change<S> {
     Put(Arc<S>),
@@ -129,17 +137,32 @@ enum Change<S> {
 impl<S> StateChange<S> {
     /// The state is this from now on.
     pub fn put(state: S) -> Self {
-        Self(Change::Put(Arc::new(state)))
+        Self::of(Change::Put(Arc::new(state)))
     }
 
     /// There is no state from now on.
     pub fn delete() -> Self {
-        Self(Change::Delete)
+        Self::of(Change::Delete)
+    }
+
+    fn of(change: Change<S>) -> Self {
+        Self {
+            change,
+            cause: None,
+        }
+    }
+
+    /// The change with its cause, normally the command, for the handler of change events, which
+    /// gets it from [`Changed::cause`]. It is not stored.
+    #[must_use]
+    pub fn because(mut self, cause: impl Any + Send + Sync) -> Self {
+        self.cause = Some(Arc::new(cause));
+        self
     }
 
     /// The state that is put; `None` if it is deleted.
     pub fn state(&self) -> Option<&S> {
-        match &self.0 {
+        match &self.change {
             Change::Put(state) => Some(state),
             Change::Delete => None,
         }
@@ -148,10 +171,13 @@ impl<S> StateChange<S> {
 
 impl<S> Clone for StateChange<S> {
     fn clone(&self) -> Self {
-        Self(match &self.0 {
-            Change::Put(state) => Change::Put(Arc::clone(state)),
-            Change::Delete => Change::Delete,
-        })
+        Self {
+            change: match &self.change {
+                Change::Put(state) => Change::Put(Arc::clone(state)),
+                Change::Delete => Change::Delete,
+            },
+            cause: self.cause.clone(),
+        }
     }
 }
 
@@ -176,7 +202,7 @@ impl<S: DurableState> EventSourced for Durable<S> {
     type Services = S::Services;
 
     fn apply(&mut self, change: &StateChange<S>) {
-        match &change.0 {
+        match &change.change {
             Change::Put(state) => {
                 self.state = Arc::clone(state);
                 self.is_there = true;
@@ -199,6 +225,17 @@ impl<S: DurableState> Cx<'_, Durable<S>> {
     pub fn delete(&self) -> Then<Durable<S>> {
         self.persist([StateChange::delete()])
     }
+
+    /// As [`Cx::put`], with the cause of the change, normally the command, for the handler of
+    /// [change events](Entity::change_events).
+    pub fn put_because(&self, state: S, cause: impl Any + Send + Sync) -> Then<Durable<S>> {
+        self.persist([StateChange::put(state).because(cause)])
+    }
+
+    /// As [`Cx::delete`], with the cause of the change.
+    pub fn delete_because(&self, cause: impl Any + Send + Sync) -> Then<Durable<S>> {
+        self.persist([StateChange::delete().because(cause)])
+    }
 }
 
 impl<S: DurableState> Entity<Durable<S>> {
@@ -206,7 +243,8 @@ impl<S: DurableState> Entity<Durable<S>> {
     /// `<TYPE>.State`.
     ///
     /// Retention, snapshots and the deletion of events mean nothing here: the former are an error
-    /// when the system starts, the latter fails with a signal.
+    /// when the system starts, the latter fails with a signal. Nor is there a place for metadata:
+    /// [`Cx::persist_with_metadata`] is refused.
     pub fn durable(services: S::Services) -> Self
     where
         S: Serialize + DeserializeOwned,

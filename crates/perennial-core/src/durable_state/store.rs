@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, PageLimit,
-    PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria,
-    SnapshotStore, StateChange, StateWrite, Store, StoredEvent, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, NewEvent,
+    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
+    SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredEvent, Written,
 };
 
 /// The serializer id of a deletion on its way to the state store, where it becomes what the store
@@ -150,7 +150,8 @@ impl Journal for States {
     }
 }
 
-/// The state that the last event of a write makes, at that event's number.
+/// The state that the last event of a write makes, at that event's number. What stands in the place
+/// of metadata are change events; they go with it, and so does the reply.
 fn state_write(write: &AtomicWrite) -> StateWrite {
     let before = SequenceNr::new(write.first().value() - 1).unwrap_or_default();
     let last = write.events().last().expect("a write has an event");
@@ -165,8 +166,26 @@ fn state_write(write: &AtomicWrite) -> StateWrite {
     let id = write.persistence_id().clone();
     let mut state = StateWrite::new(id, before, write.last(), change)
         .expect("an atomic write obeys the same rules");
+    let told: Vec<NewEvent> = write.events().iter().filter_map(change_event).collect();
+    if !told.is_empty() {
+        state
+            .set_change_events(write.writer(), told)
+            .expect("an atomic write obeys the same rules");
+    }
+    if let Some(reply) = write.reply() {
+        state.set_reply(reply.clone());
+    }
     state.maybe_stored = write.maybe_stored;
     state
+}
+
+fn change_event(change: &NewEvent) -> Option<NewEvent> {
+    let payload = change.metadata.clone()?;
+    let tags = change.tags.clone();
+    Some(NewEvent {
+        tags,
+        ..NewEvent::new(payload)
+    })
 }
 
 /// A state needs no snapshot.

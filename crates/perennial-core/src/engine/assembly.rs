@@ -67,7 +67,7 @@ impl Assembly {
     /// Adds an entity type with the settings that it was given in code.
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
-        self.configured(&entity, config, 0)
+        self.configured(&entity, config, 0, true)
     }
 
     /// Adds an entity type with the settings that it was given in code and those of its section in
@@ -83,15 +83,17 @@ impl Assembly {
         let config = EntityConfig::read(source, E::TYPE, entity.config().clone())?;
         // Events and states go out in batches of their own.
         let store = usize::from(entity.kept() == Kept::State);
-        Ok(self.configured(entity, config, store))
+        Ok(self.configured(entity, config, store, true))
     }
 
     /// Adds an entity type with settings of the configuration, kept in the store with this number.
+    /// `command_ids` says whether that store keeps replies with what it keeps of the type.
     pub(crate) fn configured<E: EventSourced>(
         mut self,
         entity: &Entity<E>,
         config: EntityConfig,
         store: usize,
+        command_ids: bool,
     ) -> Self {
         self.stores = self.stores.max(store + 1);
         let index = self.hosts.len();
@@ -99,7 +101,7 @@ impl Assembly {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
-            command_ids: entity.kept() == Kept::Events,
+            command_ids,
         });
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {

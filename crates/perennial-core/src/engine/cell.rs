@@ -30,7 +30,7 @@ use crate::engine::{
 };
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{
-    Action, Body, Cx, EntityDef, EventSourced, LaterWork, Recovery, Signal, TimerOp,
+    Action, Body, Cx, EntityDef, EventSourced, Kept, LaterWork, Recovery, Signal, TimerOp,
 };
 
 /// One entity.
@@ -584,6 +584,13 @@ impl<E: EventSourced> Cell<E> {
             }
             let mut new = NewEvent::new(payload);
             new.metadata = body.metadata.get(index).cloned().flatten();
+            if entity.kept == Kept::State {
+                if new.metadata.is_some() {
+                    return Err("only its state is kept, which has no place for metadata".into());
+                }
+                // It takes the place of metadata on its way to the store.
+                new.metadata = self.change_event(entity, core, body, index)?;
+            }
             events.push(new);
         }
         AtomicWrite::new(
@@ -593,6 +600,35 @@ impl<E: EventSourced> Cell<E> {
             events,
         )
         .map_err(|error| chain(&error))
+    }
+
+    /// What tells of the change with this index, if something is to.
+    fn change_event(
+        &self,
+        entity: &EntityDef<E>,
+        core: &Core,
+        body: &Body<E>,
+        index: usize,
+    ) -> Result<Option<SerializedPayload>, Arc<str>> {
+        let Some(tell) = &entity.tell else {
+            return Ok(None);
+        };
+        let earlier = index.checked_sub(1).map(|earlier| &body.events[earlier]);
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            tell(&self.state, earlier, &body.events[index])
+        }));
+        let payload = told
+            .map_err(|panic| panic_message(&*panic))?
+            .map_err(|error| chain(&error))?;
+        let limit = core.settings.event_bytes;
+        if payload.bytes.len() > limit {
+            return Err(format!(
+                "a change event of {} bytes is larger than {limit} (`persistence.max-event-bytes`)",
+                payload.bytes.len()
+            )
+            .into());
+        }
+        Ok(Some(payload))
     }
 
     /// The state as a snapshot, if the events since `before` make one due or the entity `wants`
@@ -1275,6 +1311,7 @@ impl<E: EventSourced> Cell<E> {
                 snapshot: None,
                 from,
             },
+            Recovery::LastEvent => Part::Last,
             Recovery::Disabled => Part::Highest,
         };
         let mut recovering = Recovering::new(entity.store, entity.config.recovery_timeout, gaps);

@@ -484,7 +484,8 @@ impl BatchBuilder {
 fn bytes(write: &AtomicWrite) -> usize {
     let events = write.events().iter();
     let reply = write.reply().and_then(NewReply::payload);
-    let payloads = events.map(|event| &event.payload).chain(reply);
+    let of_events = events.flat_map(|event| std::iter::once(&event.payload).chain(&event.metadata));
+    let payloads = of_events.chain(reply);
     payloads.map(|payload| payload.bytes.len()).sum()
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{
-    Error, FILTERED_PAYLOAD_ID, PageLimit, PersistenceId, ReplayPage, SequenceNr, Snapshot,
-    SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
+    Error, FILTERED_PAYLOAD_ID, Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr,
+    Snapshot, SnapshotCriteria, Store, StoredEvent, StoredReply, Timestamp,
 };
 
 use crate::engine::CellKey;
@@ -35,6 +35,8 @@ pub(crate) enum Part {
         snapshot: Option<SnapshotCriteria>,
         from: SequenceNr,
     },
+    /// The last event and nothing else.
+    Last,
     /// Only the number of the last event.
     Highest,
     /// A page of events.
@@ -110,6 +112,13 @@ impl ReadRequest {
         let journal = store.journal();
         let id = &self.persistence_id;
         let (snapshot, from) = match self.part {
+            Part::Last => {
+                return Ok(PageRead {
+                    snapshot: None,
+                    page: self.last(&*journal).await?,
+                    replies: Vec::new(),
+                });
+            }
             Part::Page { from } => (None, from),
             Part::Start {
                 snapshot: None,
@@ -162,6 +171,35 @@ impl ReadRequest {
             page,
             replies: Vec::new(),
         })
+    }
+
+    /// A page with the last event alone; without one if that was deleted.
+    async fn last(&self, journal: &dyn Journal) -> Result<ReplayPage, Error> {
+        let id = &self.persistence_id;
+        let mut last = ReplayPage {
+            events: Vec::new(),
+            highest: journal.highest_sequence_nr(id, SequenceNr::ZERO).await?,
+            highest_timestamp: None,
+            more: false,
+        };
+        let mut from = last.highest;
+        while from > SequenceNr::ZERO {
+            let page = journal
+                .replay_events(id, from, SequenceNr::MAX, self.limit)
+                .await?;
+            // Others may have stored events since, or deleted what was the last one.
+            from = if page.more {
+                page.highest.next()
+            } else {
+                SequenceNr::ZERO
+            };
+            if page.highest > SequenceNr::ZERO {
+                last = page;
+            }
+        }
+        last.events = last.events.pop().into_iter().collect();
+        last.more = false;
+        Ok(last)
     }
 }
 

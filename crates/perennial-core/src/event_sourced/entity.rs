@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Codec, MessagePack, SequenceNr, Store};
+use perennial_persistence::{Codec, CodecError, MessagePack, SequenceNr, SerializedPayload, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,6 +18,18 @@ pub(crate) type Tag<E> = Arc<dyn Fn(&E, &<E as EventSourced>::Event) -> Vec<Stri
 /// Says whether a snapshot is to be taken after an event.
 pub(crate) type SnapshotWhen<E> =
     Arc<dyn Fn(&E, &<E as EventSourced>::Event, SequenceNr) -> bool + Send + Sync>;
+
+/// Makes what tells of a state's change: of the state, the command's change before that one if there
+/// is one, and the change.
+pub(crate) type Tell<E> = Arc<
+    dyn Fn(
+            &E,
+            Option<&<E as EventSourced>::Event>,
+            &<E as EventSourced>::Event,
+        ) -> Result<SerializedPayload, CodecError>
+        + Send
+        + Sync,
+>;
 
 /// Takes signals.
 pub(crate) type OnSignal<E> = Arc<dyn Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync>;
@@ -34,6 +46,7 @@ pub struct Entity<E: EventSourced> {
     tag: Option<Tag<E>>,
     snapshot_when: Option<SnapshotWhen<E>>,
     on_signal: Option<OnSignal<E>>,
+    tell: Option<Tell<E>>,
     recovery: Recovery,
     kept: Kept,
     config: EntityConfig,
@@ -69,6 +82,7 @@ impl<E: EventSourced> Entity<E> {
             tag: None,
             snapshot_when: None,
             on_signal: None,
+            tell: None,
             recovery: Recovery::Latest,
             config: EntityConfig::default(),
         }
@@ -217,6 +231,17 @@ impl<E: EventSourced> Entity<E> {
         self
     }
 
+    /// Has an event stored with every change of the state.
+    pub(crate) fn telling(mut self, tell: Tell<E>) -> Self {
+        self.tell = Some(tell);
+        self
+    }
+
+    /// Whether events are stored with the changes of the state.
+    pub(crate) fn tells(&self) -> bool {
+        self.tell.is_some()
+    }
+
     /// `store` as the engine uses it for this entity type. For those who drive the engine
     /// themselves.
     #[doc(hidden)]
@@ -250,6 +275,12 @@ impl<E: EventSourced> Entity<E> {
         self
     }
 
+    /// What it is brought back from; for the test kit.
+    #[doc(hidden)]
+    pub fn way_back(&self) -> Recovery {
+        self.recovery
+    }
+
     /// What its events are encoded with; for the test kit.
     #[doc(hidden)]
     pub fn codec_of_events(&self) -> &Arc<dyn Codec<E::Event>> {
@@ -281,6 +312,8 @@ impl<E: EventSourced> Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            tell: self.tell.clone(),
+            kept: self.kept,
             recovery: self.recovery,
             config,
         }
@@ -297,6 +330,7 @@ impl<E: EventSourced> Clone for Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            tell: self.tell.clone(),
             recovery: self.recovery,
             kept: self.kept,
             config: self.config.clone(),
@@ -326,6 +360,8 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) tag: Option<Tag<E>>,
     pub(crate) snapshot_when: Option<SnapshotWhen<E>>,
     pub(crate) on_signal: Option<OnSignal<E>>,
+    pub(crate) tell: Option<Tell<E>>,
+    pub(crate) kept: Kept,
     pub(crate) recovery: Recovery,
     pub(crate) config: EntityConfig,
 }

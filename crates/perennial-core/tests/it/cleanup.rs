@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use perennial_core::cleanup::{Cleanup, CleanupError, CleanupStep, CleanupTask};
 use perennial_core::{ActorSystem, AskError, Retention};
 use perennial_persistence::{
-    PersistenceId, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, StateChange,
-    StateWrite, Store, Timestamp,
+    NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria,
+    StateChange, StateWrite, Store, Timestamp, WriterId,
 };
 use perennial_testkit::{ChangeFault, Gate};
 
@@ -203,6 +203,52 @@ async fn a_durable_state_is_deleted_with_or_without_a_marker() {
     let reset = cleanup.run(CleanupTask::ResetState, ids()).await;
     assert_eq!(reset.expect("done").rows, 1);
     assert_eq!(states.load(&id("a")).await.expect("no error"), None);
+}
+
+/// A state that begins with revision 1 again needs the numbers of its change events; an id that has
+/// no state keeps its events whatever it is.
+#[tokio::test]
+async fn a_state_is_reset_with_its_change_events() {
+    let bed = Bed::new();
+    let store = bed.open().0;
+    let states = store.durable_state_store();
+    let told = |expected: u64| {
+        let put = StateChange::Put {
+            payload: SerializedPayload::new(77, "", &b"x"[..]),
+            tags: Vec::new(),
+        };
+        let mut write =
+            StateWrite::new(id("a"), seq(expected), seq(expected + 1), put).expect("valid");
+        let event = NewEvent::new(SerializedPayload::new(77, "", &b"told"[..]));
+        let set = write.set_change_events(WriterId::from_random_bits(1), vec![event]);
+        set.expect("valid");
+        write
+    };
+    for expected in 0..3 {
+        let answers = states.write_states(&[told(expected)]).await;
+        assert!(answers[0].is_ok());
+    }
+    write(&bed, "events", 2).await;
+    let cleanup = Cleanup::of_store(Arc::clone(&store)).batch(2);
+    let ids = || [id("a"), id("events")];
+    let planned = cleanup.clone().dry_run();
+    let planned = planned.run(CleanupTask::ResetState, ids()).await;
+    assert_eq!(planned.expect("planned").rows, 4);
+    assert_eq!(rows(&bed, "a"), "1 2 3");
+    let reset = cleanup.run(CleanupTask::ResetState, ids()).await;
+    assert_eq!(reset.expect("done").rows, 4);
+    assert_eq!(rows(&bed, "a"), "");
+    assert_eq!(rows(&bed, "events"), "1 2");
+    let answers = states.write_states(&[told(0)]).await;
+    assert!(answers[0].is_ok(), "{answers:?}");
+    assert_eq!(rows(&bed, "a"), "1");
+    // Without a reset the events stay, and their numbers go on.
+    let deleted = cleanup.run(CleanupTask::State, ids()).await;
+    assert_eq!(deleted.expect("done").rows, 1);
+    assert_eq!(rows(&bed, "a"), "1");
+    let answers = states.write_states(&[told(2)]).await;
+    assert!(answers[0].is_ok(), "{answers:?}");
+    assert_eq!(rows(&bed, "a"), "1 3");
 }
 
 #[tokio::test]

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perennial_core::{
-    AskError, AskOnce, Cx, Durable, DurableState, Effect, Entity, EntityRef, Handle,
-    PersistFailure, Repeatable,
+    AskError, AskOnce, Cx, Effect, EntityRef, Handle, PersistFailure, Repeatable,
 };
 use perennial_persistence::CommandId;
 use perennial_testkit::{ChangeFault, Gate, ManualClock, ReadFault, WriteFault};
@@ -641,34 +640,4 @@ async fn a_repetition_takes_over_when_the_future_comes_to_nothing() {
         assert_eq!(failing.runs.load(Ordering::SeqCst), 2);
     }
     assert_eq!(bed.stored("a"), noted([1, 1]));
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Motto;
-
-impl DurableState for Motto {
-    const TYPE: &'static str = "Motto";
-    type Services = ();
-}
-
-impl Handle<Pay> for Durable<Motto> {
-    type Reply = ();
-
-    fn handle(&self, _: Pay, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
-        cx.put(Motto).reply(|_| ())
-    }
-}
-
-#[tokio::test]
-async fn entities_that_keep_only_their_state_take_no_ids() {
-    let bed = Bed::new();
-    let builder = bed.builder(&[]);
-    let system = builder.entity(Entity::<Durable<Motto>>::durable(()));
-    let system = system.start().await.expect("it starts");
-    let motto = system.entity::<Durable<Motto>>("a");
-    let answer = motto.ask(Pay(1)).command_id(command("x")).await;
-    let error = answer.expect_err("it has no place for a reply");
-    assert!(error.is_not_handled(), "{error}");
-    assert!(matches!(error, AskError::CommandIdRefused { .. }));
-    assert_eq!(motto.ask(Pay(1)).await, Ok(()));
 }

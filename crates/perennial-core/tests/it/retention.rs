@@ -361,6 +361,7 @@ async fn an_entity_comes_back_as_its_recovery_says() {
             Recovery::FromSequenceNr(SequenceNr::ZERO),
             vec![1, 2, 3, 4, 5, 6],
         ),
+        (Recovery::LastEvent, vec![6]),
         (Recovery::Disabled, vec![]),
     ] {
         let entity = keeping(Retention::every(1000)).recovery(recovery);
@@ -384,10 +385,92 @@ async fn an_entity_comes_back_as_its_recovery_says() {
 }
 
 #[tokio::test]
+async fn the_last_event_alone_brings_an_entity_back() {
+    let bed = Bed::new();
+    let told = Told::default();
+    let last = || told.listen(ledger().recovery(Recovery::LastEvent));
+    // Nothing is there.
+    let system = bed.start_with(last(), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    assert_eq!(system.shutdown().await, Ok(()));
+
+    // One event of many, and only that one is read.
+    bed.write_foreign("a", 2, noted(2..=900)).await;
+    let read = bed.calls.reading.total();
+    let system = bed.start_with(last(), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(901)).await, Ok(vec![900, 901]));
+    assert_eq!(bed.calls.reading.total(), read + 1, "one page");
+    told.wait_for("recovered from 0 and 1 at 1/900").await;
+    let delete = run(|_, cx| {
+        cx.persist(noted([902]))
+            .then_delete_events(nr(901))
+            .reply(|_| ())
+    });
+    assert_eq!(entity.ask(delete).await, Ok(()));
+    told.wait_for("deleted 901 at 3/902").await;
+    assert_eq!(system.shutdown().await, Ok(()));
+
+    // What was deleted before it makes no difference.
+    let system = bed.start_with(last(), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Read).await, Ok(vec![902]));
+    let delete = run(|_, cx| cx.none().then_delete_events(nr(902)).reply(|_| ()));
+    assert_eq!(entity.ask(delete).await, Ok(()));
+    told.wait_for("deleted 902 at 1/902").await;
+    assert_eq!(system.shutdown().await, Ok(()));
+
+    // Without it the state is the default one, and numbering goes on.
+    let system = bed.start_with(last(), &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(903)).await, Ok(vec![903]));
+    assert_eq!(left(&bed, "a"), (vec![903], Some(902)));
+}
+
+/// Between the look for the number and that for the event others may write, and delete.
+#[tokio::test]
+async fn the_last_event_is_the_last_one_when_it_is_read() {
+    let bed = Bed::new();
+    bed.write_foreign("a", 1, noted(1..=3)).await;
+    let settings = [("persistence.replay-rows", "2")];
+    let entity = || ledger().recovery(Recovery::LastEvent);
+    let start = async |gate: &Gate| {
+        // The first read is that of the number.
+        let next = bed.faults.reads.count() + 2;
+        bed.faults.reads.at(next, ReadFault::Held(gate.clone()));
+        let system = bed.start_with(entity(), &settings).await;
+        let answer = send(&system.entity::<Ledger>("a"), Note(9));
+        gate.wait_for_arrivals(1).await;
+        (system, answer)
+    };
+    let gate = Gate::new();
+    let (system, answer) = start(&gate).await;
+    // Three pages of two, counted from the third event on.
+    bed.write_foreign("a", 4, noted(4..=8)).await;
+    gate.open();
+    assert_eq!(answer.answer().await, Ok(vec![8, 9]));
+    assert_eq!(system.shutdown().await, Ok(()));
+
+    let gate = Gate::new();
+    let (_system, answer) = start(&gate).await;
+    let journal = perennial_persistence::Store::journal(&bed.memory);
+    let deleted = journal.delete_events(&id("a"), nr(9)).await;
+    assert!(deleted.is_ok(), "{deleted:?}");
+    gate.open();
+    assert_eq!(answer.answer().await, Ok(vec![9]));
+    assert_eq!(bed.rows("a").last().map(|row| row.seq_nr), Some(nr(10)));
+}
+
+#[tokio::test]
 async fn a_state_that_lacks_events_is_never_saved() {
     let bed = Bed::new();
     bed.write_foreign("a", 1, noted(1..=9)).await;
-    for recovery in [Recovery::Disabled, Recovery::FromSequenceNr(nr(9))] {
+    for recovery in [
+        Recovery::Disabled,
+        Recovery::FromSequenceNr(nr(9)),
+        Recovery::LastEvent,
+    ] {
         let entity = keeping(Retention::every(2)).recovery(recovery);
         let system = bed.start_with(entity, &[]).await;
         let entity = system.entity::<Ledger>("a");

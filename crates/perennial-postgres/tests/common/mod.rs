@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "no test program uses all of it")]
 
 use perennial_persistence::{
-    AtomicWrite, DurableStateStore, Error, Journal, NewEvent, PageLimit, PersistenceId, Previous,
-    ReplayPage, SequenceNr, SerializedPayload, StateChange, StateWrite, WriterId, Written,
+    AtomicWrite, CommandId, DurableStateStore, Error, Fingerprint, Journal, NewEvent, NewReply,
+    PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr, SerializedPayload, StateChange,
+    StateWrite, WriterId, Written,
 };
 use perennial_postgres::{Config, Postgres};
 use perennial_testkit::postgres::TestPostgres;
@@ -81,6 +82,20 @@ pub(crate) fn state(id: &PersistenceId, expected: u64, payload: &str) -> StateWr
     let payload = SerializedPayload::new(77, "State", payload.as_bytes().to_vec());
     let tags = Vec::new();
     change(id, expected, StateChange::Put { payload, tags })
+}
+
+/// The write with a change event and a reply that say its revision, written by `writer(1)`.
+pub(crate) fn told(mut write: StateWrite) -> StateWrite {
+    let revision = write.revision().to_string();
+    let event = event(&revision);
+    let set = write.set_change_events(writer(1), vec![event]);
+    set.expect("a valid event");
+    let command = CommandId::new(&revision).expect("a valid command id");
+    let payload = SerializedPayload::new(77, "Reply", revision.into_bytes());
+    let fingerprint = Fingerprint::new([7; Fingerprint::BYTES]);
+    let reply = NewReply::new(command, fingerprint, Some(payload), SequenceNr::ZERO);
+    write.set_reply(reply.expect("a valid reply"));
+    write
 }
 
 pub(crate) fn change(id: &PersistenceId, expected: u64, change: StateChange) -> StateWrite {

@@ -77,6 +77,57 @@ async fn rows_have_the_columns_of_pekko() {
     }
 }
 
+/// Whoever reads the journal cannot tell it from an event of an entity that keeps events.
+#[tokio::test]
+async fn a_change_event_has_the_columns_of_any_event() {
+    let file = File::new();
+    let opened = file.open().await;
+    let (journal, states) = (opened.journal(), opened.durable_state_store());
+    let connection = file.connection();
+    let columns = |name: &str| -> String {
+        connection
+            .query_row(
+                "SELECT concat_ws(' ', quote(entity_type), seq_nr, event_ser_id,
+                                  quote(event_ser_manifest), quote(event_payload), deleted,
+                                  writer, quote(adapter_manifest), quote(tags),
+                                  quote(meta_ser_id), quote(meta_ser_manifest),
+                                  quote(meta_payload))
+                 FROM event_journal WHERE persistence_id = ?1 ORDER BY seq_nr DESC LIMIT 1",
+                [id(name).as_str()],
+                |row| row.get(0),
+            )
+            .expect("one row")
+    };
+    let metadata = Some(SerializedPayload::new(78, "Meta", &b"who"[..]));
+    let tags = vec!["red".to_owned(), "a \"b\"".to_owned()];
+    for (number, tags, metadata) in [(1, Vec::new(), None), (2, tags, metadata)] {
+        let event = NewEvent {
+            tags,
+            metadata,
+            ..NewEvent::new(SerializedPayload::new(77, "Event", &b"told"[..]))
+        };
+        let writer = WriterId::from_random_bits(1);
+        let write = AtomicWrite::new(id("event"), writer, seq(number), vec![event.clone()]);
+        let stored = write_one(&*journal, &write.expect("a valid write")).await;
+        stored.expect("a good write");
+        let mut change = put("state", number - 1, "state", &[]);
+        let set = change.set_change_events(writer, vec![event]);
+        set.expect("a valid event");
+        let written = write_state(&*states, &change).await.expect("a good write");
+        assert_eq!(columns("state"), columns("event"));
+        let (slice, time): (u16, i64) = connection
+            .query_row(
+                "SELECT slice, db_timestamp FROM event_journal
+                 WHERE persistence_id = ?1 AND seq_nr = ?2",
+                (id("state").as_str(), seq(number).to_i64()),
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .expect("one row");
+        assert_eq!(slice, id("state").slice().value());
+        assert_eq!(time, written.timestamp.as_microsecond());
+    }
+}
+
 #[tokio::test]
 async fn states_and_events_share_one_sequence_of_times() {
     let (file, clock) = (File::new(), ManualClock::new());

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use perennial_persistence::{
-    DurableStateDelete, DurableStateStore, Error, PersistenceId, SequenceNr, SerializedPayload,
-    StateChange, StateWrite, StoredState, Timestamp, Written,
+    CommandId, DurableStateDelete, DurableStateStore, Error, Fingerprint, NewReply, PersistenceId,
+    SequenceNr, SerializedPayload, StateChange, StateWrite, StoredState, Timestamp, Written,
 };
 
 use super::{
-    REFUSED_SERIALIZER, SERIALIZER, StoreFixture, check_closed, check_rejected, give_up_after, id,
-    payload, scatter, seq, winner_and_loser,
+    REFUSED_SERIALIZER, SERIALIZER, StoreFixture, check_closed, check_rejected, event, events,
+    give_up_after, id, payload, scatter, seq, winner_and_loser, writer,
 };
 
 /// Makes a module `durable_state_store_contract` with a test for every behaviour of a
@@ -79,6 +79,7 @@ macro_rules! durable_state_store_contract {
                 however_changes_are_batched_they_leave_the_same_rows,
                 removing_takes_everything_of_one_id,
                 a_removed_state_begins_anew,
+                nothing_goes_with_a_state_where_rows_are_removed,
                 another_store_sees_the_state,
                 a_closed_durable_state_store_is_unavailable,
                 states_are_there_after_opening_again,
@@ -1355,6 +1356,38 @@ pub async fn a_removed_state_begins_anew(fixture: &dyn StoreFixture) {
             check_state(&*store, &b, 0, None).await;
         }
     }
+}
+
+/// Events and replies go with a state where deleting leaves a marker. Where it removes the row they
+/// are refused, and so is the state: their numbers would begin again.
+pub async fn nothing_goes_with_a_state_where_rows_are_removed(fixture: &dyn StoreFixture) {
+    let store = fixture.store().durable_state_store();
+    let deletion = fixture.durable_state_delete();
+    assert_eq!(store.deletion_leaves(), deletion);
+    let (a, b) = (id("a"), id("b"));
+    let mut told = state(&a, 0, "told");
+    told.set_change_events(writer(1), vec![event("told")])
+        .expect("valid events");
+    let mut answered = state(&b, 0, "answered");
+    let command = CommandId::new("pay").expect("a valid command id");
+    let fingerprint = Fingerprint::new([7; Fingerprint::BYTES]);
+    let reply = NewReply::new(command, fingerprint, None, SequenceNr::ZERO);
+    answered.set_reply(reply.expect("a valid reply"));
+    let answers = write_batch(&*store, &[told, state(&id("c"), 0, "c"), answered]).await;
+    assert!(answers[1].is_ok());
+    let removes = deletion == DurableStateDelete::Row;
+    for (id, answer) in [(&a, &answers[0]), (&b, &answers[2])] {
+        if removes {
+            check_rejected(answer, id);
+            check_state(&*store, id, 0, None).await;
+        } else {
+            assert!(answer.is_ok(), "{answer:?}");
+        }
+    }
+    let journal = fixture.store().journal();
+    assert_eq!(events(&*journal, &a).await.is_empty(), removes);
+    let replies = fixture.store().command_replies().load(&b, 1).await;
+    assert_eq!(replies.expect("readable replies").is_empty(), removes);
 }
 
 // ---- other stores on the same data, closing, opening again ----

@@ -49,6 +49,7 @@
 //! perennial_testkit::snapshot_store_contract!(empty_database());
 //! perennial_testkit::durable_state_store_contract!(empty_database());
 //! perennial_testkit::command_reply_store_contract!(empty_database());
+//! perennial_testkit::state_companions_contract!(empty_database());
 //! # fn main() {}
 //! ```
 //!
@@ -63,6 +64,7 @@ pub mod command_reply_store;
 pub mod durable_state_store;
 pub mod journal;
 pub mod snapshot_store;
+pub mod state_companions;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -377,6 +379,7 @@ mod tests {
             (include_str!("durable_state_store.rs"), 40),
             (include_str!("journal.rs"), 40),
             (include_str!("snapshot_store.rs"), 12),
+            (include_str!("state_companions.rs"), 25),
         ] {
             let names: Vec<&str> = suite
                 .lines()

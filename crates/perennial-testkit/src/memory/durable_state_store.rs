@@ -1,13 +1,20 @@
 //! The durable state store in memory.
 
+use std::collections::BTreeSet;
+
 use perennial_persistence::{
-    BoxFuture, DurableStateDelete, DurableStateStore, Error, FoldedBatch, FoldedOutcome,
-    FoldedWrite, NO_PAYLOAD_ID, PersistenceId, StateWrite, StoredState, Timestamp, Written,
+    BoxFuture, Companion, DurableStateDelete, DurableStateStore, Error, FoldedBatch, FoldedOutcome,
+    FoldedWrite, NO_PAYLOAD_ID, Occupant, PersistenceId, StateWrite, StoredState, Timestamp,
+    Written,
 };
 
-use super::{Handle, Tables, after};
+use super::{Handle, MICROSECOND, Row, Tables, command_replies};
 
 impl DurableStateStore for Handle {
+    fn deletion_leaves(&self) -> DurableStateDelete {
+        self.durable_state_delete
+    }
+
     fn load<'a>(
         &'a self,
         persistence_id: &'a PersistenceId,
@@ -24,14 +31,15 @@ impl DurableStateStore for Handle {
         batch: &'a [StateWrite],
     ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
         Box::pin(async move {
-            let folded = FoldedBatch::new(batch, |_| None);
+            let delete = self.durable_state_delete;
+            let folded = FoldedBatch::new(batch, |write| write.refused_company(delete));
             let mut tables = match self.tables() {
                 Ok(tables) => tables,
                 Err(error) => return vec![Err(error); batch.len()],
             };
             let now = self.now();
-            let outcomes = (0..folded.len())
-                .map(|id| store(&mut tables, now, folded.get(id), self.durable_state_delete));
+            let outcomes =
+                (0..folded.len()).map(|id| store(&mut tables, now, folded.get(id), delete));
             folded.answers(outcomes)
         })
     }
@@ -60,6 +68,11 @@ fn store(
         Ok(stored) => stored,
         Err(stale) => return Err(stale).into(),
     };
+    if let Some(witness) = write.witness(stored)
+        && let Err(error) = witness.is_own(id, occupant(tables, id, &witness).as_ref())
+    {
+        return Err(error).into();
+    }
     let mut latest = found.map(|row| Written {
         timestamp: row.timestamp,
     });
@@ -95,10 +108,9 @@ fn change(
 ) -> Result<Written, Error> {
     let id = write.persistence_id();
     let before = tables.states.get(id);
-    let own = now
-        .checked_add(super::MICROSECOND * u32::try_from(write.position()).unwrap_or(u32::MAX))
-        .unwrap_or(Timestamp::MAX);
-    let timestamp = before.map_or(own, |before| own.max(after(before.timestamp)));
+    let own = later(now, write.position());
+    let earliest = before.map(|before| later(before.timestamp, write.time_steps()));
+    let timestamp = earliest.map_or(own, |earliest| own.max(earliest));
     let tags = match (write.tags(), before) {
         (Some(tags), _) => tags.to_vec(),
         (None, Some(before)) => before.tags.clone(),
@@ -111,6 +123,27 @@ fn change(
         tables.states.remove(id);
         return Ok(Written { timestamp });
     }
+    let mut commands = BTreeSet::new();
+    for (_, one) in write.companions() {
+        if let Some(obstacle) = one.obstacle(id, occupant(tables, id, &one).as_ref()) {
+            return Err(obstacle);
+        }
+        match one {
+            Companion::Event { event, .. } => {
+                tables.check_serializer(id, event.payload.serializer_id)?;
+            }
+            Companion::Reply { reply, .. } => {
+                command_replies::check(tables, id, reply)?;
+                if !commands.insert(reply.command_id()) {
+                    return Err(Error::CommandTaken {
+                        persistence_id: id.clone(),
+                        command_id: reply.command_id().clone(),
+                    });
+                }
+            }
+        }
+    }
+    insert_companions(tables, write, timestamp);
     let row = StoredState {
         revision: write.revision(),
         timestamp,
@@ -119,6 +152,64 @@ fn change(
     };
     tables.states.insert(id.clone(), row);
     Ok(Written { timestamp })
+}
+
+/// Stores what goes with a row, which was checked.
+fn insert_companions(tables: &mut Tables, write: FoldedWrite<'_, '_>, timestamp: Timestamp) {
+    let id = write.persistence_id();
+    for (index, one) in write.companions() {
+        match one {
+            Companion::Event {
+                writer,
+                seq_nr,
+                event,
+            } => {
+                let row = Row {
+                    timestamp: earlier(timestamp, write.len() - 1 - index),
+                    event: Some((writer, event.clone())),
+                };
+                tables
+                    .journal
+                    .entry(id.clone())
+                    .or_default()
+                    .insert(seq_nr, row);
+            }
+            Companion::Reply { seq_nr, reply } => {
+                command_replies::insert(tables, id, seq_nr, timestamp, reply);
+            }
+        }
+    }
+}
+
+/// What stands in a companion's place.
+fn occupant(tables: &Tables, id: &PersistenceId, one: &Companion<'_>) -> Option<Occupant> {
+    match one {
+        Companion::Event { writer, seq_nr, .. } => {
+            let row = tables.journal.get(id)?.get(seq_nr)?;
+            Some(match &row.event {
+                Some((stored, _)) if stored == writer => Occupant::OwnEvent,
+                Some(_) => Occupant::OtherEvent,
+                None => Occupant::Marker,
+            })
+        }
+        Companion::Reply { reply, .. } => {
+            let replies = tables.replies.get(id)?;
+            replies
+                .get(reply.command_id())
+                .cloned()
+                .map(Occupant::Reply)
+        }
+    }
+}
+
+fn later(timestamp: Timestamp, steps: usize) -> Timestamp {
+    let by = MICROSECOND * u32::try_from(steps).unwrap_or(u32::MAX);
+    timestamp.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+fn earlier(timestamp: Timestamp, steps: usize) -> Timestamp {
+    let by = MICROSECOND * u32::try_from(steps).unwrap_or(u32::MAX);
+    timestamp.checked_sub(by).unwrap_or(Timestamp::MIN)
 }
 
 /// The row, unless it is one that no writer of states leaves.

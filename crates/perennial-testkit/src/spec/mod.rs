@@ -84,10 +84,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use perennial_core::engine::deletion;
-use perennial_core::{Durable, DurableState, Entity, EventSourced, Handle, StateChange};
+use perennial_core::{Durable, DurableState, Entity, EventSourced, Handle, Recovery, StateChange};
 use perennial_persistence::{
-    AtomicWrite, Clock, Codec, Journal, NewEvent, PersistenceId, SequenceNr, SerializedPayload,
-    Snapshot, SnapshotCriteria, Store, WriterId,
+    AtomicWrite, Clock, Codec, Journal, MessagePack, NewEvent, PersistenceId, SequenceNr,
+    SerializedPayload, Snapshot, SnapshotCriteria, Store, WriterId,
 };
 
 pub use outcome::{Happened, Outcome};
@@ -488,9 +488,8 @@ impl<E: EventSourced> Spec<E> {
     /// memory, these with one another.
     ///
     /// An entity whose [`Recovery`] leaves events out comes back without them, so it has nothing to
-    /// compare with.
-    ///
-    /// [`Recovery`]: perennial_core::Recovery
+    /// compare with; unless every event says the whole state, as [`Recovery::LastEvent`] needs it,
+    /// which is what is checked then.
     ///
     /// # Panics
     /// If they differ, if one of them cannot be brought back, while a write is open, and until the
@@ -706,6 +705,8 @@ impl<E: EventSourced> Spec<E> {
         let snapshot = self.memory.snapshot(id);
         let all_events = if self.entity.keeps_state() {
             "its stored state".to_owned()
+        } else if self.entity.way_back() == Recovery::LastEvent {
+            "its last event".to_owned()
         } else {
             format!("all {} events", rows.len())
         };
@@ -867,6 +868,38 @@ impl<S: DurableState> Spec<Durable<S>> {
     #[track_caller]
     pub fn given_state(self, state: S) -> Self {
         self.given([StateChange::put(state)])
+    }
+
+    /// The [change events](Entity::change_events) that are stored, oldest first, decoded with the
+    /// default codec.
+    ///
+    /// # Panics
+    /// If one cannot be decoded.
+    #[track_caller]
+    pub fn change_events<V>(&self) -> Vec<V>
+    where
+        V: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.change_events_by(&MessagePack::new(format!("{}.Event", S::TYPE)))
+    }
+
+    /// As [`Spec::change_events`], with a codec of your own.
+    ///
+    /// # Panics
+    /// As [`Spec::change_events`].
+    #[track_caller]
+    pub fn change_events_by<V: 'static>(&self, codec: &dyn Codec<V>) -> Vec<V> {
+        let id = &self.id;
+        let rows = self.memory.rows(id).into_iter();
+        let mut events = Vec::new();
+        for (nr, event) in rows.filter_map(|row| Some((row.seq_nr, row.event?.1))) {
+            let decoded = codec.decode_each(&event.payload, &mut |event| events.push(event));
+            if let Err(error) = decoded {
+                let error = with_sources(&error);
+                panic!("change event {nr} of {id} is stored but cannot be decoded: {error}");
+            }
+        }
+        events
     }
 }
 
