@@ -156,6 +156,7 @@ pub mod engine;
 mod entity_ref;
 mod error;
 mod event_sourced;
+mod pubsub;
 mod reply;
 mod runtime;
 mod system;
@@ -173,6 +174,10 @@ pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+};
+pub use pubsub::{
+    Backlog, EventStream, Overflow, Published, SubscriberStatus, Subscription, SubscriptionEnd,
+    Topic, TopicStatus, UnhandledCommand,
 };
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,

@@ -20,11 +20,12 @@ use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
 use crate::engine::actor::NewActor;
 use crate::engine::{
-    Assembly, BreakerReport, BreakerSettings, BreakerState, Deadlines, Frame, Registry, Settings,
-    Stats,
+    Assembly, BreakerReport, BreakerSettings, BreakerState, DeadLetterLog, Deadlines, Frame,
+    Registry, Settings, Stats,
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::pubsub::{EventStream, Topic};
 use crate::runtime::Background;
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
@@ -114,8 +115,21 @@ impl ActorSystem {
         ActorRef::again(address)
     }
 
-    /// How many messages were accepted and are not handled, by reason. Each is logged at level
-    /// `info`, up to ten in ten seconds.
+    /// The topic of messages of type `M` with a name, which need not have been there before. Topics
+    /// of different types may have the same name. One that nobody holds and that has no subscriber
+    /// is forgotten, its counts with it.
+    pub fn topic<M: Clone + Send + 'static>(&self, name: impl AsRef<str>) -> Topic<M> {
+        self.inner.registry.topics().named(name.as_ref())
+    }
+
+    /// Publish and subscribe by the type of the message; dead letters and events of entities are
+    /// published there.
+    pub fn event_stream(&self) -> EventStream {
+        EventStream::new(Arc::clone(self.inner.registry.topics()))
+    }
+
+    /// How many messages were accepted and are not handled, by reason. Some of them are logged at
+    /// level `info`, as `dead-letter-log-lines` says.
     pub fn dead_letters(&self) -> Vec<(DeadLetterReason, u64)> {
         self.inner.registry.dead_letters().counts().collect()
     }
@@ -172,6 +186,7 @@ impl ActorSystem {
                 sum.breakers_opened += report.opened;
             }
         }
+        sum.lost_by_subscribers = self.inner.registry.topics().life().lost();
         sum
     }
 
@@ -279,6 +294,9 @@ pub struct SystemStats {
     pub refused_for_store: u64,
     /// How often a worker found a store slow or down.
     pub breakers_opened: u64,
+    /// Messages that subscribers of topics and of the event stream did not get as their backlogs were
+    /// full, once for each subscriber.
+    pub lost_by_subscribers: u64,
 }
 
 /// How it stands with a store. Each worker sees for itself whether the store answers it.
@@ -813,5 +831,9 @@ fn settings(system: &SystemConfig, persistence: &PersistenceConfig, workers: usi
         slow_handler: system.slow_handler,
         laters: system.later_limit.div_ceil(workers),
         later_timeout: system.later_timeout,
+        dead_letter_log: DeadLetterLog {
+            lines: system.dead_letter_log_lines,
+            interval: system.dead_letter_log_interval,
+        },
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Receive, StopReason, Terminated};
-use crate::call::{Behalf, Call, Until};
-use crate::engine::actor::{ActorAddress, Order, Post, Watcher};
+use crate::call::{Behalf, Call, Party, Until};
+use crate::engine::Envelope;
+use crate::engine::actor::{ActorAddress, Draw, Order, Post, Watcher};
 use crate::entity_ref::{Asking, EntityRef};
 use crate::error::AskError;
 use crate::event_sourced::Handle;
@@ -342,6 +343,16 @@ pub struct Recipient<M> {
 pub(crate) trait Takes<M>: Send + Sync {
     fn take(&self, message: M) -> Result<(), AskError>;
 
+    /// Takes a message that is kept elsewhere until it is handled. It needs no place in a mailbox,
+    /// and is dropped if it cannot be delivered.
+    fn take_kept(&self, message: Box<dyn Draw<M>>);
+
+    /// Which actor or entity it is, if it is a single one.
+    ///
+    /// # Errors
+    /// That of a reference whose every message is refused.
+    fn party(&self) -> Result<Option<Party>, AskError>;
+
     fn describe(&self) -> String;
 }
 
@@ -358,6 +369,44 @@ impl<M> Recipient<M> {
     /// As [`ActorRef::tell`].
     pub fn tell(&self, message: M) -> Result<(), AskError> {
         self.target.take(message)
+    }
+
+    /// Sends a message that is kept elsewhere until it is handled.
+    pub(crate) fn tell_kept(&self, message: Box<dyn Draw<M>>) {
+        self.target.take_kept(message);
+    }
+
+    /// As [`Takes::party`].
+    pub(crate) fn party(&self) -> Result<Option<Party>, AskError> {
+        self.target.party()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.target.describe()
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> From<ActorRef<A>> for Recipient<M> {
+    fn from(actor: ActorRef<A>) -> Self {
+        Self::of(actor)
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> From<&ActorRef<A>> for Recipient<M> {
+    fn from(actor: &ActorRef<A>) -> Self {
+        Self::of(actor.clone())
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> From<EntityRef<E>> for Recipient<C> {
+    fn from(entity: EntityRef<E>) -> Self {
+        Self::of(entity)
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> From<&EntityRef<E>> for Recipient<C> {
+    fn from(entity: &EntityRef<E>) -> Self {
+        Self::of(entity.clone())
     }
 }
 
@@ -380,6 +429,15 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
         self.tell(message)
     }
 
+    fn take_kept(&self, message: Box<dyn Draw<M>>) {
+        let to = Arc::clone(&self.address);
+        self.address.send(Box::new(Post::<A, M>::kept(to, message)));
+    }
+
+    fn party(&self) -> Result<Option<Party>, AskError> {
+        Ok(Some(Party::Actor(Arc::clone(&self.address))))
+    }
+
     fn describe(&self) -> String {
         self.address.to_string()
     }
@@ -388,6 +446,18 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
 impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
     fn take(&self, command: C) -> Result<(), AskError> {
         self.tell(command)
+    }
+
+    fn take_kept(&self, command: Box<dyn Draw<C>>) {
+        if let Ok(address) = self.entity_address() {
+            let to = Arc::clone(address);
+            address.send(Box::new(Envelope::<E, C>::kept(to, command)));
+        }
+    }
+
+    fn party(&self) -> Result<Option<Party>, AskError> {
+        self.entity_address()
+            .map(|address| Some(Party::Entity(Arc::clone(address))))
     }
 
     fn describe(&self) -> String {

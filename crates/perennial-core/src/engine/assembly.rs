@@ -107,6 +107,7 @@ impl Assembly {
             frame.inbox,
             frame.ask_timeout,
             frame.deadlines,
+            settings.dead_letter_log,
         );
         let names: &[&str] = match &*self.names {
             [] => &["the store"],

@@ -87,6 +87,26 @@ pub struct Settings {
     pub laters: usize,
     /// How long a future of `later` may take unless it says otherwise.
     pub later_timeout: Duration,
+    /// How many dead letters are logged.
+    pub dead_letter_log: DeadLetterLog,
+}
+
+/// How many dead letters are named in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetterLog {
+    /// So many lines at most, in each interval.
+    pub lines: u64,
+    /// How long an interval is.
+    pub interval: Duration,
+}
+
+impl Default for DeadLetterLog {
+    fn default() -> Self {
+        Self {
+            lines: 10,
+            interval: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -110,6 +130,7 @@ impl Default for Settings {
             slow_handler: Duration::from_millis(50),
             laters: 1024,
             later_timeout: Duration::from_secs(60),
+            dead_letter_log: DeadLetterLog::default(),
         }
     }
 }

@@ -20,10 +20,11 @@ use crate::deadline::Deadlines;
 use crate::engine::actor::ActorAddress;
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
-use crate::engine::{Input, local};
+use crate::engine::{DeadLetterLog, Input, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
+use crate::pubsub::Topics;
 
 /// What the registry has to know of an entity type.
 #[derive(Debug, Clone)]
@@ -57,6 +58,7 @@ pub struct Registry {
     /// Actors with names, by their paths.
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
+    topics: Arc<Topics>,
     ask_timeout: Duration,
     /// Ends the waiting of callers; none in a simulation.
     deadlines: Option<Arc<Deadlines>>,
@@ -70,6 +72,7 @@ impl Registry {
         inbox: usize,
         ask_timeout: Duration,
         deadlines: Option<Arc<Deadlines>>,
+        dead_letter_log: DeadLetterLog,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Input>>) {
         let (inboxes, receivers) = (0..workers)
             .map(|_| {
@@ -82,6 +85,7 @@ impl Registry {
                 (inbox, receiver)
             })
             .unzip();
+        let topics = Arc::<Topics>::default();
         let registry = Self {
             entity_types,
             addresses: DashMap::new(),
@@ -93,7 +97,8 @@ impl Registry {
             actors: AtomicU64::new(1),
             next_worker: AtomicUsize::new(0),
             names: DashMap::new(),
-            dead_letters: DeadLetters::new(),
+            dead_letters: DeadLetters::new(dead_letter_log, topics.of_type()),
+            topics,
             ask_timeout,
             deadlines,
         };
@@ -207,6 +212,11 @@ impl Registry {
         }
     }
 
+    /// The system has ended: nothing happens any more that anybody could be told of.
+    pub(crate) fn end(&self) {
+        self.topics.end();
+    }
+
     /// Takes a place in a worker's inbox.
     pub(crate) fn enter(&self, worker: usize) -> bool {
         let inbox = &self.inboxes[worker];
@@ -296,6 +306,10 @@ impl Registry {
 
     pub(crate) fn dead_letters(&self) -> &DeadLetters {
         &self.dead_letters
+    }
+
+    pub(crate) fn topics(&self) -> &Arc<Topics> {
+        &self.topics
     }
 
     /// A number for a new actor.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::config::EntityConfig;
 use crate::durable_state::StateAsEvents;
 use crate::event_sourced::{Cx, EventSourced, Recovery, Retention, Signal};
+use crate::pubsub::{PublishEvents, ToStream};
 
 /// Gives the tags of an event; the state is the one right after it.
 pub(crate) type Tag<E> = Arc<dyn Fn(&E, &<E as EventSourced>::Event) -> Vec<String> + Send + Sync>;
@@ -21,6 +22,9 @@ pub(crate) type SnapshotWhen<E> =
 
 /// Takes signals.
 pub(crate) type OnSignal<E> = Arc<dyn Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync>;
+
+/// Publishes events.
+pub(crate) type Publisher<E> = Arc<dyn PublishEvents<<E as EventSourced>::Event>>;
 
 /// An entity type as it is given to the system: its services, codecs and settings.
 ///
@@ -34,6 +38,8 @@ pub struct Entity<E: EventSourced> {
     tag: Option<Tag<E>>,
     snapshot_when: Option<SnapshotWhen<E>>,
     on_signal: Option<OnSignal<E>>,
+    /// Makes a publisher for a system.
+    publisher: Option<fn() -> Publisher<E>>,
     recovery: Recovery,
     kept: Kept,
     config: EntityConfig,
@@ -69,6 +75,7 @@ impl<E: EventSourced> Entity<E> {
             tag: None,
             snapshot_when: None,
             on_signal: None,
+            publisher: None,
             recovery: Recovery::Latest,
             config: EntityConfig::default(),
         }
@@ -132,6 +139,20 @@ impl<E: EventSourced> Entity<E> {
         on_signal: impl Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync + 'static,
     ) -> Self {
         self.on_signal = Some(Arc::new(on_signal));
+        self
+    }
+
+    /// Publishes each event on the system's [`EventStream`](crate::EventStream) once it is stored, as
+    /// [`Published`](crate::Published). Of a durable state that is each change.
+    ///
+    /// While nobody subscribes, events are not even kept for it. A subscriber gets those of every
+    /// command that is sent after it has subscribed.
+    #[must_use]
+    pub fn publish_events(mut self) -> Self
+    where
+        E::Event: Sync,
+    {
+        self.publisher = Some(|| Arc::new(ToStream::default()));
         self
     }
 
@@ -281,6 +302,7 @@ impl<E: EventSourced> Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            publisher: self.publisher.map(|publisher| publisher()),
             recovery: self.recovery,
             config,
         }
@@ -297,6 +319,7 @@ impl<E: EventSourced> Clone for Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            publisher: self.publisher,
             recovery: self.recovery,
             kept: self.kept,
             config: self.config.clone(),
@@ -326,6 +349,7 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) tag: Option<Tag<E>>,
     pub(crate) snapshot_when: Option<SnapshotWhen<E>>,
     pub(crate) on_signal: Option<OnSignal<E>>,
+    pub(crate) publisher: Option<Publisher<E>>,
     pub(crate) recovery: Recovery,
     pub(crate) config: EntityConfig,
 }

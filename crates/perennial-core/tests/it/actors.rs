@@ -12,8 +12,12 @@ use perennial_core::{
 use crate::fixture::DEADLINE;
 
 async fn system() -> ActorSystem {
+    system_of(2).await
+}
+
+pub(crate) async fn system_of(workers: u32) -> ActorSystem {
     ActorSystem::in_memory(ConfigSource::empty())
-        .set("system.workers", 2)
+        .set("system.workers", workers)
         .expect("a key")
         .start()
         .await

@@ -28,3 +28,4 @@ mod starting;
 mod supervision;
 mod tentative;
 mod timers;
+mod topics;

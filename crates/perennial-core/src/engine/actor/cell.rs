@@ -19,7 +19,9 @@ use crate::actor::{
     Props, Restarts, StopReason, Terminated, Waiting,
 };
 use crate::dead_letters::DeadLetterReason;
-use crate::engine::actor::{ACTORS, ActorAddress, Concerns, Letter, Order, Parcel, Step, Watcher};
+use crate::engine::actor::{
+    ACTORS, ActorAddress, Concerns, Letter, Life, Listener, Order, Parcel, Step, Watcher,
+};
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
@@ -111,6 +113,7 @@ struct Rest<A: Actor> {
     children: BTreeMap<u64, Child>,
     watchers: BTreeMap<u64, Arc<ActorAddress>>,
     watchers_outside: Vec<oneshot::Sender<StopReason>>,
+    listeners: BTreeMap<u64, Arc<dyn Listener>>,
     watching: BTreeMap<u64, Arc<ActorAddress>>,
     timers: Vec<UserTimer<A>>,
     open: Vec<Open<A>>,
@@ -125,6 +128,7 @@ impl<A: Actor> Default for Rest<A> {
             children: BTreeMap::new(),
             watchers: BTreeMap::new(),
             watchers_outside: Vec::new(),
+            listeners: BTreeMap::new(),
             watching: BTreeMap::new(),
             timers: Vec::new(),
             open: Vec::new(),
@@ -319,6 +323,12 @@ impl<A: Actor> Base<A> {
         }
     }
 
+    fn tell_listeners(&self, life: Life) {
+        for listener in self.rest.iter().flat_map(|rest| rest.listeners.values()) {
+            listener.life(&self.address, life);
+        }
+    }
+
     /// Whether something keeps messages waiting.
     fn is_held(&self) -> bool {
         let rest = self.rest.as_ref();
@@ -382,7 +392,11 @@ impl<A: Actor> ActorCell<A> {
             Ok(Ok(actor)) => {
                 self.actor = Some(actor);
                 self.base.phase = Phase::Running;
-                return self.hook(core, |actor, cx| actor.started(cx));
+                self.hook(core, |actor, cx| actor.started(cx));
+                if self.is_running() {
+                    self.base.tell_listeners(Life::Running);
+                }
+                return;
             }
             Ok(Err(failure)) => failure,
             Err(panic) => Failure::panic(panic_message(&*panic)),
@@ -662,6 +676,7 @@ impl<A: Actor> ActorCell<A> {
         // The fresh value does not know of it.
         self.unstash();
         self.base.phase = Phase::Restarting(wait);
+        self.base.tell_listeners(Life::Restarting);
         self.go_on_without_children(core);
     }
 
@@ -764,6 +779,9 @@ impl<A: Actor> ActorCell<A> {
         }
         for watcher in rest.watchers_outside {
             let _ = watcher.send(reason.clone());
+        }
+        for listener in rest.listeners.into_values() {
+            listener.life(&address, Life::Ended);
         }
         if let Some(parent) = address.parent() {
             parent.order(Order::ChildEnded(Arc::clone(&address)));
@@ -939,10 +957,17 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     self.base.rest().watchers.insert(watcher.uid(), watcher);
                 }
                 Watcher::Outside(sender) => self.base.rest().watchers_outside.push(sender),
+                Watcher::Listener(number, listener) => {
+                    if self.is_running() {
+                        listener.life(&self.base.address, Life::Running);
+                    }
+                    self.base.rest().listeners.insert(number, listener);
+                }
             },
             Order::Unwatch(uid) => {
                 if let Some(rest) = &mut self.base.rest {
                     rest.watchers.remove(&uid);
+                    rest.listeners.remove(&uid);
                 }
             }
             Order::Terminated(address, reason) => self.terminated(address, reason),

@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorTimer, NewAddress, Order, Parcel, Watcher,
+    ActorAddress, ActorInput, ActorTimer, Life, NewAddress, Order, Parcel, Watcher,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -173,6 +173,7 @@ impl ActorHost {
             Order::Watch(Watcher::Outside(sender)) => {
                 let _ = sender.send(StopReason::NotFound);
             }
+            Order::Watch(Watcher::Listener(_, listener)) => listener.life(&to, Life::Ended),
             _ => {}
         }
     }

@@ -62,6 +62,13 @@ pub(crate) trait Letter<A: Actor>: Send {
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 }
 
+/// A message that is kept elsewhere until its handler runs. One that is dropped before was not
+/// delivered, which is its keeper's to know: it is no dead letter.
+pub(crate) trait Draw<M>: Send {
+    /// The message, unless there is none for this any more.
+    fn draw(self: Box<Self>) -> Option<M>;
+}
+
 /// What is left to do after a handler.
 pub(crate) enum Step<A: Actor> {
     /// Nothing.
@@ -87,6 +94,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
 enum Stage<A: Receive<M>, M: Send + 'static> {
     /// Not handled yet.
     Message(M),
+    /// Not handled yet, and kept elsewhere until then.
+    Kept(Box<dyn Draw<M>>),
     /// Waits for what runs outside.
     Suspended(Continuation<A, A::Reply>),
     /// That has come back.
@@ -142,6 +151,18 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
         let mut post = Self::admitted(to, message, ReplyTo::nobody(), Behalf::default());
         post.admitted = false;
         post
+    }
+
+    /// A message that is kept elsewhere, where its place is counted.
+    pub(crate) fn kept(to: Arc<ActorAddress>, message: Box<dyn Draw<M>>) -> Self {
+        Self {
+            to,
+            admitted: false,
+            future_ran: false,
+            stage: Stage::Kept(message),
+            reply: ReplyTo::nobody(),
+            behalf: Behalf::default(),
+        }
     }
 
     fn take_stage(&mut self) -> Stage<A, M> {
@@ -223,6 +244,10 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
     fn handle(&mut self, actor: &mut A, cx: &mut ActorCx<'_, A>) -> Result<Step<A>, Failure> {
         let received = match self.take_stage() {
             Stage::Message(message) => actor.receive(message, cx),
+            Stage::Kept(message) => match message.draw() {
+                Some(message) => actor.receive(message, cx),
+                None => return Ok(Step::Done),
+            },
             Stage::Arrived(then, output) => then(output, actor, cx),
             // Only messages and what has come back stand in a mailbox.
             _ => cx.unhandled(),
@@ -269,12 +294,12 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
     }
 
     fn reject(self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        // Whoever asked and has gone knows that it was not handled.
-        if !self.reply.is_abandoned() {
+        // Whoever asked and has gone knows that it was not handled, and so does whoever keeps it.
+        if !self.reply.is_abandoned() && !matches!(self.stage, Stage::Kept(_)) {
             self.to
                 .registry()
                 .dead_letters()
-                .note(&self.to, type_name::<M>(), reason);
+                .note::<M>(&self.to, reason);
         }
         self.fail(error);
     }
