@@ -157,7 +157,9 @@ mod entity_ref;
 mod error;
 mod event_sourced;
 mod pubsub;
+mod receptionist;
 mod reply;
+mod router;
 mod runtime;
 mod system;
 
@@ -178,6 +180,11 @@ pub use event_sourced::{
 pub use pubsub::{
     Backlog, EventStream, Overflow, Published, SubscriberStatus, Subscription, SubscriptionEnd,
     Topic, TopicStatus, UnhandledCommand,
+};
+pub use receptionist::{Group, Listing, Receptionist, ServiceKey};
+pub use router::{
+    AskRouter, Broadcast, ConsistentHash, LeastLoaded, Pool, PoolProps, RoundRobin, Router,
+    Routing, RoutingKey,
 };
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,

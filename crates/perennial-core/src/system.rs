@@ -26,6 +26,8 @@ use crate::engine::{
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
 use crate::pubsub::{EventStream, Topic};
+use crate::receptionist::Receptionist;
+use crate::router::{Pool, PoolProps};
 use crate::runtime::Background;
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
@@ -102,6 +104,23 @@ impl ActorSystem {
     ) -> Result<ActorRef<A>, SpawnError> {
         let actor = NewActor::new(&self.inner.registry, name, None, props)?;
         Ok(ActorRef::new(actor.send()?))
+    }
+
+    /// Spawns a pool of actors without a parent, which routers send to.
+    ///
+    /// # Errors
+    /// As [`ActorSystem::spawn`].
+    pub fn spawn_pool<A: Actor>(
+        &self,
+        name: impl AsRef<str>,
+        props: PoolProps<A>,
+    ) -> Result<Pool<A>, SpawnError> {
+        Pool::spawn(&self.inner.registry, name.as_ref(), None, props).map(|(pool, _)| pool)
+    }
+
+    /// Where actors are registered under keys, and found.
+    pub fn receptionist(&self) -> Receptionist {
+        Receptionist::new(Arc::clone(&self.inner.registry))
     }
 
     /// The actor with a path such as `/orders/worker-1`, if there is one and it is an `A`. Actors

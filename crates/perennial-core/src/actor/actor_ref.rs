@@ -63,7 +63,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit()?;
-        self.dispatch(message, ReplyTo::nobody(), Behalf::default());
+        self.tell_admitted(message);
         Ok(())
     }
 
@@ -79,7 +79,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit_in_time().await?;
-        self.dispatch(message, ReplyTo::nobody(), Behalf::default());
+        self.tell_admitted(message);
         Ok(())
     }
 
@@ -172,6 +172,35 @@ impl<A: Actor> ActorRef<A> {
         let until = call.as_ref().and_then(|call| call.until);
         self.dispatch(message, reply, Behalf { call, until });
         Ok(receiver)
+    }
+
+    /// Sends a message that has a place.
+    pub(crate) fn tell_admitted<M: Send + 'static>(&self, message: M)
+    where
+        A: Receive<M>,
+    {
+        self.dispatch(message, ReplyTo::nobody(), Behalf::default());
+    }
+
+    /// Asks a question that has a place, on behalf of `call`.
+    pub(crate) fn ask_admitted<M: Send + 'static>(
+        &self,
+        message: M,
+        timeout: Option<Duration>,
+        call: Option<Arc<Call>>,
+    ) -> Asking<A::Reply>
+    where
+        A: Receive<M>,
+    {
+        let registry = self.address.registry();
+        let (reply, receiver) = reply::ask();
+        let timeout = timeout.unwrap_or(registry.ask_timeout());
+        let until = Until::of(registry.deadlines(), timeout, call.as_deref());
+        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
+            deadlines.add_at(until, receiver.expires());
+        }
+        self.dispatch(message, reply, Behalf { call, until });
+        Asking::sent(receiver)
     }
 
     fn dispatch<M: Send + 'static>(&self, message: M, reply: ReplyTo<A::Reply>, behalf: Behalf)
@@ -311,16 +340,7 @@ impl<A: Receive<M>, M: Send + 'static> IntoFuture for AskActor<A, M> {
         if let Err(error) = address.admit() {
             return Asking::refused(error);
         }
-        let registry = address.registry();
-        let (reply, receiver) = reply::ask();
-        let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let until = Until::of(registry.deadlines(), timeout, call.as_deref());
-        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
-            deadlines.add_at(until, receiver.expires());
-        }
-        let behalf = Behalf { call, until };
-        self.target.dispatch(self.message, reply, behalf);
-        Asking::sent(receiver)
+        self.target.ask_admitted(self.message, self.timeout, call)
     }
 }
 
@@ -345,7 +365,10 @@ pub(crate) trait Takes<M>: Send + Sync {
 
     /// Takes a message that is kept elsewhere until it is handled. It needs no place in a mailbox,
     /// and is dropped if it cannot be delivered.
-    fn take_kept(&self, message: Box<dyn Draw<M>>);
+    ///
+    /// # Errors
+    /// When there is no room: of one who cannot leave the message where it is.
+    fn take_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError>;
 
     /// Which actor or entity it is, if it is a single one.
     ///
@@ -372,8 +395,11 @@ impl<M> Recipient<M> {
     }
 
     /// Sends a message that is kept elsewhere until it is handled.
-    pub(crate) fn tell_kept(&self, message: Box<dyn Draw<M>>) {
-        self.target.take_kept(message);
+    ///
+    /// # Errors
+    /// As [`Takes::take_kept`].
+    pub(crate) fn tell_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError> {
+        self.target.take_kept(message)
     }
 
     /// As [`Takes::party`].
@@ -429,9 +455,10 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
         self.tell(message)
     }
 
-    fn take_kept(&self, message: Box<dyn Draw<M>>) {
+    fn take_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError> {
         let to = Arc::clone(&self.address);
         self.address.send(Box::new(Post::<A, M>::kept(to, message)));
+        Ok(())
     }
 
     fn party(&self) -> Result<Option<Party>, AskError> {
@@ -448,11 +475,11 @@ impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
         self.tell(command)
     }
 
-    fn take_kept(&self, command: Box<dyn Draw<C>>) {
-        if let Ok(address) = self.entity_address() {
-            let to = Arc::clone(address);
-            address.send(Box::new(Envelope::<E, C>::kept(to, command)));
-        }
+    fn take_kept(&self, command: Box<dyn Draw<C>>) -> Result<(), AskError> {
+        let address = self.entity_address()?;
+        let to = Arc::clone(address);
+        address.send(Box::new(Envelope::<E, C>::kept(to, command)));
+        Ok(())
     }
 
     fn party(&self) -> Result<Option<Party>, AskError> {

@@ -24,7 +24,7 @@ use crate::engine::{DeadLetterLog, Input, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
-use crate::pubsub::Topics;
+use crate::pubsub::{Shelf, Topics};
 
 /// What the registry has to know of an entity type.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub struct Registry {
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
     topics: Arc<Topics>,
+    /// What is registered at the receptionist.
+    services: Shelf,
     ask_timeout: Duration,
     /// Ends the waiting of callers; none in a simulation.
     deadlines: Option<Arc<Deadlines>>,
@@ -99,6 +101,7 @@ impl Registry {
             names: DashMap::new(),
             dead_letters: DeadLetters::new(dead_letter_log, topics.of_type()),
             topics,
+            services: Shelf::default(),
             ask_timeout,
             deadlines,
         };
@@ -215,6 +218,7 @@ impl Registry {
     /// The system has ended: nothing happens any more that anybody could be told of.
     pub(crate) fn end(&self) {
         self.topics.end();
+        self.services.end();
     }
 
     /// Takes a place in a worker's inbox.
@@ -306,6 +310,10 @@ impl Registry {
 
     pub(crate) fn dead_letters(&self) -> &DeadLetters {
         &self.dead_letters
+    }
+
+    pub(crate) fn services(&self) -> &Shelf {
+        &self.services
     }
 
     pub(crate) fn topics(&self) -> &Arc<Topics> {

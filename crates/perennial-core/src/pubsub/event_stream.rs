@@ -111,6 +111,11 @@ impl Topics {
         Topic::of(self.by_type.get(name, || Shared::new(name, &self.life)))
     }
 
+    /// A topic that is found nowhere.
+    pub(crate) fn unnamed<M: Clone + Send + 'static>(&self, name: &str) -> Topic<M> {
+        Topic::of(Arc::new(Shared::new(name, &self.life)))
+    }
+
     pub(crate) fn life(&self) -> &Arc<TopicsLife> {
         &self.life
     }

@@ -6,7 +6,7 @@ mod topic;
 
 pub use event_stream::{EventStream, Published, UnhandledCommand};
 pub(crate) use event_stream::{PublishEvents, ToStream, Topics, Unpublished};
-pub(crate) use shelf::Shelf;
+pub(crate) use shelf::{Shelf, Shelved};
 use topic::Shared;
 pub(crate) use topic::TopicsLife;
 pub use topic::{

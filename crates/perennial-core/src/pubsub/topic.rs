@@ -235,6 +235,11 @@ impl<M: Clone + Send + 'static> Topic<M> {
         self.stream_from(backlog, None)
     }
 
+    /// Ends all subscriptions if the system has ended.
+    pub(crate) fn end_if_over(&self) {
+        self.shared.end_if_ended();
+    }
+
     /// As [`Topic::stream`], with `first` before anything else.
     pub(crate) fn stream_from(&self, backlog: Backlog, first: Option<M>) -> Subscription<M> {
         let seat = self.shared.add(To::Stream, backlog).seat;
@@ -752,7 +757,10 @@ impl<M: Send + 'static> Seat<M> {
                     waker.wake();
                 }
                 if let To::Recipient(recipient, _) = &self.to {
-                    recipient.tell_kept(Box::new(Letter(Some(Arc::clone(self)))));
+                    let letter = Letter(Some(Arc::clone(self)));
+                    if recipient.tell_kept(Box::new(letter)).is_err() {
+                        self.lose();
+                    }
                 }
             }
             // Messages are dropped here, where no lock is held: that is code of the user.

@@ -20,7 +20,7 @@ use crate::actor::{
 };
 use crate::dead_letters::DeadLetterReason;
 use crate::engine::actor::{
-    ACTORS, ActorAddress, Concerns, Letter, Life, Listener, Order, Parcel, Step, Watcher,
+    ACTORS, ActorAddress, Concerns, Letter, Life, Listener, NewChild, Order, Parcel, Step, Watcher,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
@@ -351,8 +351,13 @@ impl<A: Actor> AnyBase for Base<A> {
 }
 
 impl<A: Actor> ActorCell<A> {
-    pub(crate) fn new(index: usize, address: Arc<ActorAddress>, props: Props<A>) -> Self {
-        Self {
+    pub(crate) fn new(
+        index: usize,
+        address: Arc<ActorAddress>,
+        props: Props<A>,
+        children: Vec<NewChild>,
+    ) -> Self {
+        let mut cell = Self {
             actor: None,
             queue: VecDeque::new(),
             base: Base {
@@ -369,7 +374,14 @@ impl<A: Actor> ActorCell<A> {
                 unstash: false,
                 rest: None,
             },
+        };
+        for child in children {
+            // One that has ended has told nobody, as this cell was not there.
+            if !child.address.has_ended() {
+                cell.base.add_child(child.address, child.is_in_group);
+            }
         }
+        cell
     }
 
     fn is_running(&self) -> bool {

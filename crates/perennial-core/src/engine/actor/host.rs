@@ -50,6 +50,16 @@ trait AnyNewActor: Send {
 pub(crate) struct NewActor<A: Actor> {
     address: Arc<ActorAddress>,
     props: Props<A>,
+    /// Actors that were sent before it and are its children from the start.
+    children: Vec<NewChild>,
+}
+
+/// A child that is there before its parent.
+#[derive(Clone)]
+pub(crate) struct NewChild {
+    pub(crate) address: Arc<ActorAddress>,
+    /// Whether it shares the fate of its siblings.
+    pub(crate) is_in_group: bool,
 }
 
 impl<A: Actor> NewActor<A> {
@@ -89,7 +99,17 @@ impl<A: Actor> NewActor<A> {
         if name.is_some() {
             registry.name_actor(&address, TypeId::of::<A>())?;
         }
-        Ok(Self { address, props })
+        Ok(Self {
+            address,
+            props,
+            children: Vec::new(),
+        })
+    }
+
+    /// Gives it children that were sent before it, so that it never ends without them.
+    pub(crate) fn with_children(mut self, children: Vec<NewChild>) -> Self {
+        self.children = children;
+        self
     }
 
     /// Sends it to its worker. Gives where it is reached.
@@ -109,6 +129,16 @@ impl<A: Actor> NewActor<A> {
         Err(SpawnError::Stopped)
     }
 
+    pub(crate) fn address(&self) -> &Arc<ActorAddress> {
+        &self.address
+    }
+
+    /// It is not sent after all; its name is free again.
+    pub(crate) fn give_up(self) {
+        self.address.registry().add_actor();
+        self.address.end();
+    }
+
     pub(crate) fn is_in_group(&self) -> bool {
         let supervision = self.props.options.supervision.as_ref();
         supervision.is_some_and(|supervision| supervision.is_group())
@@ -121,7 +151,12 @@ impl<A: Actor> AnyNewActor for NewActor<A> {
     }
 
     fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell> {
-        Box::new(ActorCell::new(index, self.address, self.props))
+        Box::new(ActorCell::new(
+            index,
+            self.address,
+            self.props,
+            self.children,
+        ))
     }
 }
 

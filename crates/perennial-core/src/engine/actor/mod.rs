@@ -22,7 +22,7 @@ use crate::actor::{ChildFailed, StopReason};
 pub(crate) use address::{ActorAddress, NewAddress};
 pub(crate) use cell::{ActorTimer, Base};
 pub use host::Newcomer;
-pub(crate) use host::{ActorHost, NewActor};
+pub(crate) use host::{ActorHost, NewActor, NewChild};
 pub use letter::Parcel;
 pub(crate) use letter::{Draw, Letter, Post, Step, put_aside};
 
