@@ -162,6 +162,7 @@ mod reply;
 mod router;
 mod runtime;
 mod system;
+mod work;
 
 pub use actor::{
     Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed, Directive,
@@ -189,4 +190,8 @@ pub use router::{
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,
     SystemStats,
+};
+pub use work::{
+    AskWork, Assignment, DiscardReason, Discarded, NotAccepted, WorkQueue, WorkQueueProps,
+    WorkQueueStatus, WorkerStatus,
 };

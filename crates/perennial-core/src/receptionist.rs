@@ -360,7 +360,7 @@ impl<A: Actor> Service<A> {
 }
 
 impl<A: Actor> Listener for Service<A> {
-    fn life(&self, actor: &Arc<ActorAddress>, life: Life) {
+    fn life(self: Arc<Self>, actor: &Arc<ActorAddress>, life: Life) {
         if life == Life::Ended {
             self.remove(actor);
         }

@@ -29,6 +29,7 @@ use crate::pubsub::{EventStream, Topic};
 use crate::receptionist::Receptionist;
 use crate::router::{Pool, PoolProps};
 use crate::runtime::Background;
+use crate::work::{WorkQueue, WorkQueueProps};
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
 pub type OpenStore =
@@ -116,6 +117,20 @@ impl ActorSystem {
         props: PoolProps<A>,
     ) -> Result<Pool<A>, SpawnError> {
         Pool::spawn(&self.inner.registry, name.as_ref(), None, props).map(|(pool, _)| pool)
+    }
+
+    /// A queue of work, called `name` in logs. Clones of it are the same queue; another one with the
+    /// same name is another queue.
+    pub fn work_queue<W, R>(
+        &self,
+        name: impl AsRef<str>,
+        props: WorkQueueProps<W>,
+    ) -> WorkQueue<W, R>
+    where
+        W: Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        WorkQueue::new(&self.inner.registry, name.as_ref(), props)
     }
 
     /// Where actors are registered under keys, and found.

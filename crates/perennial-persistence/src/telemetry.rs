@@ -22,6 +22,8 @@ pub mod metric {
     pub const STORE_BREAKER_REFUSED: &str = "perennial_store_breaker_refused_total";
     /// A counter by reason: messages to plain actors that were accepted and are not handled.
     pub const DEAD_LETTERS: &str = "perennial_dead_letters_total";
+    /// A counter by reason: pieces of work of work queues that nobody will do.
+    pub const WORK_DISCARDED: &str = "perennial_work_discarded_total";
     /// A counter by what the subscriber has chosen for it: messages that a subscriber of a topic did
     /// not get because its backlog was full.
     pub const TOPIC_LOST: &str = "perennial_topic_lost_total";

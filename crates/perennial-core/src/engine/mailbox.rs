@@ -7,7 +7,7 @@
 use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
@@ -39,6 +39,12 @@ pub struct EntityType {
     pub command_ids: bool,
 }
 
+/// A part of a system that has to do something when nothing is accepted any more. It may be told
+/// twice.
+pub(crate) trait OnClose: Send + Sync {
+    fn on_close(&self);
+}
+
 /// All live addresses of a system, and the inboxes of its workers.
 pub struct Registry {
     entity_types: Vec<EntityType>,
@@ -59,6 +65,8 @@ pub struct Registry {
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
     topics: Arc<Topics>,
+    /// What is told when the system is closed.
+    concerned: Mutex<Vec<Weak<dyn OnClose>>>,
     /// What is registered at the receptionist.
     services: Shelf,
     ask_timeout: Duration,
@@ -101,6 +109,7 @@ impl Registry {
             names: DashMap::new(),
             dead_letters: DeadLetters::new(dead_letter_log, topics.of_type()),
             topics,
+            concerned: Mutex::default(),
             services: Shelf::default(),
             ask_timeout,
             deadlines,
@@ -194,7 +203,8 @@ impl Registry {
         are_there
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether actors are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
@@ -213,6 +223,34 @@ impl Registry {
         for inbox in &self.inboxes {
             inbox.waiting.wake_all();
         }
+        let concerned = std::mem::take(&mut *self.concerned());
+        for part in concerned.iter().filter_map(Weak::upgrade) {
+            part.on_close();
+        }
+    }
+
+    /// Has something told when the system is closed; at once if it is.
+    pub(crate) fn on_close(&self, part: Weak<dyn OnClose>) {
+        {
+            let mut concerned = self.concerned();
+            // From time to time those are left out that have gone.
+            if concerned.len() == concerned.capacity() {
+                concerned.retain(|part| part.strong_count() > 0);
+            }
+            concerned.push(Weak::clone(&part));
+        }
+        if self.is_closed()
+            && let Some(part) = part.upgrade()
+        {
+            part.on_close();
+        }
+    }
+
+    fn concerned(&self) -> MutexGuard<'_, Vec<Weak<dyn OnClose>>> {
+        // Nothing can panic while the lock is held.
+        self.concerned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The system has ended: nothing happens any more that anybody could be told of.

@@ -67,7 +67,7 @@ pub use cell::Peek;
 pub(crate) use envelope::{Aside, Envelope, Queued};
 pub use envelope::{Delivery, Held};
 pub use journal_writer::{SettledBatch, WriteBatch};
-pub(crate) use mailbox::{Address, busy};
+pub(crate) use mailbox::{Address, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
 pub use worker::Worker;

@@ -825,11 +825,11 @@ impl<M: Send + 'static> Seat<M> {
 
 /// Follows the life of the actor that has the seat.
 impl<M: Send + 'static> Listener for Seat<M> {
-    fn life(&self, _: &Arc<ActorAddress>, life: Life) {
+    fn life(self: Arc<Self>, _: &Arc<ActorAddress>, life: Life) {
         if life == Life::Ended
             && let Some(topic) = self.topic.upgrade()
         {
-            topic.remove(self, SubscriptionEnd::Cancelled);
+            topic.remove(&self, SubscriptionEnd::Cancelled);
         }
     }
 }

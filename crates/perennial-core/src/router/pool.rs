@@ -105,7 +105,8 @@ impl<A> fmt::Debug for PoolProps<A> {
 /// by its [`Supervision`]; while it restarts, messages wait in its mailbox. One that ends for good,
 /// by its supervision or by itself, is taken off the routers and replaced after a while
 /// ([`PoolProps::replace_after`]), until the pool is stopped. What waited for it is dead letters, as
-/// of any actor that ends.
+/// of any actor that ends: what must not be lost is the business of a
+/// [`WorkQueue`](crate::WorkQueue).
 pub struct Pool<A: Actor> {
     keeper: ActorRef<Keeper<A>>,
     shared: Arc<Shared>,

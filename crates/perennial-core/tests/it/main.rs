@@ -31,3 +31,4 @@ mod supervision;
 mod tentative;
 mod timers;
 mod topics;
+mod work_pulling;

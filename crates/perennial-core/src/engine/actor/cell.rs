@@ -325,7 +325,7 @@ impl<A: Actor> Base<A> {
 
     fn tell_listeners(&self, life: Life) {
         for listener in self.rest.iter().flat_map(|rest| rest.listeners.values()) {
-            listener.life(&self.address, life);
+            Arc::clone(listener).life(&self.address, life);
         }
     }
 
@@ -971,7 +971,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 Watcher::Outside(sender) => self.base.rest().watchers_outside.push(sender),
                 Watcher::Listener(number, listener) => {
                     if self.is_running() {
-                        listener.life(&self.base.address, Life::Running);
+                        Arc::clone(&listener).life(&self.base.address, Life::Running);
                     }
                     self.base.rest().listeners.insert(number, listener);
                 }

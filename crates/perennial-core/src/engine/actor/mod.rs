@@ -78,7 +78,7 @@ pub(crate) enum Watcher {
 /// A part of the system that follows the lives of actors. It is told on the actor's worker, so it
 /// must be quick.
 pub(crate) trait Listener: Send + Sync {
-    fn life(&self, actor: &Arc<ActorAddress>, life: Life);
+    fn life(self: Arc<Self>, actor: &Arc<ActorAddress>, life: Life);
 }
 
 /// What has become of an actor.
