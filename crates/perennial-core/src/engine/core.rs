@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) out: Outbox,
     /// Whether cells are forgotten as soon as they have nothing to do.
     pub(crate) draining: bool,
+    /// Whether actors are to end, so that none of them waits before it begins anew.
+    pub(crate) actors_end: bool,
     pub(crate) open_laters: usize,
     /// Whether the store failed to read when it was last asked.
     pub(crate) reads_fail: bool,
@@ -241,6 +243,7 @@ impl Core {
             stats,
             out: Outbox::default(),
             draining: false,
+            actors_end: false,
             open_laters: 0,
             reads_fail: false,
             #[cfg(feature = "defects")]

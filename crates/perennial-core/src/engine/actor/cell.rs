@@ -42,6 +42,8 @@ pub(crate) trait AnyCell: Send {
     fn later_done(&mut self, core: &mut Core, done: LaterDone);
     /// What the cell wants to happen to it.
     fn whereabouts(&self) -> Whereabouts;
+    /// Ends if it waits before it begins anew.
+    fn stop_waiting(&mut self, core: &mut Core);
     /// Ends at once, without running its code any more: its worker ends.
     fn abandon(&mut self);
 }
@@ -737,6 +739,7 @@ impl<A: Actor> ActorCell<A> {
         }
         match &self.base.phase {
             Phase::Restarting(wait) if wait.is_zero() => self.base.phase = Phase::Starting,
+            Phase::Restarting(_) if core.actors_end => self.end(core, StopReason::SystemStopped),
             &Phase::Restarting(wait) => {
                 core.start_actor_timer(wait, self.base.key, ActorTimer::Backoff);
                 self.base.phase = Phase::Backoff;
@@ -1060,6 +1063,12 @@ impl<A: Actor> AnyCell for ActorCell<A> {
             Phase::Running if self.can_handle() => Whereabouts::Runnable,
             Phase::Ended => Whereabouts::Gone,
             _ => Whereabouts::Waiting,
+        }
+    }
+
+    fn stop_waiting(&mut self, core: &mut Core) {
+        if matches!(self.base.phase, Phase::Restarting(_) | Phase::Backoff) {
+            self.stop(core, StopReason::SystemStopped, false);
         }
     }
 

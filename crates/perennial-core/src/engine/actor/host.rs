@@ -20,8 +20,6 @@ use crate::error::AskError;
 #[derive(Default)]
 pub(crate) struct ActorHost {
     cells: Slab<Box<dyn AnyCell>>,
-    /// Whether every actor is to end.
-    is_draining: bool,
 }
 
 /// An actor on its way to its worker.
@@ -174,7 +172,7 @@ impl ActorHost {
         actor.address().set_cell(index);
         entry.insert(actor.0.cell(index));
         core.stats.actors.fetch_add(1, Ordering::Relaxed);
-        if self.is_draining {
+        if core.actors_end {
             self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
         }
         self.place(core, index);
@@ -259,18 +257,19 @@ impl ActorHost {
     }
 
     /// Has every actor end: those without a parent once they have handled what waits for them, their
-    /// children with them.
+    /// children with them. Those that wait before they begin anew end at once.
     pub(crate) fn drain(&mut self, core: &mut Core) {
-        self.is_draining = true;
+        core.actors_end = true;
         let cells: Vec<usize> = self.cells.iter().map(|(index, _)| index).collect();
         for index in cells {
             let Some(cell) = self.cells.get_mut(index) else {
                 continue;
             };
+            cell.stop_waiting(core);
             if cell.base().address().parent().is_none() {
                 cell.order(core, Order::StopAfter(StopReason::SystemStopped));
-                self.place(core, index);
             }
+            self.place(core, index);
         }
     }
 
