@@ -87,7 +87,7 @@
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
@@ -101,6 +101,20 @@ pub use perennial_core::{
     Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
     RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError, StateChange,
     StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
+};
+// Plain actors.
+pub use perennial_core::{
+    Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed, DeadLetter,
+    DeadLetterReason, Directive, Failure, Outside, PendingReply, Placement, Props, Receive,
+    Received, Recipient, SpawnError, StopReason, Supervision, Terminated, WeakActorRef,
+};
+// What spreads work over them, and tells them of things.
+pub use perennial_core::{
+    AskRouter, AskWork, Assignment, Backlog, Broadcast, ConsistentHash, DiscardReason, Discarded,
+    EventStream, Group, LeastLoaded, Listing, NotAccepted, Overflow, Pool, PoolProps, Published,
+    Receptionist, RoundRobin, Router, Routing, RoutingKey, ServiceKey, SubscriberStatus,
+    Subscription, SubscriptionEnd, Topic, TopicStatus, UnhandledCommand, WorkQueue, WorkQueueProps,
+    WorkQueueStatus, WorkerStatus,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
@@ -132,6 +146,10 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
     mod keep_only_state {}
+
+    #[cfg(feature = "sqlite")]
+    #[doc = include_str!("../../../docs/guide/distribute-work.md")]
+    mod distribute_work {}
 }
 
 /// What most programs need.
