@@ -76,6 +76,15 @@ pub(crate) enum Party {
     Entity(Arc<Address>),
 }
 
+impl PartialEq for Party {
+    fn eq(&self, other: &Self) -> bool {
+        match other {
+            Self::Actor(address) => self.is_actor(address),
+            Self::Entity(address) => self.is_entity(address),
+        }
+    }
+}
+
 impl Party {
     fn is_actor(&self, address: &ActorAddress) -> bool {
         matches!(self, Self::Actor(own) if std::ptr::eq(&**own, address))

@@ -1,14 +1,17 @@
 //! Messages that were accepted and are not handled.
 
+use std::any::{TypeId, type_name};
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use perennial_persistence::telemetry::{label, metric};
 
 use crate::actor::ActorPath;
+use crate::engine::DeadLetterLog;
 use crate::engine::actor::ActorAddress;
-use std::sync::Arc;
+use crate::pubsub::Topic;
 
 /// Why a message is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +53,9 @@ impl fmt::Display for DeadLetterReason {
 }
 
 /// A message that was accepted and is not handled. The message itself is gone.
+///
+/// Published on the [`EventStream`](crate::EventStream), except for messages that are such news
+/// themselves. What a topic's subscriber did not get because it ended, or had no room, is none.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -61,44 +67,55 @@ pub struct DeadLetter {
     pub reason: DeadLetterReason,
 }
 
-/// The dead letters of a system: counted, and logged a few at a time.
+/// The dead letters of a system: counted, published, and logged a few at a time.
 pub(crate) struct DeadLetters {
     counts: [AtomicU64; DeadLetterReason::ALL.len()],
+    topic: Topic<DeadLetter>,
+    limit: DeadLetterLog,
     log: Mutex<Log>,
 }
 
 /// Lines of the log in the present interval.
+#[derive(Debug, Default)]
 struct Log {
     since: Option<Instant>,
-    lines: u32,
+    lines: u64,
     /// Not logged since.
     passed_over: u64,
 }
 
-/// At most so many lines of the log in so much time.
-const LINES: u32 = 10;
-const INTERVAL: Duration = Duration::from_secs(10);
-
 impl DeadLetters {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(limit: DeadLetterLog, topic: Topic<DeadLetter>) -> Self {
         Self {
             counts: Default::default(),
-            log: Mutex::new(Log {
-                since: None,
-                lines: 0,
-                passed_over: 0,
-            }),
+            topic,
+            limit,
+            log: Mutex::default(),
         }
     }
 
-    pub(crate) fn note(
-        &self,
-        to: &Arc<ActorAddress>,
-        message: &'static str,
-        reason: DeadLetterReason,
-    ) {
+    /// A message of type `M` is not handled.
+    pub(crate) fn note<M: 'static>(&self, to: &Arc<ActorAddress>, reason: DeadLetterReason) {
+        let message = type_name::<M>();
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
-        self.log(to, message, reason);
+        let labels = [(label::REASON, reason.as_str())];
+        metrics::counter!(metric::DEAD_LETTERS, &labels).increment(1);
+        let passed_over = self
+            .log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .line(self.limit, Instant::now());
+        if let Some(passed_over) = passed_over {
+            tracing::info!(actor = %to, message, %reason, passed_over, "a message is not handled");
+        }
+        // A subscriber that does not handle this news would get news of that, for ever.
+        if TypeId::of::<M>() != TypeId::of::<DeadLetter>() && self.topic.has_subscribers() {
+            self.topic.publish_regardless(DeadLetter {
+                to: ActorPath(Arc::clone(to)),
+                message,
+                reason,
+            });
+        }
     }
 
     /// How many there were for each reason.
@@ -108,29 +125,109 @@ impl DeadLetters {
             .into_iter()
             .map(move |reason| (reason, count(reason)))
     }
+}
 
-    fn log(&self, to: &Arc<ActorAddress>, message: &'static str, reason: DeadLetterReason) {
-        let passed_over = {
-            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let is_over = log.since.is_none_or(|since| now - since >= INTERVAL);
-            if is_over {
-                log.since = Some(now);
-                log.lines = 0;
-            }
-            if log.lines >= LINES {
-                log.passed_over += 1;
-                return;
-            }
-            log.lines += 1;
-            std::mem::take(&mut log.passed_over)
+impl Log {
+    /// One more dead letter. Gives how many were passed over before it, if it is to be logged.
+    fn line(&mut self, limit: DeadLetterLog, now: Instant) -> Option<u64> {
+        let is_over = |since| now.duration_since(since) >= limit.interval;
+        if self.since.is_none_or(is_over) {
+            self.since = Some(now);
+            self.lines = 0;
+        }
+        if self.lines >= limit.lines {
+            self.passed_over += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.passed_over))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn exactly_as_many_lines_are_logged_in_an_interval_as_the_limit_says() {
+        let limit = DeadLetterLog {
+            lines: 2,
+            interval: Duration::from_secs(10),
         };
-        tracing::info!(
-            actor = %to,
-            message,
-            %reason,
-            passed_over,
-            "a message is not handled"
-        );
+        let start = Instant::now();
+        let mut log = Log::default();
+        let mut line = |seconds| log.line(limit, start + Duration::from_secs(seconds));
+        assert_eq!([line(0), line(1)], [Some(0), Some(0)]);
+        assert_eq!([line(2), line(9)], [None, None]);
+        assert_eq!([line(10), line(11), line(19)], [Some(2), Some(0), None]);
+        assert_eq!(line(20), Some(1));
+    }
+
+    #[test]
+    fn metrics_count_by_reason() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+        use perennial_persistence::SystemClock;
+
+        use crate::engine::actor::NewAddress;
+        use crate::engine::{Assembly, Frame, Settings};
+
+        let frame = Frame {
+            workers: 1,
+            settings: Settings::default(),
+            inbox: 1,
+            ask_timeout: Duration::from_secs(1),
+            deadlines: None,
+            clock: Arc::new(SystemClock::new()),
+        };
+        let registry = Assembly::new().build(frame, || [0; 32]).registry;
+        let address = NewAddress {
+            name: Some("a".into()),
+            parent: None,
+            worker: 0,
+            mailbox: 1,
+            stops_unreferenced: false,
+        };
+        let address = Arc::new(ActorAddress::new(&registry, address));
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || {
+            let letters = registry.dead_letters();
+            letters.note::<u8>(&address, DeadLetterReason::Stopped);
+            letters.note::<u8>(&address, DeadLetterReason::Unhandled);
+            letters.note::<u16>(&address, DeadLetterReason::Stopped);
+        });
+        let mut seen: Vec<(String, u64)> = recorder
+            .snapshotter()
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .map(|(key, _, _, value)| {
+                let labels: Vec<&str> = key.key().labels().map(|label| label.value()).collect();
+                let DebugValue::Counter(count) = value else {
+                    panic!("{value:?} is no counter");
+                };
+                (format!("{} {}", key.key().name(), labels.join(" ")), count)
+            })
+            .collect();
+        seen.sort();
+        let name = "perennial_dead_letters_total";
+        let expected = [
+            (format!("{name} stopped"), 2),
+            (format!("{name} unhandled"), 1),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_limit_of_0_logs_nothing() {
+        let limit = DeadLetterLog {
+            lines: 0,
+            interval: Duration::from_millis(1),
+        };
+        let mut log = Log::default();
+        let now = Instant::now();
+        assert_eq!(log.line(limit, now), None);
+        assert_eq!(log.line(limit, now + Duration::from_secs(1)), None);
     }
 }

@@ -71,15 +71,17 @@ impl<E: EventSourced> EntityRef<E> {
         self.target.as_ref().ok()
     }
 
+    /// Its address, or what every ask fails with.
+    pub(crate) fn entity_address(&self) -> Result<&Arc<Address>, AskError> {
+        self.target.as_ref().map_err(Clone::clone)
+    }
+
     /// The entity's whole id, unless it cannot be stored.
     ///
     /// # Errors
     /// [`AskError::InvalidId`] or [`AskError::NotRegistered`]; every ask fails with the same.
     pub fn persistence_id(&self) -> Result<&PersistenceId, AskError> {
-        match &self.target {
-            Ok(address) => Ok(address.persistence_id()),
-            Err(error) => Err(error.clone()),
-        }
+        Ok(self.entity_address()?.persistence_id())
     }
 
     /// Sends a command and waits for its reply, up to the system's `ask-timeout` or

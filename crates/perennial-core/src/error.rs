@@ -8,6 +8,9 @@ use perennial_persistence::{CommandId, InvalidId, PersistenceId, SequenceNr};
 /// What is busy while a store is slow or down.
 pub(crate) const STORE_AWAY: &str = "the store";
 
+/// What is busy while a router has no routee.
+pub(crate) const NO_ROUTEE: &str = "the router";
+
 /// What is busy while what a store has of an entity is deleted.
 pub(crate) const CLEANED_UP: &str = "the entity's clean-up";
 
@@ -212,6 +215,7 @@ fn how_busy(what: &str) -> &'static str {
     match what {
         STORE_AWAY => "is slow or down",
         CLEANED_UP => "has not ended",
+        NO_ROUTEE => "has nobody to send to",
         _ => "is full",
     }
 }

@@ -156,9 +156,13 @@ pub mod engine;
 mod entity_ref;
 mod error;
 mod event_sourced;
+mod pubsub;
+mod receptionist;
 mod reply;
+mod router;
 mod runtime;
 mod system;
+mod work;
 
 pub use actor::{
     Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed, Directive,
@@ -174,7 +178,20 @@ pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
 };
+pub use pubsub::{
+    Backlog, EventStream, Overflow, Published, SubscriberStatus, Subscription, SubscriptionEnd,
+    Topic, TopicStatus, UnhandledCommand,
+};
+pub use receptionist::{Group, Listing, Receptionist, ServiceKey};
+pub use router::{
+    AskRouter, Broadcast, ConsistentHash, LeastLoaded, Pool, PoolProps, RoundRobin, Router,
+    Routing, RoutingKey,
+};
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,
     SystemStats, WorkerStatus,
+};
+pub use work::{
+    AskWork, Assignment, DiscardReason, Discarded, NotAccepted, PullingWorker, WorkQueue,
+    WorkQueueProps, WorkQueueStatus,
 };

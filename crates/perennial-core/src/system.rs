@@ -23,7 +23,11 @@ use crate::engine::{
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::pubsub::{EventStream, Topic};
+use crate::receptionist::Receptionist;
+use crate::router::{Pool, PoolProps};
 use crate::runtime::Background;
+use crate::work::{WorkQueue, WorkQueueProps};
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
 pub type OpenStore =
@@ -93,14 +97,58 @@ impl ActorSystem {
         self.inner.registry.spawn(None, props.into())
     }
 
+    /// Spawns a pool of actors without a parent, which routers send to.
+    ///
+    /// # Errors
+    /// As [`ActorSystem::spawn`].
+    pub fn spawn_pool<A: Actor>(
+        &self,
+        name: impl AsRef<str>,
+        props: PoolProps<A>,
+    ) -> Result<Pool<A>, SpawnError> {
+        Pool::spawn(&self.inner.registry, name.as_ref(), None, props).map(|(pool, _)| pool)
+    }
+
+    /// A queue of work, called `name` in logs. Clones of it are the same queue; another one with the
+    /// same name is another queue.
+    pub fn work_queue<W, R>(
+        &self,
+        name: impl AsRef<str>,
+        props: WorkQueueProps<W>,
+    ) -> WorkQueue<W, R>
+    where
+        W: Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        WorkQueue::new(&self.inner.registry, name.as_ref(), props)
+    }
+
+    /// Where actors are registered under keys, and found.
+    pub fn receptionist(&self) -> Receptionist {
+        Receptionist::new(Arc::clone(&self.inner.registry))
+    }
+
     /// The actor with a path such as `/orders/worker-1`, if there is one and it is an `A`. Actors
     /// without a name are not found.
     pub fn actor<A: Actor>(&self, path: impl AsRef<str>) -> Option<ActorRef<A>> {
         self.inner.registry.actor(path.as_ref())
     }
 
-    /// How many messages were accepted and are not handled, by reason. Each is logged at level
-    /// `info`, up to ten in ten seconds.
+    /// The topic of messages of type `M` with a name, which need not have been there before. Topics
+    /// of different types may have the same name. One that nobody holds and that has no subscriber
+    /// is forgotten, its counts with it.
+    pub fn topic<M: Clone + Send + 'static>(&self, name: impl AsRef<str>) -> Topic<M> {
+        self.inner.registry.topics().named(name.as_ref())
+    }
+
+    /// Publish and subscribe by the type of the message; dead letters and events of entities are
+    /// published there.
+    pub fn event_stream(&self) -> EventStream {
+        EventStream::new(Arc::clone(self.inner.registry.topics()))
+    }
+
+    /// How many messages were accepted and are not handled, by reason. Some of them are logged at
+    /// level `info`, as `dead-letter-log-lines` says.
     pub fn dead_letters(&self) -> Vec<(DeadLetterReason, u64)> {
         self.inner.registry.dead_letter_counts()
     }
@@ -157,6 +205,7 @@ impl ActorSystem {
                 sum.breakers_opened += report.opened;
             }
         }
+        sum.lost_by_subscribers = self.inner.registry.topics().life().lost();
         sum
     }
 
@@ -278,6 +327,9 @@ pub struct SystemStats {
     pub refused_for_store: u64,
     /// How often a worker found a store slow or down.
     pub breakers_opened: u64,
+    /// Messages that subscribers of topics and of the event stream did not get as their backlogs were
+    /// full, once for each subscriber.
+    pub lost_by_subscribers: u64,
 }
 
 /// How it stands with a worker.

@@ -20,6 +20,13 @@ pub mod metric {
     pub const STORE_BREAKER_OPENED: &str = "perennial_store_breaker_opened_total";
     /// A counter per store and worker: commands that were refused meanwhile.
     pub const STORE_BREAKER_REFUSED: &str = "perennial_store_breaker_refused_total";
+    /// A counter by reason: messages to plain actors that were accepted and are not handled.
+    pub const DEAD_LETTERS: &str = "perennial_dead_letters_total";
+    /// A counter by reason: pieces of work of work queues that nobody will do.
+    pub const WORK_DISCARDED: &str = "perennial_work_discarded_total";
+    /// A counter by what the subscriber has chosen for it: messages that a subscriber of a topic did
+    /// not get because its backlog was full.
+    pub const TOPIC_LOST: &str = "perennial_topic_lost_total";
 }
 
 /// Names of the labels of metrics.
@@ -28,6 +35,10 @@ pub mod label {
     pub const STORE: &str = "store";
     /// The number of a worker, from 0.
     pub const WORKER: &str = "worker";
+    /// Why something happened.
+    pub const REASON: &str = "reason";
+    /// What happens to a message that there is no room for.
+    pub const OVERFLOW: &str = "overflow";
 }
 
 /// Names of fields.

@@ -87,7 +87,7 @@
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
@@ -104,6 +104,14 @@ pub use perennial_core::{
     Received, Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal,
     SpawnError, StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision,
     SystemBuilder, SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
+};
+// What spreads work over them, and tells them of things.
+pub use perennial_core::{
+    AskRouter, AskWork, Assignment, Backlog, Broadcast, ConsistentHash, DiscardReason, Discarded,
+    EventStream, Group, LeastLoaded, Listing, NotAccepted, Overflow, Pool, PoolProps, Published,
+    PullingWorker, Receptionist, RoundRobin, Router, Routing, RoutingKey, ServiceKey,
+    SubscriberStatus, Subscription, SubscriptionEnd, Topic, TopicStatus, UnhandledCommand,
+    WorkQueue, WorkQueueProps, WorkQueueStatus,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
@@ -135,6 +143,10 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
     mod keep_only_state {}
+
+    #[cfg(feature = "sqlite")]
+    #[doc = include_str!("../../../docs/guide/distribute-work.md")]
+    mod distribute_work {}
 }
 
 /// What most programs need.

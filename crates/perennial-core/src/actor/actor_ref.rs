@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Receive, StopReason, Terminated};
-use crate::call::{Behalf, Call};
-use crate::engine::actor::{ActorAddress, Order, Post, Told, Watcher};
+use crate::call::{Behalf, Call, Party};
+use crate::engine::Envelope;
+use crate::engine::actor::{ActorAddress, Draw, Order, Post, Told, Watcher};
 use crate::entity_ref::{Asking, EntityRef};
 use crate::error::AskError;
 use crate::event_sourced::Handle;
@@ -62,7 +63,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit()?;
-        self.dispatch_told(message);
+        self.tell_admitted(message);
         Ok(())
     }
 
@@ -78,7 +79,7 @@ impl<A: Actor> ActorRef<A> {
         A: Receive<M>,
     {
         self.address.admit_in_time().await?;
-        self.dispatch_told(message);
+        self.tell_admitted(message);
         Ok(())
     }
 
@@ -168,12 +169,33 @@ impl<A: Actor> ActorRef<A> {
         Ok(receiver)
     }
 
-    fn dispatch_told<M: Send + 'static>(&self, message: M)
+    /// Sends a message that has a place.
+    pub(crate) fn tell_admitted<M: Send + 'static>(&self, message: M)
     where
         A: Receive<M>,
     {
         let told = Told::<A, M>::admitted(Arc::clone(&self.address), message);
         self.address.send(Box::new(told));
+    }
+
+    /// Asks a question that has a place, on behalf of `call`.
+    pub(crate) fn ask_admitted<M: Send + 'static>(
+        &self,
+        message: M,
+        timeout: Option<Duration>,
+        call: Option<Arc<Call>>,
+    ) -> Asking<A::Reply>
+    where
+        A: Receive<M>,
+    {
+        let registry = self.address.registry();
+        let (reply, receiver) = reply::ask(registry.spin_before_yield());
+        let timeout = timeout.unwrap_or(registry.ask_timeout());
+        let until = registry
+            .deadlines()
+            .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
+        self.dispatch(message, reply, Behalf { call, until });
+        Asking::sent(receiver)
     }
 
     fn dispatch<M: Send + 'static>(&self, message: M, reply: ReplyTo<A::Reply>, behalf: Behalf)
@@ -331,15 +353,7 @@ impl<A: Receive<M>, M: Send + 'static> IntoFuture for AskActor<A, M> {
         if let Err(error) = address.admit() {
             return Asking::refused(error);
         }
-        let registry = address.registry();
-        let (reply, receiver) = reply::ask(registry.spin_before_yield());
-        let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let until = registry
-            .deadlines()
-            .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
-        let behalf = Behalf { call, until };
-        self.target.dispatch(self.message, reply, behalf);
-        Asking::sent(receiver)
+        self.target.ask_admitted(self.message, self.timeout, call)
     }
 }
 
@@ -362,6 +376,19 @@ pub struct Recipient<M> {
 pub(crate) trait Takes<M>: Send + Sync {
     fn take(&self, message: M) -> Result<(), AskError>;
 
+    /// Takes a message that is kept elsewhere until it is handled. It needs no place in a mailbox,
+    /// and is dropped if it cannot be delivered.
+    ///
+    /// # Errors
+    /// When there is no room: of one who cannot leave the message where it is.
+    fn take_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError>;
+
+    /// Which actor or entity it is, if it is a single one.
+    ///
+    /// # Errors
+    /// That of a reference whose every message is refused.
+    fn party(&self) -> Result<Option<Party>, AskError>;
+
     fn describe(&self) -> String;
 }
 
@@ -378,6 +405,47 @@ impl<M> Recipient<M> {
     /// As [`ActorRef::tell`].
     pub fn tell(&self, message: M) -> Result<(), AskError> {
         self.target.take(message)
+    }
+
+    /// Sends a message that is kept elsewhere until it is handled.
+    ///
+    /// # Errors
+    /// As [`Takes::take_kept`].
+    pub(crate) fn tell_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError> {
+        self.target.take_kept(message)
+    }
+
+    /// As [`Takes::party`].
+    pub(crate) fn party(&self) -> Result<Option<Party>, AskError> {
+        self.target.party()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.target.describe()
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> From<ActorRef<A>> for Recipient<M> {
+    fn from(actor: ActorRef<A>) -> Self {
+        Self::of(actor)
+    }
+}
+
+impl<A: Receive<M>, M: Send + 'static> From<&ActorRef<A>> for Recipient<M> {
+    fn from(actor: &ActorRef<A>) -> Self {
+        Self::of(actor.clone())
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> From<EntityRef<E>> for Recipient<C> {
+    fn from(entity: EntityRef<E>) -> Self {
+        Self::of(entity)
+    }
+}
+
+impl<E: Handle<C>, C: Send + 'static> From<&EntityRef<E>> for Recipient<C> {
+    fn from(entity: &EntityRef<E>) -> Self {
+        Self::of(entity.clone())
     }
 }
 
@@ -400,6 +468,16 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
         self.tell(message)
     }
 
+    fn take_kept(&self, message: Box<dyn Draw<M>>) -> Result<(), AskError> {
+        let to = Arc::clone(&self.address);
+        self.address.send(Box::new(Post::<A, M>::kept(to, message)));
+        Ok(())
+    }
+
+    fn party(&self) -> Result<Option<Party>, AskError> {
+        Ok(Some(Party::Actor(Arc::clone(&self.address))))
+    }
+
     fn describe(&self) -> String {
         self.address.to_string()
     }
@@ -408,6 +486,18 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
 impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
     fn take(&self, command: C) -> Result<(), AskError> {
         self.tell(command)
+    }
+
+    fn take_kept(&self, command: Box<dyn Draw<C>>) -> Result<(), AskError> {
+        let address = self.entity_address()?;
+        let to = Arc::clone(address);
+        address.send(Box::new(Envelope::<E, C>::kept(to, command)));
+        Ok(())
+    }
+
+    fn party(&self) -> Result<Option<Party>, AskError> {
+        self.entity_address()
+            .map(|address| Some(Party::Entity(Arc::clone(address))))
     }
 
     fn describe(&self) -> String {

@@ -10,6 +10,7 @@ use perennial_persistence::{Timestamp, telemetry};
 use crate::actor::{Actor, ActorPath, ActorRef, Props, Receive, SpawnError};
 use crate::engine::Core;
 use crate::engine::actor::{Base, Letter, NewActor, Told};
+use crate::router::{Pool, PoolProps};
 
 /// The context of one call of an actor's code: who the actor is, its children, timers and stash, and
 /// the makers of answers.
@@ -90,6 +91,24 @@ impl<A: Actor> ActorCx<'_, A> {
         let address = child.send()?;
         self.base.add_child(Arc::clone(&address), is_in_group);
         Ok(ActorRef::new(address))
+    }
+
+    /// Spawns a pool of actors, which routers send to, as a child.
+    ///
+    /// # Errors
+    /// As [`ActorCx::spawn`].
+    pub fn spawn_pool<B: Actor>(
+        &mut self,
+        name: impl AsRef<str>,
+        props: PoolProps<B>,
+    ) -> Result<Pool<B>, SpawnError> {
+        if self.base.is_stopping() {
+            return Err(SpawnError::Stopped);
+        }
+        let parent = self.base.address();
+        let (pool, address) = Pool::spawn(parent.registry(), name.as_ref(), Some(parent), props)?;
+        self.base.add_child(address, false);
+        Ok(pool)
     }
 
     /// The children that have not ended, in the order in which they were spawned.

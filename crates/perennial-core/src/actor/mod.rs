@@ -12,6 +12,7 @@ mod failure;
 mod props;
 mod supervision;
 
+pub(crate) use actor_ref::Takes;
 pub use actor_ref::{ActorPath, ActorRef, AskActor, Recipient, WeakActorRef};
 pub use answer::{Answer, Outside, PendingReply, Received};
 pub(crate) use answer::{Asked, Continuation, Kind, LaterOptions, LaterWork, Restore, Waiting};

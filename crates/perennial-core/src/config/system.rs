@@ -73,6 +73,13 @@ pub struct SystemConfig {
     /// blocking thread goes on to its end.
     #[serde(deserialize_with = "value::duration")]
     pub later_timeout: Duration,
+    /// How many dead letters of plain actors, which are messages that were accepted and are not
+    /// handled, are named in the log in each interval. 10 by default; from 0, which names none, to
+    /// 1,000,000. The rest is counted, and its number stands in the next line.
+    pub dead_letter_log_lines: u64,
+    /// How long an interval for the log of dead letters is. 10 s by default; from 1 ms to a day.
+    #[serde(deserialize_with = "value::duration")]
+    pub dead_letter_log_interval: Duration,
     /// How long an orderly shutdown waits for commands and writes under way, and then for the store
     /// to close. 30 s by default; from 1 ms to a day. What is not done by then is abandoned, and its callers are told so; nothing
     /// acknowledged is lost.
@@ -96,6 +103,8 @@ impl Default for SystemConfig {
             blocking_threads: 64,
             later_limit: 1024,
             later_timeout: Duration::from_secs(60),
+            dead_letter_log_lines: 10,
+            dead_letter_log_interval: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -157,6 +166,16 @@ impl SystemConfig {
         within("blocking-threads", self.blocking_threads, 1..=4096)?;
         within("later-limit", self.later_limit, 1..=1_048_576)?;
         within("later-timeout", self.later_timeout, MILLISECOND..=DAY)?;
+        within(
+            "dead-letter-log-lines",
+            self.dead_letter_log_lines,
+            0..=1_000_000,
+        )?;
+        within(
+            "dead-letter-log-interval",
+            self.dead_letter_log_interval,
+            MILLISECOND..=DAY,
+        )?;
         within("shutdown-timeout", self.shutdown_timeout, MILLISECOND..=DAY)
     }
 
@@ -174,6 +193,8 @@ impl SystemConfig {
         with_blocking_threads => blocking_threads: usize,
         with_later_limit => later_limit: usize,
         with_later_timeout => later_timeout: Duration,
+        with_dead_letter_log_lines => dead_letter_log_lines: u64,
+        with_dead_letter_log_interval => dead_letter_log_interval: Duration,
         with_shutdown_timeout => shutdown_timeout: Duration,
     }
 }

@@ -169,6 +169,7 @@ fn run_workers(
         stop(&arbiters);
         // What they still held is answered when they are gone.
         let gone = timeout(GRACE, all_done.recv()).await.is_ok();
+        end.registry.end();
         let arbiters = if gone { join(arbiters) } else { arbiters };
         let stores = end.stores.clone();
         let closing = end.persistence.handle().spawn(async move {

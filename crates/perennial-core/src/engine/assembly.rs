@@ -129,6 +129,7 @@ impl Assembly {
                 spin_before_yield: settings.spin_before_yield,
                 deadlines: frame.deadlines,
             },
+            settings.dead_letter_log,
         );
         let names: &[&str] = match &*self.names {
             [] => &["the store"],

@@ -32,6 +32,7 @@ use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chai
 use crate::event_sourced::{
     Action, Body, Cx, EntityDef, EventSourced, Kept, LaterWork, Recovery, Signal, TimerOp,
 };
+use crate::pubsub::Unpublished;
 
 /// One entity.
 pub(crate) struct Cell<E: EventSourced> {
@@ -120,6 +121,8 @@ struct InFlight<E: EventSourced> {
     waiters: Vec<Box<dyn Queued<E>>>,
     /// The state right after this write, if a snapshot is due there.
     snapshot: Option<DueSnapshot>,
+    /// Its events, if somebody wants to be told of them.
+    unpublished: Option<Box<dyn Unpublished>>,
 }
 
 struct DueSnapshot {
@@ -477,7 +480,7 @@ impl<E: EventSourced> Cell<E> {
         entity: &EntityDef<E>,
         core: &mut Core,
         mut command: Box<dyn Queued<E>>,
-        body: Body<E>,
+        mut body: Body<E>,
     ) {
         if body.events.is_empty() {
             if command.needs_state()
@@ -537,10 +540,12 @@ impl<E: EventSourced> Cell<E> {
         }
 
         let snapshot = self.due_snapshot(entity, before, wants_snapshot);
+        let unpublished = self.keep_for_subscribers(entity, &mut body, before.next());
         self.in_flight.push_back(InFlight {
             last: self.seq_nr,
             waiters: Vec::new(),
             snapshot,
+            unpublished,
         });
         let lane = core.lane_of(entity.store, self.address.persistence_id().slice());
         core.gather(
@@ -656,6 +661,18 @@ impl<E: EventSourced> Cell<E> {
         }
         let payload = self.encode_state(entity)?;
         Some(DueSnapshot { payload, retention })
+    }
+
+    /// Takes the events of a write for those who want to be told of them when it is stored.
+    fn keep_for_subscribers(
+        &self,
+        entity: &EntityDef<E>,
+        body: &mut Body<E>,
+        first: SequenceNr,
+    ) -> Option<Box<dyn Unpublished>> {
+        let publisher = entity.publisher.as_ref()?;
+        let is_wanted = publisher.is_wanted(self.address.registry().topics());
+        is_wanted.then(|| publisher.keep(body.events.drain(..).collect(), first))
     }
 
     fn encode_state(&mut self, entity: &EntityDef<E>) -> Option<SerializedPayload> {
@@ -983,6 +1000,9 @@ impl<E: EventSourced> Cell<E> {
                 {
                     for waiter in write.waiters {
                         waiter.release();
+                    }
+                    if let Some(events) = write.unpublished {
+                        events.publish(self.address.persistence_id(), written.timestamp);
                     }
                     if let Some(snapshot) = write.snapshot {
                         self.save(entity, core, write.last, snapshot);

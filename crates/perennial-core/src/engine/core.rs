@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(super) own: Vec<Input>,
     /// Whether cells are forgotten as soon as they have nothing to do.
     pub(crate) draining: bool,
+    /// Whether actors are to end, so that none of them waits before it begins anew.
+    pub(crate) actors_end: bool,
     pub(crate) open_laters: usize,
     /// Whether the store failed to read when it was last asked.
     pub(crate) reads_fail: bool,
@@ -101,6 +103,26 @@ pub struct Settings {
     pub laters: usize,
     /// How long a future of `later` may take unless it says otherwise.
     pub later_timeout: Duration,
+    /// How many dead letters are logged.
+    pub dead_letter_log: DeadLetterLog,
+}
+
+/// How many dead letters are named in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetterLog {
+    /// So many lines at most, in each interval.
+    pub lines: u64,
+    /// How long an interval is.
+    pub interval: Duration,
+}
+
+impl Default for DeadLetterLog {
+    fn default() -> Self {
+        Self {
+            lines: 10,
+            interval: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Settings {
@@ -132,6 +154,10 @@ impl Settings {
             slow_handler: system.slow_handler,
             laters: system.later_limit.div_ceil(workers),
             later_timeout: system.later_timeout,
+            dead_letter_log: DeadLetterLog {
+                lines: system.dead_letter_log_lines,
+                interval: system.dead_letter_log_interval,
+            },
         }
     }
 }
@@ -168,6 +194,7 @@ impl Default for Settings {
             slow_handler: Duration::from_millis(50),
             laters: 1024,
             later_timeout: Duration::from_secs(60),
+            dead_letter_log: DeadLetterLog::default(),
         }
     }
 }
@@ -282,6 +309,7 @@ impl Core {
             handled: Vec::new(),
             own: Vec::new(),
             draining: false,
+            actors_end: false,
             open_laters: 0,
             reads_fail: false,
             #[cfg(feature = "defects")]

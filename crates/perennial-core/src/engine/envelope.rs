@@ -4,19 +4,21 @@
 //! faces that it shows on the way: a [`Delivery`] in the worker's inbox, which knows no types; a
 //! [`Queued`] in its cell, which knows the entity's type; a [`Held`] while its write is in flight.
 
-use std::any::Any;
+use std::any::{Any, TypeId, type_name};
 use std::sync::Arc;
 
 use perennial_persistence::SerializedPayload;
 
 use crate::call::{Behalf, Call, Party};
 use crate::command::{CommandKey, Identity};
+use crate::engine::actor::Draw;
 use crate::engine::mailbox::Address;
 use crate::error::AskError;
 use crate::event_sourced::{
     Body, Continuation, Cx, Effect, EventSourced, Handle, LaterWork, MakeReply, Outcome, Output,
     Restore,
 };
+use crate::pubsub::UnhandledCommand;
 use crate::reply::ReplyTo;
 
 /// A command in a worker's inbox.
@@ -127,6 +129,8 @@ pub(crate) struct Aside<R> {
 enum Stage<E: Handle<C>, C: Send + 'static> {
     /// Not handled yet.
     Command(C),
+    /// Not handled yet, and kept elsewhere until then.
+    Kept(Box<dyn Draw<C>>),
     /// Waits for its `later`; the body holds what was chained to it.
     Suspended(Continuation<E, E::Reply>, Body<E>),
     /// The `later` has come back.
@@ -177,6 +181,19 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self::put_aside(command, aside)
     }
 
+    /// A command that is kept elsewhere, where its place is counted.
+    pub(crate) fn kept(address: Arc<Address>, command: Box<dyn Draw<C>>) -> Self {
+        Self {
+            address,
+            admitted: false,
+            future_ran: false,
+            stage: Stage::Kept(command),
+            reply: ReplyTo::nobody(),
+            identity: None,
+            behalf: Behalf::default(),
+        }
+    }
+
     /// A command for the stash. Its caller may give up again and is then told that it was not
     /// handled, unless its future has run already.
     pub(crate) fn put_aside(command: C, aside: Aside<E::Reply>) -> Self {
@@ -211,6 +228,18 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
     fn take_stage(&mut self) -> Stage<E, C> {
         std::mem::replace(&mut self.stage, Stage::Empty)
     }
+
+    fn tell_unhandled(&self) {
+        // Of this news there is none, or it would go on for ever.
+        if TypeId::of::<C>() == TypeId::of::<UnhandledCommand>() {
+            return;
+        }
+        let topic = self.address.registry().topics().of_type();
+        topic.publish_regardless(UnhandledCommand {
+            persistence_id: self.address.persistence_id().clone(),
+            command: type_name::<C>(),
+        });
+    }
 }
 
 impl<E: Handle<C>, C: Send + 'static> Delivery for Envelope<E, C> {
@@ -234,7 +263,10 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
     fn release(mut self: Box<Self>) {
         let result = match self.take_stage() {
             Stage::Ready(reply) => Ok(reply),
-            Stage::Unhandled => Err(AskError::Unhandled),
+            Stage::Unhandled => {
+                self.tell_unhandled();
+                Err(AskError::Unhandled)
+            }
             Stage::Refused(error) => Err(error),
             _ => Err(AskError::NoReply),
         };
@@ -284,6 +316,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     fn handle(&mut self, state: &E, cx: &Cx<'_, E>) -> Handled<E> {
         let effect = match self.take_stage() {
             Stage::Command(command) => state.handle(command, cx),
+            Stage::Kept(command) => match command.draw() {
+                Some(command) => state.handle(command, cx),
+                None => cx.no_reply(),
+            },
             Stage::Arrived(then, chained, output) => {
                 let mut effect = then(output, state, cx);
                 effect.body.actions.extend(chained.actions);
@@ -332,7 +368,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     }
 
     fn command_name(&self) -> &'static str {
-        std::any::type_name::<C>()
+        type_name::<C>()
     }
 
     fn call(&self, is_exclusive: bool) -> Arc<Call> {

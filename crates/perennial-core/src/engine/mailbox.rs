@@ -7,7 +7,7 @@
 use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
@@ -20,10 +20,11 @@ use crate::deadline::Deadlines;
 use crate::engine::actor::{ACTORS, ActorAddress, NewActor};
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
-use crate::engine::{CellKey, Input, local};
+use crate::engine::{CellKey, DeadLetterLog, Input, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
+use crate::pubsub::{Shelf, Topics};
 
 /// What the registry has to know of an entity type.
 #[derive(Debug, Clone)]
@@ -36,6 +37,12 @@ pub struct EntityType {
     pub mailbox: usize,
     /// Whether its commands may have ids.
     pub command_ids: bool,
+}
+
+/// A part of a system that has to do something when nothing is accepted any more. It may be told
+/// twice.
+pub(crate) trait OnClose: Send + Sync {
+    fn on_close(&self);
 }
 
 /// All live addresses of a system, and the inboxes of its workers.
@@ -57,6 +64,11 @@ pub struct Registry {
     /// Actors with names, by their paths.
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
+    topics: Arc<Topics>,
+    /// What is told when the system is closed.
+    concerned: Mutex<Vec<Weak<dyn OnClose>>>,
+    /// What is registered at the receptionist.
+    services: Shelf,
     waits: Waits,
 }
 
@@ -76,6 +88,7 @@ impl Registry {
         workers: usize,
         inbox: usize,
         waits: Waits,
+        dead_letter_log: DeadLetterLog,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Input>>) {
         let (inboxes, receivers) = (0..workers)
             .map(|_| {
@@ -88,6 +101,7 @@ impl Registry {
                 (inbox, receiver)
             })
             .unzip();
+        let topics = Arc::<Topics>::default();
         let registry = Self {
             entity_types,
             addresses: DashMap::new(),
@@ -99,7 +113,10 @@ impl Registry {
             actors: AtomicU64::new(1),
             next_worker: AtomicUsize::new(0),
             names: DashMap::new(),
-            dead_letters: DeadLetters::new(),
+            dead_letters: DeadLetters::new(dead_letter_log, topics.of_type()),
+            topics,
+            concerned: Mutex::default(),
+            services: Shelf::default(),
             waits,
         };
         (Arc::new(registry), receivers)
@@ -236,7 +253,8 @@ impl Registry {
         self.live.load(Ordering::SeqCst)
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether actors are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
@@ -260,6 +278,40 @@ impl Registry {
                 address.waiting.wake_all();
             }
         }
+        let concerned = std::mem::take(&mut *self.concerned());
+        for part in concerned.iter().filter_map(Weak::upgrade) {
+            part.on_close();
+        }
+    }
+
+    /// Has something told when the system is closed; at once if it is.
+    pub(crate) fn on_close(&self, part: Weak<dyn OnClose>) {
+        {
+            let mut concerned = self.concerned();
+            // From time to time those are left out that have gone.
+            if concerned.len() == concerned.capacity() {
+                concerned.retain(|part| part.strong_count() > 0);
+            }
+            concerned.push(Weak::clone(&part));
+        }
+        if self.is_closed()
+            && let Some(part) = part.upgrade()
+        {
+            part.on_close();
+        }
+    }
+
+    fn concerned(&self) -> MutexGuard<'_, Vec<Weak<dyn OnClose>>> {
+        // Nothing can panic while the lock is held.
+        self.concerned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The system has ended: nothing happens any more that anybody could be told of.
+    pub(crate) fn end(&self) {
+        self.topics.end();
+        self.services.end();
     }
 
     /// Takes a place in a worker's inbox.
@@ -350,6 +402,14 @@ impl Registry {
 
     pub(crate) fn dead_letters(&self) -> &DeadLetters {
         &self.dead_letters
+    }
+
+    pub(crate) fn services(&self) -> &Shelf {
+        &self.services
+    }
+
+    pub(crate) fn topics(&self) -> &Arc<Topics> {
+        &self.topics
     }
 
     /// A number for a new actor.

@@ -51,6 +51,7 @@ use perennial_persistence::{
 use tokio::sync::oneshot;
 
 pub(crate) use self::core::Core;
+pub use self::core::DeadLetterLog;
 #[cfg(feature = "defects")]
 pub use self::core::Defects;
 pub use self::core::{Settings, Stats};
@@ -62,13 +63,14 @@ use crate::error::AskError;
 #[doc(hidden)]
 pub use actor::{ActorInput, ActorPeek, Newcomer, Parcel};
 pub use assembly::{Assembled, Assembly, Frame};
+pub(crate) use bound::Bound;
 pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
 pub use cell::Peek;
 pub(crate) use envelope::{Aside, Envelope, Queued};
 pub use envelope::{Delivery, Held};
 pub use journal_writer::{SettledBatch, WriteBatch};
-pub(crate) use mailbox::Address;
+pub(crate) use mailbox::{Address, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
 pub use worker::Worker;

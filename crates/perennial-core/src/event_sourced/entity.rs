@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::config::EntityConfig;
 use crate::durable_state::StateAsEvents;
 use crate::event_sourced::{Cx, EventSourced, Recovery, Retention, Signal};
+use crate::pubsub::{PublishEvents, ToStream};
 
 /// Gives the tags of an event; the state is the one right after it.
 pub(crate) type Tag<E> = Arc<dyn Fn(&E, &<E as EventSourced>::Event) -> Vec<String> + Send + Sync>;
@@ -34,6 +35,9 @@ pub(crate) type Tell<E> = Arc<
 /// Takes signals.
 pub(crate) type OnSignal<E> = Arc<dyn Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync>;
 
+/// Publishes events.
+pub(crate) type Publisher<E> = Arc<dyn PublishEvents<<E as EventSourced>::Event>>;
+
 /// An entity type as it is given to the system: its services, codecs and settings.
 ///
 /// Settings made here are defaults; `[entity.<TYPE>]` in the configuration file wins. The ranges and
@@ -47,6 +51,8 @@ pub struct Entity<E: EventSourced> {
     snapshot_when: Option<SnapshotWhen<E>>,
     on_signal: Option<OnSignal<E>>,
     tell: Option<Tell<E>>,
+    /// Makes a publisher for a system.
+    publisher: Option<fn() -> Publisher<E>>,
     recovery: Recovery,
     kept: Kept,
     config: EntityConfig,
@@ -83,6 +89,7 @@ impl<E: EventSourced> Entity<E> {
             snapshot_when: None,
             on_signal: None,
             tell: None,
+            publisher: None,
             recovery: Recovery::Latest,
             config: EntityConfig::default(),
         }
@@ -146,6 +153,20 @@ impl<E: EventSourced> Entity<E> {
         on_signal: impl Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync + 'static,
     ) -> Self {
         self.on_signal = Some(Arc::new(on_signal));
+        self
+    }
+
+    /// Publishes each event on the system's [`EventStream`](crate::EventStream) once it is stored, as
+    /// [`Published`](crate::Published). Of a durable state that is each change.
+    ///
+    /// While nobody subscribes, events are not even kept for it. A subscriber gets those of every
+    /// command that is sent after it has subscribed.
+    #[must_use]
+    pub fn publish_events(mut self) -> Self
+    where
+        E::Event: Sync,
+    {
+        self.publisher = Some(|| Arc::new(ToStream::default()));
         self
     }
 
@@ -314,6 +335,7 @@ impl<E: EventSourced> Entity<E> {
             on_signal: self.on_signal.clone(),
             tell: self.tell.clone(),
             kept: self.kept,
+            publisher: self.publisher.map(|publisher| publisher()),
             recovery: self.recovery,
             config,
         }
@@ -331,6 +353,7 @@ impl<E: EventSourced> Clone for Entity<E> {
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
             tell: self.tell.clone(),
+            publisher: self.publisher,
             recovery: self.recovery,
             kept: self.kept,
             config: self.config.clone(),
@@ -362,6 +385,7 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) on_signal: Option<OnSignal<E>>,
     pub(crate) tell: Option<Tell<E>>,
     pub(crate) kept: Kept,
+    pub(crate) publisher: Option<Publisher<E>>,
     pub(crate) recovery: Recovery,
     pub(crate) config: EntityConfig,
 }

@@ -7,8 +7,12 @@ use crate::actor_fixture::{Lines, Teller, count, quickly, run, teller};
 use crate::fixture::DEADLINE;
 
 async fn system() -> ActorSystem {
+    system_of(2).await
+}
+
+pub(crate) async fn system_of(workers: u32) -> ActorSystem {
     ActorSystem::in_memory(ConfigSource::empty())
-        .set("system.workers", 2)
+        .set("system.workers", workers)
         .expect("a key")
         .start()
         .await
@@ -170,4 +174,44 @@ async fn an_ask_that_waits_for_itself_fails_at_once_with_its_path() {
     };
     assert_eq!(answer, Ok(Ok(Err(cycle))));
     system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_an_actor_that_waits_before_it_begins_anew() {
+    let hour = Duration::from_secs(3600);
+    let (system, actor, lines) = one(Supervision::restart().backoff(hour, hour)).await;
+    // A child of another one, whose failure comes while the system stops.
+    let (props, _lines_of_parent) = teller();
+    let parent = system.spawn("parent", props).expect("the name is free");
+    let (props, _lines_of_child) = teller();
+    let child = parent
+        .ask(run(move |_, cx| {
+            let props = props.supervision(Supervision::restart().backoff(hour, hour));
+            let child = cx.spawn("child", props)?;
+            cx.reply(child)
+        }))
+        .await
+        .expect("it answers");
+    let fail = || run::<()>(|_, _| Err(Failure::new("broken")));
+    actor.tell(fail()).expect("there is room");
+    assert_eq!(next(&lines), "restarting: broken");
+    let waiting = actor.ask(count()).into_future();
+    let (release, held) = mpsc::channel::<()>();
+    child
+        .tell(run(move |_, _| {
+            let _ = held.recv_timeout(DEADLINE);
+            Err::<perennial_core::Answer<_, ()>, _>(Failure::new("broken"))
+        }))
+        .expect("there is room");
+    let late = child.ask(count()).into_future();
+    let stopping = tokio::spawn({
+        let system = system.clone();
+        async move { system.shutdown().await }
+    });
+    let answer = tokio::time::timeout(DEADLINE, waiting).await;
+    assert_eq!(answer, Ok(Err(AskError::Stopped)));
+    drop(release);
+    let answer = tokio::time::timeout(DEADLINE, late).await;
+    assert_eq!(answer, Ok(Err(AskError::Stopped)));
+    stopping.await.expect("no panic").expect("in time");
 }

@@ -694,11 +694,15 @@ pub(crate) struct LogLine {
 
 /// All that the tests of this process have logged about one entity.
 pub(crate) fn log_of(entity_id: &str) -> Vec<LogLine> {
-    let wanted = id(entity_id).to_string();
+    log_where("persistence_id", &id(entity_id).to_string())
+}
+
+/// All that the tests of this process have logged with a field.
+pub(crate) fn log_where(field: &str, value: &str) -> Vec<LogLine> {
     let lines = lock(log()).clone();
     lines
         .into_iter()
-        .filter(|line| line.fields.get("persistence_id") == Some(&wanted))
+        .filter(|line| line.fields.get(field).is_some_and(|found| found == value))
         .collect()
 }
 

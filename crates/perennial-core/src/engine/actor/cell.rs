@@ -20,7 +20,9 @@ use crate::actor::{
     Props, Restarts, StopReason, Terminated, Waiting,
 };
 use crate::dead_letters::DeadLetterReason;
-use crate::engine::actor::{ACTORS, ActorAddress, Concerns, Letter, Order, Parcel, Step, Watcher};
+use crate::engine::actor::{
+    ACTORS, ActorAddress, Concerns, Letter, Life, Listener, NewChild, Order, Parcel, Step, Watcher,
+};
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
@@ -46,6 +48,8 @@ pub(crate) trait AnyCell: Any + Send {
     fn later_done(&mut self, core: &mut Core, done: LaterDone);
     /// What the cell wants to happen to it.
     fn whereabouts(&self) -> Whereabouts;
+    /// Ends if it waits before it begins anew.
+    fn stop_waiting(&mut self, core: &mut Core);
     /// Ends at once, without running its code any more: its worker ends.
     fn abandon(&mut self);
 }
@@ -132,6 +136,7 @@ struct Rest<A: Actor> {
     children: BTreeMap<u64, Child>,
     watchers: BTreeMap<u64, Arc<ActorAddress>>,
     watchers_outside: Vec<oneshot::Sender<StopReason>>,
+    listeners: BTreeMap<u64, Arc<dyn Listener>>,
     /// Until the news of their end is handled.
     watching: BTreeMap<u64, Arc<ActorAddress>>,
     timers: Vec<UserTimer<A>>,
@@ -147,6 +152,7 @@ impl<A: Actor> Default for Rest<A> {
             children: BTreeMap::new(),
             watchers: BTreeMap::new(),
             watchers_outside: Vec::new(),
+            listeners: BTreeMap::new(),
             watching: BTreeMap::new(),
             timers: Vec::new(),
             open: Vec::new(),
@@ -350,6 +356,12 @@ impl<A: Actor> Base<A> {
         }
     }
 
+    fn tell_listeners(&self, life: Life) {
+        for listener in self.rest.iter().flat_map(|rest| rest.listeners.values()) {
+            Arc::clone(listener).life(&self.address, life);
+        }
+    }
+
     /// Whether something keeps messages waiting.
     fn is_held(&self) -> bool {
         let rest = self.rest.as_ref();
@@ -372,8 +384,13 @@ impl<A: Actor> AnyBase for Base<A> {
 }
 
 impl<A: Actor> ActorCell<A> {
-    pub(crate) fn new(index: usize, address: Arc<ActorAddress>, props: Props<A>) -> Self {
-        Self {
+    pub(crate) fn new(
+        index: usize,
+        address: Arc<ActorAddress>,
+        props: Props<A>,
+        children: Vec<NewChild>,
+    ) -> Self {
+        let mut cell = Self {
             actor: None,
             queue: VecDeque::new(),
             base: Base {
@@ -390,7 +407,14 @@ impl<A: Actor> ActorCell<A> {
                 unstash: false,
                 rest: None,
             },
+        };
+        for child in children {
+            // One that has ended has told nobody, as this cell was not there.
+            if !child.address.has_ended() {
+                cell.base.add_child(child.address, child.is_in_group);
+            }
         }
+        cell
     }
 
     pub(super) fn peek(&self) -> ActorPeek<'_, A> {
@@ -428,7 +452,12 @@ impl<A: Actor> ActorCell<A> {
             started.unwrap_or(Ok(()))
         });
         match started {
-            Ok(()) => self.after(core),
+            Ok(()) => {
+                self.after(core);
+                if self.is_running() {
+                    self.base.tell_listeners(Life::Running);
+                }
+            }
             Err(failure) => {
                 // One that cannot start does not come to the end that waits behind its messages.
                 self.base.stop |= self.is_to_stop();
@@ -740,6 +769,7 @@ impl<A: Actor> ActorCell<A> {
         self.base.unstash = false;
         // The fresh value does not know of it.
         self.unstash();
+        self.base.tell_listeners(Life::Restarting);
         self.go_on_without_children(core);
     }
 
@@ -796,6 +826,7 @@ impl<A: Actor> ActorCell<A> {
         }
         match &self.base.phase {
             Phase::Restarting(wait) if wait.is_zero() => self.base.phase = Phase::Starting,
+            Phase::Restarting(_) if core.actors_end => self.end(core, StopReason::SystemStopped),
             &Phase::Restarting(wait) => {
                 core.start_actor_timer(wait, self.base.key, ActorTimer::Backoff);
                 self.base.phase = Phase::Backoff;
@@ -852,6 +883,9 @@ impl<A: Actor> ActorCell<A> {
         }
         for watcher in rest.watchers_outside {
             let _ = watcher.send(reason.clone());
+        }
+        for listener in rest.listeners.into_values() {
+            listener.life(&address, Life::Ended);
         }
         if let Some(parent) = address.parent() {
             parent.order(Order::ChildEnded(Arc::clone(&address)));
@@ -1041,10 +1075,17 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     }
                     watchers.push(sender);
                 }
+                Watcher::Listener(number, listener) => {
+                    if self.is_running() {
+                        Arc::clone(&listener).life(&self.base.address, Life::Running);
+                    }
+                    self.base.rest().listeners.insert(number, listener);
+                }
             },
             Order::Unwatch(uid) => {
                 if let Some(rest) = &mut self.base.rest {
                     rest.watchers.remove(&uid);
+                    rest.listeners.remove(&uid);
                 }
             }
             Order::Terminated(address, reason) => self.terminated(address, reason),
@@ -1127,6 +1168,12 @@ impl<A: Actor> AnyCell for ActorCell<A> {
             Phase::Running if self.can_handle() => Whereabouts::Runnable,
             Phase::Ended => Whereabouts::Gone,
             _ => Whereabouts::Waiting,
+        }
+    }
+
+    fn stop_waiting(&mut self, core: &mut Core) {
+        if matches!(self.base.phase, Phase::Restarting(_) | Phase::Backoff) {
+            self.stop(core, StopReason::SystemStopped, false);
         }
     }
 

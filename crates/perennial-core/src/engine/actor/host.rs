@@ -20,8 +20,6 @@ use crate::error::AskError;
 #[derive(Default)]
 pub(crate) struct ActorHost {
     cells: Slab<Box<dyn AnyCell>>,
-    /// Whether every actor is to end.
-    is_draining: bool,
 }
 
 /// An actor on its way to its worker. Dropped there, it has ended.
@@ -63,6 +61,16 @@ trait AnyNewActor: Send {
 pub(crate) struct NewActor<A: Actor> {
     address: Arc<ActorAddress>,
     props: Props<A>,
+    /// Actors that were sent before it and are its children from the start.
+    children: Vec<NewChild>,
+}
+
+/// A child that is there before its parent.
+#[derive(Clone)]
+pub(crate) struct NewChild {
+    pub(crate) address: Arc<ActorAddress>,
+    /// Whether it shares the fate of its siblings.
+    pub(crate) is_in_group: bool,
 }
 
 impl<A: Actor> NewActor<A> {
@@ -102,7 +110,17 @@ impl<A: Actor> NewActor<A> {
         if name.is_some() {
             registry.name_actor(&address, TypeId::of::<A>())?;
         }
-        Ok(Self { address, props })
+        Ok(Self {
+            address,
+            props,
+            children: Vec::new(),
+        })
+    }
+
+    /// Gives it children that were sent before it, so that it never ends without them.
+    pub(crate) fn with_children(mut self, children: Vec<NewChild>) -> Self {
+        self.children = children;
+        self
     }
 
     /// Sends it to its worker. Gives where it is reached.
@@ -126,6 +144,16 @@ impl<A: Actor> NewActor<A> {
         }
     }
 
+    pub(crate) fn address(&self) -> &Arc<ActorAddress> {
+        &self.address
+    }
+
+    /// It is not sent after all; its name is free again.
+    pub(crate) fn give_up(self) {
+        self.address.registry().add_actor();
+        self.address.end();
+    }
+
     pub(crate) fn is_in_group(&self) -> bool {
         let supervision = self.props.options.supervision.as_ref();
         supervision.is_some_and(|supervision| supervision.is_group())
@@ -134,7 +162,12 @@ impl<A: Actor> NewActor<A> {
 
 impl<A: Actor> AnyNewActor for NewActor<A> {
     fn cell(self: Box<Self>, index: usize) -> Box<dyn AnyCell> {
-        Box::new(ActorCell::new(index, self.address, self.props))
+        Box::new(ActorCell::new(
+            index,
+            self.address,
+            self.props,
+            self.children,
+        ))
     }
 }
 
@@ -155,7 +188,7 @@ impl ActorHost {
         newcomer.address.set_cell(index);
         entry.insert(actor.cell(index));
         core.stats.actors.fetch_add(1, Ordering::Relaxed);
-        if self.is_draining {
+        if core.actors_end {
             self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
         }
         self.place(core, index);
@@ -235,18 +268,19 @@ impl ActorHost {
     }
 
     /// Has every actor end: those without a parent once they have handled what waits for them, their
-    /// children with them.
+    /// children with them. Those that wait before they begin anew end at once.
     pub(crate) fn drain(&mut self, core: &mut Core) {
-        self.is_draining = true;
+        core.actors_end = true;
         let cells: Vec<usize> = self.cells.iter().map(|(index, _)| index).collect();
         for index in cells {
             let Some(cell) = self.cells.get_mut(index) else {
                 continue;
             };
+            cell.stop_waiting(core);
             if cell.base().address().parent().is_none() {
                 cell.order(core, Order::StopAfter(StopReason::SystemStopped));
-                self.place(core, index);
             }
+            self.place(core, index);
         }
     }
 

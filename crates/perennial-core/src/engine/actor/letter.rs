@@ -63,6 +63,13 @@ pub(crate) trait Letter<A: Actor>: Send {
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 }
 
+/// A message that is kept elsewhere until its handler runs. One that is dropped before was not
+/// delivered, which is its keeper's to know: it is no dead letter.
+pub(crate) trait Draw<M>: Send {
+    /// The message, unless there is none for this any more.
+    fn draw(self: Box<Self>) -> Option<M>;
+}
+
 /// What is left to do after a handler. With a letter, that one goes on in the place of the one that
 /// was handled.
 pub(crate) enum Step<A: Actor> {
@@ -76,7 +83,7 @@ pub(crate) enum Step<A: Actor> {
 
 /// A message that nobody waits for, which is most of them: as small as can be. It becomes a
 /// [`Post`] when more is to be kept of it.
-pub(crate) struct Told<A, M> {
+pub(crate) struct Told<A: Receive<M>, M: Send + 'static> {
     to: Arc<ActorAddress>,
     /// Whether it holds a place in the mailbox.
     admitted: bool,
@@ -191,7 +198,7 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
     }
 }
 
-impl<A, M> Drop for Told<A, M> {
+impl<A: Receive<M>, M: Send + 'static> Drop for Told<A, M> {
     fn drop(&mut self) {
         if self.admitted {
             self.to.leave(1);
@@ -203,9 +210,9 @@ impl<A, M> Drop for Told<A, M> {
     }
 }
 
-fn note_dead<M>(to: &Arc<ActorAddress>, reason: DeadLetterReason) {
+fn note_dead<M: Send + 'static>(to: &Arc<ActorAddress>, reason: DeadLetterReason) {
     let dead_letters = to.registry().dead_letters();
-    dead_letters.note(to, type_name::<M>(), reason);
+    dead_letters.note::<M>(to, reason);
 }
 
 /// Puts a letter where the actor's cell wants it.
@@ -233,6 +240,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
 enum Stage<A: Receive<M>, M: Send + 'static> {
     /// Not handled yet.
     Message(M),
+    /// Not handled yet, and kept elsewhere until then.
+    Kept(Box<dyn Draw<M>>),
     /// Waits for what runs outside.
     Suspended(Continuation<A, A::Reply>),
     /// That has come back.
@@ -288,9 +297,22 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
     /// Counts the message as a dead letter; once.
     fn is_dead(&mut self, reason: DeadLetterReason) {
         let is_counted = std::mem::replace(&mut self.is_counted, true);
-        // Whoever asked and has gone knows that it was not handled.
-        if !is_counted && !self.reply.is_abandoned() {
+        // Whoever asked and has gone knows that it was not handled, and so does whoever keeps it.
+        if !is_counted && !self.reply.is_abandoned() && !matches!(self.stage, Stage::Kept(_)) {
             note_dead::<M>(&self.to, reason);
+        }
+    }
+
+    /// A message that is kept elsewhere, where its place is counted.
+    pub(crate) fn kept(to: Arc<ActorAddress>, message: Box<dyn Draw<M>>) -> Self {
+        Self {
+            to,
+            admitted: false,
+            future_ran: false,
+            is_counted: false,
+            stage: Stage::Kept(message),
+            reply: ReplyTo::nobody(),
+            behalf: Behalf::default(),
         }
     }
 
@@ -370,6 +392,10 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
     fn handle(&mut self, actor: &mut A, cx: &mut ActorCx<'_, A>) -> Result<Step<A>, Failure> {
         let received = match self.take_stage() {
             Stage::Message(message) => actor.receive(message, cx),
+            Stage::Kept(message) => match message.draw() {
+                Some(message) => actor.receive(message, cx),
+                None => return Ok(Step::Done),
+            },
             Stage::Arrived(then, output) => then(output, actor, cx),
             // Only messages and what has come back stand in a mailbox.
             _ => cx.unhandled(),

@@ -23,9 +23,9 @@ pub(crate) use address::{ActorAddress, NewAddress};
 pub use cell::ActorPeek;
 pub(crate) use cell::{ActorTimer, Base};
 pub use host::Newcomer;
-pub(crate) use host::{ActorHost, NewActor};
+pub(crate) use host::{ActorHost, NewActor, NewChild};
 pub use letter::Parcel;
-pub(crate) use letter::{Letter, Post, Step, Told, put_aside};
+pub(crate) use letter::{Draw, Letter, Post, Step, Told, put_aside};
 
 /// The host of actors, beside those of entity types, in a [`CellKey`](crate::engine::CellKey).
 pub(crate) const ACTORS: usize = usize::MAX;
@@ -87,6 +87,24 @@ pub(crate) enum Concerns {
 pub(crate) enum Watcher {
     Actor(Arc<ActorAddress>),
     Outside(oneshot::Sender<StopReason>),
+    /// Part of the system, by the number under which it can be taken back.
+    Listener(u64, Arc<dyn Listener>),
+}
+
+/// A part of the system that follows the lives of actors. It is told on the actor's worker, so it
+/// must be quick.
+pub(crate) trait Listener: Send + Sync {
+    fn life(self: Arc<Self>, actor: &Arc<ActorAddress>, life: Life);
+}
+
+/// What has become of an actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It handles messages, from its start or a restart on, or from before it was listened to.
+    Running,
+    /// It has failed and begins anew: the value is gone, what waits in its mailbox is not.
+    Restarting,
+    Ended,
 }
 
 impl std::fmt::Debug for ActorInput {
