@@ -8,6 +8,7 @@ mod flights_outages;
 mod guide;
 mod postgres_outages;
 mod repeated_requests;
+mod signals;
 mod starts;
 mod two_systems_one_database;
 

@@ -158,6 +158,7 @@ mod error;
 mod event_sourced;
 mod reply;
 mod runtime;
+mod shutdown;
 mod system;
 
 pub use actor::{
@@ -173,6 +174,10 @@ pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+};
+pub use shutdown::{
+    AddTaskError, CoordinatedShutdown, PhaseReport, ShutdownPhase, ShutdownReason, ShutdownReport,
+    ShutdownTask, TaskError, TaskOutcome, TaskRegistration, UnfinishedEntity,
 };
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,

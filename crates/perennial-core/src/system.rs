@@ -2,10 +2,12 @@
 
 use std::any::TypeId;
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use perennial_persistence::{
     BoxFuture, Clock, OpenError, PageLimit, PersistenceId, SEPARATOR, Store, SystemClock, Timestamp,
 };
@@ -14,7 +16,9 @@ use tokio::sync::watch;
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
 use crate::cleanup::{Cleanup, SystemPlace};
-use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
+use crate::config::{
+    ConfigError, ConfigSource, EntityConfig, PersistenceConfig, ShutdownConfig, SystemConfig,
+};
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
@@ -26,6 +30,9 @@ use crate::engine::{
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
 use crate::runtime::Background;
+use crate::shutdown::{
+    CoordinatedShutdown, Course, ShutdownReason, ShutdownReport, Signals, Tasks,
+};
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
 pub type OpenStore =
@@ -45,7 +52,8 @@ pub trait StorePlugin: fmt::Debug + Send + Sync {
 
 /// A running actor system. Cheap to clone; all clones are the same system.
 ///
-/// End it with [`ActorSystem::shutdown`]. When the last clone is dropped without that, the system
+/// End it with [`ActorSystem::shutdown`], or let it run until a signal comes
+/// ([`ActorSystem::run_until_signal`]). When the last clone is dropped without that, the system
 /// flushes and ends in the background.
 #[derive(Clone)]
 pub struct ActorSystem {
@@ -213,8 +221,49 @@ impl ActorSystem {
         stores.flat_map(|store| store.warnings()).collect()
     }
 
-    /// Ends the system: refuses new commands as `Stopped`, handles those that wait, flushes every
-    /// write, ends the workers, and closes the store last.
+    /// The shutdown of the system: tasks of the program in its phases, its reason, and a report of
+    /// what was cut off.
+    pub fn coordinated_shutdown(&self) -> CoordinatedShutdown {
+        CoordinatedShutdown::new(self.clone())
+    }
+
+    /// Runs until SIGTERM or ctrl-c comes, then shuts the system down in a coordinated way and gives
+    /// the report. When the system is shut down for another reason, that is the end as well.
+    ///
+    /// Signals are waited for from this call on. Another ctrl-c while the system ends, ends the
+    /// process at once, whatever hangs; another SIGTERM does nothing. Once nobody waits here any
+    /// more, both do what they do without perennial. Works on any executor. Without Unix there is
+    /// ctrl-c only.
+    ///
+    /// # Errors
+    /// When the operating system gives no signals, with the system as it was; [`ShutdownError`] as
+    /// the inner error otherwise, as [`CoordinatedShutdown::run`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: signals are not waited for any more then, and a shutdown that has begun goes on.
+    pub fn run_until_signal(
+        &self,
+    ) -> impl Future<Output = std::io::Result<Arc<ShutdownReport>>> + Send + use<> {
+        let signals = Signals::wait_on(&self.inner.tasks);
+        let system = self.clone();
+        async move {
+            let mut signals = signals?;
+            let reason = {
+                let ended = pin!(system.wait_for_end());
+                match select(pin!(signals.first()), ended).await {
+                    Either::Left((reason, _)) => reason,
+                    Either::Right((report, _)) => return report.map_err(std::io::Error::other),
+                }
+            };
+            tracing::info!(system = system.inner.name, %reason, "a signal has come");
+            let report = system.coordinated_shutdown().run(reason).await;
+            report.map_err(std::io::Error::other)
+        }
+    }
+
+    /// Ends the system, as a [coordinated shutdown](Self::coordinated_shutdown) with the reason
+    /// "program": runs the program's tasks, refuses new commands as `Stopped`, handles those that
+    /// wait, flushes every write, ends the workers, and closes the store last.
     ///
     /// Stashed commands, and those of entities that wait after a failure, are answered `Stopped`.
     /// A second call, or one on another clone, waits for the same end and says the same of it.
@@ -224,18 +273,28 @@ impl ActorSystem {
     /// long once more to close; the system is ended all the same. Commands that were waiting are
     /// answered `Stopped`, those that were being handled `Unknown`. A handler that does not return
     /// keeps its thread; its callers, and those who wait behind it, reach their own deadlines.
+    /// [`ShutdownError::Tasks`] when a task of the program did not succeed.
     ///
     /// # Cancel safety
     /// Cancel safe: the system goes on to its end in the background.
     pub async fn shutdown(&self) -> Result<(), ShutdownError> {
-        self.inner.end();
+        self.begin_shutdown(ShutdownReason::Program);
+        self.wait_for_end().await?.result()
+    }
+
+    pub(crate) fn begin_shutdown(&self, reason: ShutdownReason) {
+        self.inner.end(reason);
+    }
+
+    pub(crate) fn shutdown_tasks(&self) -> &Arc<Tasks> {
+        &self.inner.shutdown
+    }
+
+    pub(crate) async fn wait_for_end(&self) -> Result<Arc<ShutdownReport>, ShutdownError> {
         let mut ended = self.inner.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(true)) => Ok(()),
-            Ok(_) => Err(ShutdownError::TimedOut {
-                timeout: self.inner.shutdown_timeout,
-            }),
-            Err(_) => Err(ShutdownError::Panicked),
+            Ok(Some(report)) => Ok(Arc::clone(report)),
+            _ => Err(ShutdownError::Panicked),
         }
     }
 }
@@ -339,10 +398,14 @@ struct Inner {
     /// Where database futures run.
     persistence: Handle,
     stats: Vec<Arc<Stats>>,
+    /// Where futures of `later` and tasks of the shutdown run.
+    tasks: Handle,
+    shutdown: Arc<Tasks>,
     shutdown_timeout: Duration,
+    shutdown_config: ShutdownConfig,
     running: Mutex<Option<Running>>,
-    /// Whether it ended in time, once it has ended.
-    ended: watch::Receiver<Option<bool>>,
+    /// What became of it, once it has ended.
+    ended: watch::Receiver<Option<Arc<ShutdownReport>>>,
 }
 
 /// What ends with the system.
@@ -351,12 +414,12 @@ struct Running {
     deadlines: deadline::Running,
     persistence: Background,
     tasks: Background,
-    ended: watch::Sender<Option<bool>>,
+    ended: watch::Sender<Option<Arc<ShutdownReport>>>,
 }
 
 impl Inner {
     /// Begins the end, unless it has begun.
-    fn end(&self) {
+    fn end(&self, reason: ShutdownReason) {
         let running = self
             .running
             .lock()
@@ -365,13 +428,17 @@ impl Inner {
         let Some(running) = running else {
             return;
         };
-        // Actors may still ask entities while they end.
-        if !self.registry.stop_actors() {
+        tracing::info!(system = self.name, %reason, "stopping");
+        // Whoever comes after this call is refused, unless services are to end first. Actors may
+        // still ask entities while they end.
+        if !self.shutdown.begin(reason) && !self.registry.stop_actors() {
             self.registry.close();
         }
-        tracing::info!(system = self.name, "stopping");
+        let tasks = Arc::clone(&self.shutdown);
         running.engine.end(End {
+            course: Course::begin(tasks, self.shutdown_config.clone(), self.tasks.clone()),
             registry: Arc::clone(&self.registry),
+            stats: self.stats.clone(),
             stores: self.stores.clone(),
             persistence: running.persistence,
             tasks: running.tasks,
@@ -384,7 +451,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.end();
+        self.end(ShutdownReason::Dropped);
     }
 }
 
@@ -400,6 +467,12 @@ pub enum ShutdownError {
     TimedOut {
         /// The time that was given.
         timeout: Duration,
+    },
+    /// Tasks of the program did not succeed; the system itself ended in an orderly way.
+    #[error("tasks of the shutdown failed or were cut off: {}", tasks.join(", "))]
+    Tasks {
+        /// Their names, each behind its phase.
+        tasks: Vec<String>,
     },
     /// The thread that ends the others panicked.
     #[error("the thread that ends the system panicked; its threads may be left")]
@@ -468,6 +541,7 @@ impl SystemBuilder {
     /// open already is not closed then.
     pub async fn start(self) -> Result<ActorSystem, StartError> {
         let system = SystemConfig::read(&self.source)?;
+        let shutdown_config = ShutdownConfig::read(&self.source)?;
         let persistence = PersistenceConfig::read(&self.source)?;
         let configs = self.entity_configs()?;
         let opens = self.choose_stores(&persistence, &configs)?;
@@ -560,7 +634,10 @@ impl SystemBuilder {
                 kept_in,
                 persistence: persistence_runtime.handle().clone(),
                 stats,
+                tasks: tasks.handle().clone(),
+                shutdown: Arc::default(),
                 shutdown_timeout: system.shutdown_timeout,
+                shutdown_config,
                 running: Mutex::new(Some(Running {
                     engine,
                     deadlines,

@@ -87,7 +87,7 @@
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
@@ -97,10 +97,15 @@ pub use futures_executor::block_on;
 pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
-    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, Durable, DurableState, Effect,
-    Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
-    RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError, StateChange,
-    StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
+    Actor, ActorCx, ActorPath, ActorRef, ActorSystem, ActorTimers, AddTaskError, Answer, Ask,
+    AskActor, AskError, AskOnce, Asking, BreakerState, ChildFailed, CoordinatedShutdown, Cx,
+    DeadLetter, DeadLetterReason, Directive, Durable, DurableState, Effect, Entity, EntityRef,
+    EventSourced, Failure, Handle, OpenStore, Outside, PendingReply, PersistFailed, PersistFailure,
+    PhaseReport, Placement, Props, Receive, Received, Recipient, Recovery, RecoveryFailed,
+    Repeatable, Retention, ShutdownError, ShutdownPhase, ShutdownReason, ShutdownReport,
+    ShutdownTask, Signal, SpawnError, StartError, StateChange, StopReason, StorePlugin,
+    StoreStatus, Supervision, SystemBuilder, SystemStats, TaskError, TaskOutcome, TaskRegistration,
+    Terminated, Then, Timers, UnfinishedEntity, WeakActorRef, engine,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
@@ -137,8 +142,8 @@ mod guide {
 /// What most programs need.
 pub mod prelude {
     pub use crate::{
-        ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity, EntityRef, EventSourced,
-        FromConfig, Handle,
+        Actor, ActorCx, ActorRef, ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity,
+        EntityRef, EventSourced, FromConfig, Handle, Receive, Received,
     };
 }
 

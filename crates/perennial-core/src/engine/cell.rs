@@ -1684,6 +1684,18 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
+    /// How many commands wait and how many have begun, of those whose callers have no answer yet.
+    pub(crate) fn unfinished(&self) -> (usize, usize) {
+        let queued = self.queue.iter();
+        let arrived = queued.filter(|command| command.has_arrived()).count();
+        let writes = self.in_flight.iter();
+        let held: usize = writes.map(|write| 1 + write.waiters.len()).sum();
+        let barrier = self.barrier.as_ref();
+        let later = usize::from(barrier.is_some_and(|barrier| barrier.later.is_some()));
+        let waiting = self.queue.len() - arrived + self.stash.len();
+        (waiting, held + later + arrived + self.laters.len())
+    }
+
     /// The system stops: what waits for something that will not come any more is refused.
     pub(crate) fn drain(&mut self, core: &mut Core) {
         self.cancel_timers(core);

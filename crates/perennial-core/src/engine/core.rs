@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perennial_persistence::{Clock, Error, PageLimit, PersistenceId, Slice, Timestamp, WriterId};
@@ -137,6 +137,36 @@ pub struct Stats {
     pub slow_handlers: AtomicU64,
     /// How it stands with the way to each store.
     pub breakers: Vec<BreakerView>,
+    /// Whose code runs.
+    pub(crate) inside: Inside,
+}
+
+/// The cell whose share of a turn a worker runs, to be seen while it does not return.
+#[derive(Debug, Default)]
+pub(crate) struct Inside(AtomicU64);
+
+impl Inside {
+    const CELLS: u32 = 48;
+
+    fn number(host: usize, cell: usize) -> u64 {
+        // 0 stands for none, 1 for actors, whose host is the largest number. There are fewer types
+        // and cells than that.
+        let host = (host as u64).wrapping_add(2) << Self::CELLS;
+        host | (cell as u64 & ((1 << Self::CELLS) - 1))
+    }
+
+    pub(super) fn enter(&self, key: CellKey) {
+        self.0
+            .store(Self::number(key.host, key.index), Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is(&self, host: usize, cell: usize) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::number(host, cell)
+    }
 }
 
 impl Stats {

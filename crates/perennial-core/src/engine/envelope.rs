@@ -246,6 +246,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
         if self.take_place() {
             self.address.leave_queue(1);
         }
+        if error == AskError::Stopped && !self.reply.is_abandoned() {
+            self.address.registry().note_refused();
+        }
         // Whoever is told that a command was not handled may send it again, and its future would
         // run twice.
         let error = if self.future_ran && error.is_not_handled() {

@@ -312,3 +312,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
         self.idle.len()
     }
 }
+
+impl<E: EventSourced> Drop for Host<E> {
+    fn drop(&mut self) {
+        for (_, cell) in &self.cells {
+            let (waiting, begun) = cell.unfinished();
+            if waiting + begun > 0 {
+                let address = cell.address();
+                address.registry().note_cut_off(|cut_off| {
+                    cut_off.add_entity(address.persistence_id(), waiting, begun);
+                });
+            }
+        }
+    }
+}

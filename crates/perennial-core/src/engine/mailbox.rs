@@ -7,7 +7,7 @@
 use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
@@ -20,10 +20,11 @@ use crate::deadline::Deadlines;
 use crate::engine::actor::ActorAddress;
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
-use crate::engine::{Input, local};
+use crate::engine::{Input, Stats, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
+use crate::shutdown::{CutOff, Refused};
 
 /// What the registry has to know of an entity type.
 #[derive(Debug, Clone)]
@@ -57,6 +58,10 @@ pub struct Registry {
     /// Actors with names, by their paths.
     names: DashMap<Box<str>, Named>,
     dead_letters: DeadLetters,
+    /// What the system has refused since it began to stop.
+    refused: Refused,
+    /// What had not ended when its worker did.
+    cut_off: Mutex<CutOff>,
     ask_timeout: Duration,
     /// Ends the waiting of callers; none in a simulation.
     deadlines: Option<Arc<Deadlines>>,
@@ -94,6 +99,8 @@ impl Registry {
             next_worker: AtomicUsize::new(0),
             names: DashMap::new(),
             dead_letters: DeadLetters::new(),
+            refused: Refused::default(),
+            cut_off: Mutex::default(),
             ask_timeout,
             deadlines,
         };
@@ -174,11 +181,12 @@ impl Registry {
         self.inboxes.iter().map(|inbox| inbox.waiting.taken()).sum()
     }
 
-    /// Spawns no actor any more, and has those end that are there. Gives whether there are any.
+    /// Spawns no actor any more, and has those end that are there, unless it was called before. Gives
+    /// whether there are any.
     pub(crate) fn stop_actors(&self) -> bool {
-        self.stopping.store(true, Ordering::SeqCst);
+        let is_first = !self.stopping.swap(true, Ordering::SeqCst);
         let are_there = self.live.load(Ordering::SeqCst) > 0;
-        if are_there {
+        if are_there && is_first {
             for worker in 0..self.inboxes.len() {
                 self.post(worker, Input::StopActors);
             }
@@ -186,8 +194,66 @@ impl Registry {
         are_there
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether the system has begun to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// What the system has refused since it began to stop.
+    pub(crate) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Something was refused as `Stopped`, which counts if the system stops.
+    pub(crate) fn note_refused(&self) {
+        if self.is_stopping() {
+            self.refused.note();
+        }
+    }
+
+    /// Notes what has not ended although its worker ends, if the system stops.
+    pub(crate) fn note_cut_off(&self, note: impl FnOnce(&mut CutOff)) {
+        if self.is_stopping() {
+            note(&mut self.cut_off.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// What has not ended: what ended workers have noted, and what is to be seen from outside of
+    /// those that are still inside of a handler. `stats` are the workers'.
+    pub(crate) fn cut_off(&self, stats: &[Arc<Stats>]) -> CutOff {
+        let mut cut_off =
+            std::mem::take(&mut *self.cut_off.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_held = |worker: usize| !self.inboxes[worker].sender.is_closed();
+        if !(0..self.inboxes.len()).any(is_held) {
+            return cut_off;
+        }
+        let mut named = 0;
+        for entry in &self.names {
+            if let Some(actor) = entry.value().address.upgrade()
+                && is_held(actor.worker())
+                && !actor.has_ended()
+            {
+                named += 1;
+                cut_off.add_actor(&actor);
+            }
+        }
+        cut_off.more_actors += self.live.load(Ordering::SeqCst).saturating_sub(named);
+        // An address takes itself out of the map when it is dropped, so none is while it is walked.
+        let entities = self
+            .addresses
+            .iter()
+            .filter_map(|entry| entry.value().upgrade());
+        for entity in entities.collect::<Vec<_>>() {
+            if is_held(entity.worker) {
+                let is_inside = entity.cell().is_some_and(|cell| {
+                    let stats = stats.get(entity.worker);
+                    stats.is_some_and(|stats| stats.inside.is(entity.host, cell))
+                });
+                let waiting = entity.waiting.taken();
+                cut_off.add_entity(&entity.id, waiting, usize::from(is_inside));
+            }
+        }
+        cut_off
     }
 
     /// Waits until no actor is left, after [`Registry::stop_actors`].
@@ -427,6 +493,7 @@ impl Address {
     /// Takes a place in the entity's queue and in its worker's inbox.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
         if self.registry.is_closed() {
+            self.registry.note_refused();
             return Err(AskError::Stopped);
         }
         let mailbox = self.registry.entity_types[self.host].mailbox;

@@ -75,11 +75,13 @@ impl Worker {
         fire_timers(hosts, actors, core);
         take_own(hosts, actors, core);
         while let Some(key) = core.next_runnable() {
+            core.stats.inside.enter(key);
             if key.host == ACTORS {
                 actors.run(core, key.index, key.incarnation);
             } else {
                 hosts[key.host].run(core, key);
             }
+            core.stats.inside.leave();
             take_own(hosts, actors, core);
             if core.now.saturating_sub(start) >= core.settings.turn_budget {
                 break;

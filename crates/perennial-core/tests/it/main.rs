@@ -10,6 +10,7 @@ mod breaker;
 mod chaos;
 mod cleanup;
 mod commands;
+mod coordinated;
 mod durable_state;
 mod effects;
 mod fairness;

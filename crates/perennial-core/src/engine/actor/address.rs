@@ -109,6 +109,7 @@ impl ActorAddress {
     /// Takes a place in the actor's mailbox and in its worker's inbox.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
         if self.has_ended() || self.registry.is_closed() {
+            self.registry.note_refused();
             return Err(AskError::Stopped);
         }
         if !self.waiting.enter(self.mailbox as usize) {
@@ -131,6 +132,7 @@ impl ActorAddress {
             (over || self.waiting.enter(self.mailbox as usize)).then_some(over)
         };
         if self.waiting.wait(place).await {
+            self.registry.note_refused();
             return Err(AskError::Stopped);
         }
         let place = Place(&self.waiting);

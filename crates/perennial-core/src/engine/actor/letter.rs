@@ -257,6 +257,9 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
         if self.take_place() {
             self.to.leave(1);
         }
+        if error == AskError::Stopped && !self.reply.is_abandoned() {
+            self.to.registry().note_refused();
+        }
         // Whoever is told that a message was not handled may send it again.
         let error = if self.future_ran && error.is_not_handled() {
             AskError::Unknown {
