@@ -27,8 +27,8 @@ pub(crate) trait Expires: Send + Sync {
     /// Whether nobody waits any more.
     fn is_over(&self) -> bool;
 
-    /// The deadline has come.
-    fn expire(&self);
+    /// The deadline has come. Gives whether that decided that nothing is handled any more.
+    fn expire(&self) -> bool;
 }
 
 /// All deadlines of a system, and the thread that looks after them.
@@ -41,6 +41,8 @@ pub struct Deadlines {
     /// Whether the thread sleeps until there is an entry.
     asleep: AtomicBool,
     stopped: AtomicBool,
+    /// Asks that were not begun in time.
+    expired: AtomicU64,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -79,6 +81,7 @@ impl Deadlines {
             fresh: std::array::from_fn(|_| Mutex::new(Vec::new())),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            expired: AtomicU64::new(0),
             thread: Mutex::new(None),
         });
         let on_thread = Arc::clone(&deadlines);
@@ -132,12 +135,23 @@ impl Deadlines {
         }
     }
 
+    /// How many asks were not begun in time.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    fn expire(&self, ask: &dyn Expires) {
+        if ask.expire() {
+            self.expired.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn expire_fresh(&self) {
         for shard in &self.fresh {
             let entries =
                 std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
             for entry in entries {
-                entry.ask.expire();
+                self.expire(&*entry.ask);
             }
         }
     }
@@ -177,7 +191,7 @@ impl Deadlines {
                 && entry.at <= now
             {
                 if let Some(Reverse(entry)) = waiting.pop() {
-                    entry.ask.expire();
+                    self.expire(&*entry.ask);
                 }
             }
             if waiting.len() > crowded {
@@ -193,7 +207,7 @@ impl Deadlines {
             }
         }
         for Reverse(entry) in waiting {
-            entry.ask.expire();
+            self.expire(&*entry.ask);
         }
         self.expire_fresh();
     }
@@ -247,8 +261,8 @@ mod tests {
             self.over.load(Ordering::Relaxed)
         }
 
-        fn expire(&self) {
-            let _ = self.expired.send(self.start.elapsed());
+        fn expire(&self) -> bool {
+            self.expired.send(self.start.elapsed()).is_ok()
         }
     }
 

@@ -156,6 +156,7 @@ pub mod engine;
 mod entity_ref;
 mod error;
 mod event_sourced;
+mod metrics;
 mod reply;
 mod runtime;
 mod shutdown;

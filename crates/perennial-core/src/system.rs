@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
 use crate::cleanup::{Cleanup, SystemPlace};
 use crate::config::{
-    ConfigError, ConfigSource, EntityConfig, PersistenceConfig, ShutdownConfig, SystemConfig,
+    ConfigError, ConfigSource, EntityConfig, MetricsLevel, PersistenceConfig, ShutdownConfig,
+    SystemConfig,
 };
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
@@ -29,6 +30,7 @@ use crate::engine::{
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::metrics::{self, Publisher};
 use crate::runtime::Background;
 use crate::shutdown::{
     CoordinatedShutdown, Course, ShutdownReason, ShutdownReport, Signals, Tasks,
@@ -414,6 +416,7 @@ struct Running {
     deadlines: deadline::Running,
     persistence: Background,
     tasks: Background,
+    publisher: Option<Arc<Publisher>>,
     ended: watch::Sender<Option<Arc<ShutdownReport>>>,
 }
 
@@ -443,6 +446,7 @@ impl Inner {
             persistence: running.persistence,
             tasks: running.tasks,
             deadlines: running.deadlines,
+            publisher: running.publisher,
             timeout: self.shutdown_timeout,
             ended: running.ended,
         });
@@ -602,9 +606,15 @@ impl SystemBuilder {
             deadlines: Some(Arc::clone(deadlines.deadlines())),
             clock: Arc::clone(&self.clock),
         };
-        let assembled = assembly.build(frame, rand::random);
+        let mut assembled = assembly.build(frame, rand::random);
         let registry = assembled.registry;
-        let stats = assembled
+        if system.metrics == MetricsLevel::Timings {
+            registry.sampling().begin(system.metrics_sample);
+            for (number, (worker, _)) in assembled.workers.iter_mut().enumerate() {
+                worker.set_timings(metrics::timings(&system.name, &registry, number));
+            }
+        }
+        let stats: Vec<_> = assembled
             .workers
             .iter()
             .map(|(worker, _)| Arc::clone(worker.stats()))
@@ -619,6 +629,15 @@ impl SystemBuilder {
         let engine = Engine::start(&system.name, assembled.workers, &outside)
             .await
             .map_err(StartError::Thread)?;
+        let publisher = (system.metrics != MetricsLevel::Off).then(|| {
+            metrics::describe();
+            let (registry, stats) = (Arc::clone(&registry), stats.clone());
+            Arc::new(Publisher::new(system.name.clone(), registry, stats))
+        });
+        if let Some(publisher) = &publisher {
+            let publish = Arc::clone(publisher).run(system.metrics_interval);
+            tasks.handle().spawn(publish);
+        }
         tracing::info!(
             system = system.name,
             workers,
@@ -643,6 +662,7 @@ impl SystemBuilder {
                     deadlines,
                     persistence: persistence_runtime,
                     tasks,
+                    publisher,
                     ended: ended_sender,
                 })),
                 ended,

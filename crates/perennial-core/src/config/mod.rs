@@ -41,7 +41,7 @@ pub use self::error::{ConfigError, Origin};
 pub use self::persistence::{PLUGINS, PersistenceConfig, Plugin};
 pub use self::shutdown::ShutdownConfig;
 pub use self::source::{ConfigSource, ConfigValue};
-pub use self::system::SystemConfig;
+pub use self::system::{MetricsLevel, SystemConfig};
 
 /// `with_*` methods, each of which sets the field of the same name.
 macro_rules! with_methods {

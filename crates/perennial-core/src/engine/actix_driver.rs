@@ -26,6 +26,7 @@ use crate::engine::{
     WriteBatch,
 };
 use crate::event_sourced::Work;
+use crate::metrics::Publisher;
 use crate::runtime::Background;
 use crate::shutdown::{Course, ShutdownPhase, ShutdownReport};
 
@@ -63,6 +64,8 @@ pub(crate) struct End {
     pub(crate) persistence: Background,
     pub(crate) tasks: Background,
     pub(crate) deadlines: deadline::Running,
+    /// Tells the metrics for a last time.
+    pub(crate) publisher: Option<Arc<Publisher>>,
     /// How long the workers may take, and the store after them.
     pub(crate) timeout: Duration,
     /// Told what became of it.
@@ -187,6 +190,9 @@ fn run_workers(
             .await;
         course.tasks_of(ShutdownPhase::After).await;
         let report = course.report(cut_off, end.registry.refused().count(), end.timeout);
+        if let Some(publisher) = end.publisher {
+            publisher.publish();
+        }
         end.ended.send_replace(Some(Arc::new(report)));
         Some((arbiters, end.persistence, end.tasks, end.deadlines))
     });

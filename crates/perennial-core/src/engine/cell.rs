@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use perennial_persistence::{
     AtomicWrite, CommandId, Error, NewEvent, NewReply, Previous, SequenceNr, SerializedPayload,
-    Snapshot, SnapshotCriteria, WriterId,
+    Snapshot, SnapshotCriteria, WriterId, telemetry,
 };
+use tracing::Span;
 
 use crate::engine::command_window::{CommandWindow, Seen};
 use crate::engine::core::{CellTimer, Core, TimerKey};
@@ -25,8 +26,8 @@ use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
 use crate::engine::recovery::{Gaps, PageRead, Part, Recovering, Stopped};
 use crate::engine::{
-    CellKey, Deletion, DeletionDone, Expired, LaterDone, LaterFailure, LaterRequest, ReadDone,
-    ReplyCleanup, panic_message,
+    Bounded, CellKey, Deletion, DeletionDone, Expired, LaterDone, LaterFailure, LaterRequest,
+    ReadDone, ReplyCleanup, panic_message,
 };
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{
@@ -69,6 +70,8 @@ pub(crate) struct Cell<E: EventSourced> {
     scheduled: bool,
     /// The incarnation under which it stands among the idle ones.
     listed_as_idle: Option<u64>,
+    /// The entity's own span, from the first command on that has one.
+    span: Option<Box<Span>>,
 }
 
 enum Phase {
@@ -226,6 +229,7 @@ impl<E: EventSourced> Cell<E> {
             signals: VecDeque::new(),
             scheduled: false,
             listed_as_idle: None,
+            span: None,
         })
     }
 
@@ -411,13 +415,19 @@ impl<E: EventSourced> Cell<E> {
         &mut self,
         entity: &EntityDef<E>,
         core: &mut Core,
-        command: Box<dyn Queued<E>>,
+        mut command: Box<dyn Queued<E>>,
     ) {
         self.last_active = core.now;
         let name = command.command_name();
+        let stamp = core.timings.as_ref().and_then(|_| command.take_stamp());
+        let queued = stamp.map(|stamp| self.address.registry().sampling().since(stamp));
         let before = core.now;
-        self.handle(entity, core, command);
+        let span = self.command_span(name);
+        span.in_scope(|| self.handle(entity, core, command));
         let elapsed = core.look_at_clock().saturating_sub(before);
+        if let (Some(queued), Some(timings)) = (queued, &core.timings) {
+            timings.types[self.key.host].record(queued, elapsed);
+        }
         if elapsed >= core.settings.slow_handler {
             core.stats.slow_handlers.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
@@ -427,6 +437,31 @@ impl<E: EventSourced> Cell<E> {
                 "a handler took long; all entities of its worker waited"
             );
         }
+    }
+
+    /// The span of a command, if somebody wants it. It is a root: in that of the entity, all commands
+    /// of its life would be one trace.
+    fn command_span(&mut self, command: &'static str) -> Span {
+        let span = tracing::trace_span!(
+            target: telemetry::MESSAGE_TARGET,
+            parent: None,
+            telemetry::span::HANDLE,
+            persistence_id = %self.address.persistence_id(),
+            seq_nr = self.seq_nr.value(),
+            command,
+        );
+        if !span.is_disabled() {
+            let of_entity = self.span.get_or_insert_with(|| {
+                Box::new(tracing::trace_span!(
+                    target: telemetry::MESSAGE_TARGET,
+                    parent: None,
+                    telemetry::span::ENTITY,
+                    persistence_id = %self.address.persistence_id(),
+                ))
+            });
+            span.follows_from(&**of_entity);
+        }
+        span
     }
 
     fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
@@ -452,7 +487,7 @@ impl<E: EventSourced> Cell<E> {
                 } else if self.stash.len() < entity.config.stash {
                     self.stash.push_back(command.put_aside());
                 } else {
-                    command.fail(core.busy("the entity's stash"));
+                    command.fail(core.busy("the entity's stash", Bounded::Stash));
                 }
                 self.after(entity, core, body);
             }
@@ -713,7 +748,7 @@ impl<E: EventSourced> Cell<E> {
 
     fn start_later(&mut self, core: &mut Core, command: Box<dyn Queued<E>>, work: LaterWork) {
         if core.open_laters >= core.settings.laters {
-            command.fail(core.busy("the number of open futures"));
+            command.fail(core.busy("the number of open futures", Bounded::LaterLimit));
             return;
         }
         if let (Some(key), Some(known)) = (command.command_key(), &mut self.commands) {
@@ -935,6 +970,8 @@ impl<E: EventSourced> Cell<E> {
         self.last_active = core.now;
         match outcome {
             Settled::Stored(written) => {
+                let stored = &core.stats.types[self.key.host].stored;
+                stored.fetch_add(item.events, Ordering::Relaxed);
                 self.previous = Previous::At(written.timestamp);
                 if let Some(held) = item.held {
                     held.release();
@@ -973,6 +1010,7 @@ impl<E: EventSourced> Cell<E> {
                 };
                 let failure = self.persist_failed(kind, chain(&error));
                 if !self.is_doomed() {
+                    self.note_failure(core);
                     tracing::warn!(
                         persistence_id = %self.address.persistence_id(),
                         seq_nr = item.last.value(),
@@ -1004,6 +1042,7 @@ impl<E: EventSourced> Cell<E> {
                 maybe_stored,
             } => {
                 if !self.is_doomed() {
+                    self.note_failure(core);
                     tracing::error!(
                         persistence_id = %self.address.persistence_id(),
                         seq_nr = item.last.value(),
@@ -1127,9 +1166,15 @@ impl<E: EventSourced> Cell<E> {
         );
     }
 
+    fn note_failure(&self, core: &Core) {
+        let failures = &core.stats.types[self.key.host].failures;
+        failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The time until the next start; it grows from failure to failure, until the entity has run
     /// for as long as it can be.
     fn next_backoff(&mut self, entity: &EntityDef<E>, core: &mut Core) -> Duration {
+        self.note_failure(core);
         let config = &entity.config;
         let ran_for = core.now.saturating_sub(self.ready_since);
         if matches!(self.phase, Phase::Ready) && ran_for >= config.restart_max {
@@ -1445,10 +1490,12 @@ impl<E: EventSourced> Cell<E> {
         }
         self.ready_since = core.now;
         self.last_active = core.now;
+        let replayed = recovering.replayed;
         core.stats.recovered.fetch_add(1, Ordering::Relaxed);
-        core.stats
-            .replayed
-            .fetch_add(recovering.replayed, Ordering::Relaxed);
+        core.stats.replayed.fetch_add(replayed, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.key.host];
+        of_type.recovered.fetch_add(1, Ordering::Relaxed);
+        of_type.replayed.fetch_add(replayed, Ordering::Relaxed);
         tracing::debug!(
             persistence_id = %self.address.persistence_id(),
             seq_nr = self.seq_nr.value(),
@@ -1583,6 +1630,8 @@ impl<E: EventSourced> Cell<E> {
         match result {
             Ok(()) => {
                 core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
+                let of_type = &core.stats.types[self.key.host];
+                of_type.snapshots.fetch_add(1, Ordering::Relaxed);
                 self.remember(entity, Signal::SnapshotCompleted { seq_nr });
                 if delete_to > SequenceNr::ZERO {
                     let token = self.start_deletion(core, delete_to);

@@ -13,6 +13,7 @@ use crate::engine::actor::ActorTimer;
 use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::recovery::Part;
+use crate::engine::tally::{Bounded, BusyCounts, Timings, TypeStats};
 use crate::engine::{CellKey, Expired, HoldRefused, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) open_laters: usize,
     /// Whether the store failed to read when it was last asked.
     pub(crate) reads_fail: bool,
+    /// Where times go, if they are taken.
+    pub(crate) timings: Option<Timings>,
     #[cfg(feature = "defects")]
     pub(crate) defects: Defects,
     rng: SmallRng,
@@ -139,6 +142,10 @@ pub struct Stats {
     pub breakers: Vec<BreakerView>,
     /// Whose code runs.
     pub(crate) inside: Inside,
+    /// By the index of the entity type.
+    pub(crate) types: Vec<TypeStats>,
+    /// What cells have refused as busy.
+    pub(crate) busy: BusyCounts,
 }
 
 /// The cell whose share of a turn a worker runs, to be seen while it does not return.
@@ -170,10 +177,11 @@ impl Inside {
 }
 
 impl Stats {
-    pub(super) fn of_stores(stores: &[&'static str], worker: usize) -> Self {
+    pub(super) fn new(stores: &[&'static str], types: usize, worker: usize) -> Self {
         let breaker = |&store: &&'static str| BreakerView::new(store, worker);
         Self {
             breakers: stores.iter().map(breaker).collect(),
+            types: (0..types).map(|_| TypeStats::default()).collect(),
             ..Self::default()
         }
     }
@@ -252,6 +260,7 @@ impl Core {
             draining: false,
             open_laters: 0,
             reads_fail: false,
+            timings: None,
             #[cfg(feature = "defects")]
             defects: Defects::default(),
             rng: SmallRng::from_seed(seed),
@@ -496,7 +505,7 @@ impl Core {
         if self.held.is_empty() || !self.held.contains(id) {
             return Ok(());
         }
-        Err(self.busy(CLEANED_UP))
+        Err(self.busy(CLEANED_UP, Bounded::CleanUp))
     }
 
     /// Has the replies of a type deleted that are older than `age`, now and then.
@@ -518,7 +527,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn busy(&self, what: &'static str) -> AskError {
+    pub(crate) fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.stats.busy.note(bound);
         AskError::Busy {
             what,
             retry_after: self.settings.retry.0,

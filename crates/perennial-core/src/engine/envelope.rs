@@ -11,6 +11,7 @@ use perennial_persistence::SerializedPayload;
 
 use crate::call::{Behalf, Call, Party};
 use crate::command::{CommandKey, Identity};
+use crate::engine::Stamp;
 use crate::engine::mailbox::Address;
 use crate::error::AskError;
 use crate::event_sourced::{
@@ -73,6 +74,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The command's type, for logs.
     fn command_name(&self) -> &'static str;
 
+    /// When it was sent, if its times are taken; once.
+    fn take_stamp(&mut self) -> Option<Stamp>;
+
     /// What the entity does for this command from now on.
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 
@@ -112,6 +116,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     /// Of a command with an id.
     identity: Option<Box<Identity<E::Reply>>>,
     behalf: Behalf,
+    /// When it was sent, if it is one whose times are taken.
+    stamp: Option<Stamp>,
 }
 
 /// What stays of a command that is put aside, besides the command.
@@ -154,8 +160,10 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         identity: Option<Box<Identity<E::Reply>>>,
         behalf: Behalf,
     ) -> Self {
+        let stamp = address.registry().sampling().stamp();
         Self {
             address,
+            stamp,
             admitted: true,
             future_ran: false,
             stage: Stage::Command(command),
@@ -185,6 +193,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         }
         Self {
             address: aside.address,
+            stamp: None,
             admitted: false,
             future_ran: aside.future_ran,
             stage: Stage::Command(command),
@@ -336,6 +345,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn command_name(&self) -> &'static str {
         std::any::type_name::<C>()
+    }
+
+    fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     fn call(&self, is_exclusive: bool) -> Arc<Call> {

@@ -126,6 +126,8 @@ impl<E: EventSourced> Host<E> {
         address.set_cell(Some(index));
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index].resident;
+        of_type.fetch_add(1, Ordering::Relaxed);
         Ok(index)
     }
 
@@ -149,6 +151,8 @@ impl<E: EventSourced> Host<E> {
         cell.cancel_timers(core);
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index].resident;
+        of_type.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::deadline::Deadlines;
 use crate::engine::actor::ActorAddress;
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
+use crate::engine::tally::{Bounded, BusyCounts, Sampling};
 use crate::engine::{Input, Stats, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
@@ -62,6 +63,7 @@ pub struct Registry {
     refused: Refused,
     /// What had not ended when its worker did.
     cut_off: Mutex<CutOff>,
+    sampling: Sampling,
     ask_timeout: Duration,
     /// Ends the waiting of callers; none in a simulation.
     deadlines: Option<Arc<Deadlines>>,
@@ -83,6 +85,7 @@ impl Registry {
                     sender,
                     waiting: Bound::default(),
                     limit: inbox,
+                    busy: BusyCounts::default(),
                 };
                 (inbox, receiver)
             })
@@ -101,6 +104,7 @@ impl Registry {
             dead_letters: DeadLetters::new(),
             refused: Refused::default(),
             cut_off: Mutex::default(),
+            sampling: Sampling::none(),
             ask_timeout,
             deadlines,
         };
@@ -279,6 +283,37 @@ impl Registry {
         inbox.waiting.enter(inbox.limit)
     }
 
+    /// A queue at a worker is full.
+    pub(crate) fn busy(&self, worker: usize, what: &'static str, bound: Bounded) -> AskError {
+        // A full queue empties at the speed of the store; a few commits later there is room.
+        const RETRY_AFTER: Duration = Duration::from_millis(10);
+        self.inboxes[worker].busy.note(bound);
+        AskError::Busy {
+            what,
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    /// What senders were refused as busy at a worker, by what refused them.
+    pub(crate) fn busy_count(&self, worker: usize, bound: Bounded) -> u64 {
+        self.inboxes[worker].busy.of(bound)
+    }
+
+    /// How many commands and messages are between their senders and their handlers at a worker.
+    pub(crate) fn waiting_at(&self, worker: usize) -> usize {
+        self.inboxes[worker].waiting.taken()
+    }
+
+    /// Which messages are timed.
+    pub(crate) fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The names of the entity types, in their order.
+    pub(crate) fn entity_type_names(&self) -> impl Iterator<Item = &'static str> {
+        self.entity_types.iter().map(|entity| entity.name)
+    }
+
     /// As [`Registry::enter`], but waits for a place.
     pub(crate) async fn enter_in_time(&self, worker: usize) -> Result<(), AskError> {
         let inbox = &self.inboxes[worker];
@@ -430,16 +465,6 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// A queue is full.
-pub(crate) fn busy(what: &'static str) -> AskError {
-    // A full queue empties at the speed of the store; a few commits later there is room.
-    const RETRY_AFTER: Duration = Duration::from_millis(10);
-    AskError::Busy {
-        what,
-        retry_after: RETRY_AFTER,
-    }
-}
-
 /// An actor with a name.
 struct Named {
     address: Weak<ActorAddress>,
@@ -450,6 +475,8 @@ struct Inbox {
     sender: mpsc::UnboundedSender<Input>,
     waiting: Bound,
     limit: usize,
+    /// What was refused here.
+    busy: BusyCounts,
 }
 
 /// Where an entity is reached in this system.
@@ -498,13 +525,17 @@ impl Address {
         }
         let mailbox = self.registry.entity_types[self.host].mailbox;
         if !self.waiting.enter(mailbox) {
-            return Err(busy("the entity's mailbox"));
+            return Err(self.busy("the entity's mailbox", Bounded::Mailbox));
         }
         if !self.registry.enter(self.worker) {
             self.waiting.leave(1);
-            return Err(busy("the worker's inbox"));
+            return Err(self.busy("the worker's inbox", Bounded::Inbox));
         }
         Ok(())
+    }
+
+    fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.registry.busy(self.worker, what, bound)
     }
 
     /// Gives back what [`Address::admit`] took, `count` times.

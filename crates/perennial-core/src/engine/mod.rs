@@ -21,6 +21,7 @@
 //! - `command_window`: which of its commands with ids were answered, and how
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
+//! - `tally`: what is counted and timed for metrics
 //! - `breaker`: what is refused and held back while a store is slow or down
 
 pub(crate) mod actix_driver;
@@ -37,6 +38,7 @@ mod journal_writer;
 mod local;
 mod mailbox;
 mod recovery;
+mod tally;
 mod worker;
 
 use std::any::Any;
@@ -68,6 +70,7 @@ pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::Address;
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
+pub(crate) use tally::{Bounded, Stamp, Timing, Timings};
 pub use worker::Worker;
 
 /// Names one incarnation of one cell of a worker.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::actor::StopReason;
-use crate::engine::Input;
 use crate::engine::actor::{ActorInput, Order, Parcel};
 use crate::engine::bound::Bound;
-use crate::engine::mailbox::{Registry, busy};
+use crate::engine::mailbox::Registry;
+use crate::engine::{Bounded, Input};
 use crate::error::AskError;
 
 /// Where an actor is reached. There is one per actor, from its spawn to the end of its last
@@ -113,13 +113,17 @@ impl ActorAddress {
             return Err(AskError::Stopped);
         }
         if !self.waiting.enter(self.mailbox as usize) {
-            return Err(busy("the actor's mailbox"));
+            return Err(self.busy("the actor's mailbox", Bounded::Mailbox));
         }
         if !self.registry.enter(self.worker()) {
             self.waiting.leave(1);
-            return Err(busy("the worker's inbox"));
+            return Err(self.busy("the worker's inbox", Bounded::Inbox));
         }
         Ok(())
+    }
+
+    fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.registry.busy(self.worker(), what, bound)
     }
 
     /// As [`ActorAddress::admit`], but waits while there is no place.

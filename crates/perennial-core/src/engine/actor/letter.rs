@@ -12,6 +12,7 @@ use crate::actor::{
 };
 use crate::call::{Behalf, Call, Party};
 use crate::dead_letters::DeadLetterReason;
+use crate::engine::Stamp;
 use crate::engine::actor::ActorAddress;
 use crate::error::AskError;
 use crate::event_sourced::Output;
@@ -58,6 +59,9 @@ pub(crate) trait Letter<A: Actor>: Send {
     /// The message's type, for logs.
     fn message_name(&self) -> &'static str;
 
+    /// When it was sent, if its times are taken; once.
+    fn take_stamp(&mut self) -> Option<Stamp>;
+
     /// What the actor does for this message from now on.
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 }
@@ -82,6 +86,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
     stage: Stage<A, M>,
     reply: ReplyTo<A::Reply>,
     behalf: Behalf,
+    /// When it was sent, if it is one whose times are taken.
+    stamp: Option<Stamp>,
 }
 
 enum Stage<A: Receive<M>, M: Send + 'static> {
@@ -111,6 +117,7 @@ pub(crate) fn put_aside<A: Receive<M>, M: Send + 'static>(
     }
     Box::new(Post::<A, M> {
         to,
+        stamp: None,
         admitted: false,
         future_ran,
         stage: Stage::Message(message),
@@ -127,8 +134,10 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
         reply: ReplyTo<A::Reply>,
         behalf: Behalf,
     ) -> Self {
+        let stamp = to.registry().sampling().stamp();
         Self {
             to,
+            stamp,
             admitted: true,
             future_ran: false,
             stage: Stage::Message(message),
@@ -284,6 +293,10 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
 
     fn message_name(&self) -> &'static str {
         type_name::<M>()
+    }
+
+    fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     fn call(&self, is_exclusive: bool) -> Arc<Call> {
