@@ -131,6 +131,7 @@
 //!
 //! # Features
 //!
+//! - `actix-interop`: actors of actix and ours talk to each other, by the module `actix_interop`.
 //! - `defects`: lets tests break the engine on purpose, to see that they notice. Never in a program.
 //!
 //! # What it does not do
@@ -144,6 +145,8 @@
 //! - It sends no command again, deletes no event unless it is told to, and stores nothing from inside
 //!   a future.
 
+#[cfg(feature = "actix-interop")]
+pub mod actix_interop;
 mod actor;
 mod call;
 pub mod cleanup;

@@ -284,6 +284,16 @@ impl ActorSystem {
         self.wait_for_end().await?.result()
     }
 
+    #[cfg(feature = "actix-interop")]
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
+    }
+
+    #[cfg(feature = "actix-interop")]
+    pub(crate) fn task_runtime(&self) -> &Handle {
+        &self.inner.tasks
+    }
+
     pub(crate) fn begin_shutdown(&self, reason: ShutdownReason) {
         self.inner.end(reason);
     }

@@ -12,6 +12,8 @@ mod failure;
 mod props;
 mod supervision;
 
+#[cfg(feature = "actix-interop")]
+pub(crate) use actor_ref::Takes;
 pub use actor_ref::{ActorPath, ActorRef, AskActor, Recipient, WeakActorRef};
 pub use answer::{Answer, Outside, PendingReply, Received};
 pub(crate) use answer::{Asked, Continuation, Kind, LaterOptions, LaterWork, Restore, Waiting};

@@ -61,6 +61,8 @@ use crate::error::AskError;
 #[doc(hidden)]
 pub use actor::{ActorInput, Newcomer, Parcel};
 pub use assembly::{Assembled, Assembly, Frame};
+#[cfg(feature = "actix-interop")]
+pub(crate) use bound::Bound;
 pub use breaker::{BreakerReport, BreakerSettings, BreakerState, BreakerView};
 #[doc(hidden)]
 pub use cell::Peek;

@@ -3,6 +3,8 @@
 
 mod fixture;
 
+#[cfg(feature = "actix-interop")]
+mod actix_interop;
 mod actors;
 mod asking;
 mod bare;
