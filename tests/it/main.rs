@@ -11,6 +11,7 @@ mod repeated_requests;
 mod signals;
 mod starts;
 mod two_systems_one_database;
+mod web;
 
 /// The flights example.
 const FLIGHTS: &str = env!("CARGO_BIN_EXE_it-flights");
