@@ -1,16 +1,15 @@
 //! The flights example as a process of its own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use flights::input::Input;
 use flights::row::COLUMNS;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::wait::until;
+use crate::process::{Ended, Running};
 
 /// A folder to run the example in, and what it is run with.
 #[derive(Debug)]
@@ -21,28 +20,6 @@ pub struct Flights {
     url: Option<String>,
     variables: Vec<(String, String)>,
     runs: std::cell::Cell<u32>,
-}
-
-/// A run that has ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// The exit status; `None` if it was killed.
-    pub code: Option<i32>,
-    /// The table.
-    pub out: String,
-    /// What it said.
-    pub said: String,
-    /// How long it took.
-    pub elapsed: Duration,
-}
-
-/// A run that is going on; killed when dropped.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    start: Instant,
-    out: PathBuf,
-    said: PathBuf,
 }
 
 impl Flights {
@@ -140,15 +117,11 @@ impl Flights {
             self.path(&format!("run-{run}.out")),
             self.path(&format!("run-{run}.said")),
         );
-        let file = |path: &Path| Stdio::from(File::create(path).expect("room"));
         let mut command = Command::new(self.program);
         command
             .current_dir(self.folder.path())
             .args(&self.always)
             .args(args)
-            .stdin(Stdio::null())
-            .stdout(file(&out))
-            .stderr(file(&said))
             .env_remove("RUST_LOG")
             .env_remove("DATABASE_URL")
             .env_remove("PGPASSWORD")
@@ -165,12 +138,7 @@ impl Flights {
         for (name, value) in &self.variables {
             command.env(name, value);
         }
-        Running {
-            child: command.spawn().expect("the example is built"),
-            start: Instant::now(),
-            out,
-            said,
-        }
+        Running::start(&mut command, &out, &said)
     }
 
     /// A run to its end.
@@ -179,80 +147,5 @@ impl Flights {
     /// If it does not end.
     pub fn run(&self, args: &[&str]) -> Ended {
         self.start(args).end()
-    }
-}
-
-impl Running {
-    /// What it has said so far.
-    ///
-    /// # Panics
-    /// If its folder is gone.
-    pub fn said(&self) -> String {
-        fs::read_to_string(&self.said).expect("it says something")
-    }
-
-    /// Waits until it says this, or has ended. Gives whether it has said it.
-    ///
-    /// # Panics
-    /// If neither happens.
-    pub fn wait_for(&mut self, part: &str) -> bool {
-        until(part, || self.said().contains(part) || self.has_ended());
-        self.said().contains(part)
-    }
-
-    /// Whether it has ended.
-    ///
-    /// # Panics
-    /// If the system cannot say.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("our own child").is_some()
-    }
-
-    /// Ends it without warning.
-    ///
-    /// # Panics
-    /// If the system refuses.
-    pub fn kill(mut self) -> Ended {
-        self.child.kill().expect("our own child");
-        self.end()
-    }
-
-    /// Presses ctrl-c.
-    ///
-    /// # Panics
-    /// If the system refuses.
-    pub fn interrupt(&self) {
-        let sent = Command::new("kill")
-            .args(["-s", "INT", &self.child.id().to_string()])
-            .status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill failed");
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Panics
-    /// If that takes more than two minutes.
-    pub fn end(mut self) -> Ended {
-        const LONGEST: Duration = Duration::from_secs(120);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("our own child") {
-                break status;
-            }
-            assert!(self.start.elapsed() < LONGEST, "hangs: {}", self.said());
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        Ended {
-            code: status.code(),
-            out: fs::read_to_string(&self.out).expect("its output"),
-            said: self.said(),
-            elapsed: self.start.elapsed(),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

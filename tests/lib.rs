@@ -2,10 +2,12 @@
 
 mod flights_process;
 mod notebook;
+mod process;
 mod stores;
 mod wait;
 
-pub use flights_process::{Ended, Flights, Running};
+pub use flights_process::Flights;
 pub use notebook::{Load, Note, Notebook, Outcome, Read, check_notes};
+pub use process::{Ended, Running};
 pub use stores::{TestStore, on_every_store};
 pub use wait::{number_from, until};

@@ -8,8 +8,10 @@ mod flights_outages;
 mod guide;
 mod postgres_outages;
 mod repeated_requests;
+mod signals;
 mod starts;
 mod two_systems_one_database;
+mod web;
 
 /// The flights example.
 const FLIGHTS: &str = env!("CARGO_BIN_EXE_it-flights");

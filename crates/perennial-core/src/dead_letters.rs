@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use perennial_persistence::telemetry::{label, metric};
-
 use crate::actor::ActorPath;
 use crate::engine::DeadLetterLog;
 use crate::engine::actor::ActorAddress;
@@ -98,8 +96,6 @@ impl DeadLetters {
     pub(crate) fn note<M: 'static>(&self, to: &Arc<ActorAddress>, reason: DeadLetterReason) {
         let message = type_name::<M>();
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
-        let labels = [(label::REASON, reason.as_str())];
-        metrics::counter!(metric::DEAD_LETTERS, &labels).increment(1);
         let passed_over = self
             .log
             .lock()

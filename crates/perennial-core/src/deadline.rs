@@ -28,8 +28,8 @@ pub(crate) trait Expires: Send + Sync {
     /// Whether nobody waits any more.
     fn is_over(&self) -> bool;
 
-    /// The deadline has come.
-    fn expire(&self);
+    /// The deadline has come. Gives whether that decided that nothing is handled any more.
+    fn expire(&self) -> bool;
 }
 
 /// All deadlines of a system, and the thread that looks after them.
@@ -42,6 +42,8 @@ pub struct Deadlines {
     /// Whether the thread sleeps until there is an entry.
     asleep: AtomicBool,
     stopped: AtomicBool,
+    /// Asks that were not begun in time.
+    expired: AtomicU64,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -152,6 +154,7 @@ impl Deadlines {
             fresh: std::array::from_fn(|_| Mutex::new(Vec::new())),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            expired: AtomicU64::new(0),
             thread: Mutex::new(None),
         }
     }
@@ -210,12 +213,23 @@ impl Deadlines {
         until
     }
 
+    /// How many asks were not begun in time.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    fn expire(&self, ask: &dyn Expires) {
+        if ask.expire() {
+            self.expired.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn expire_fresh(&self) {
         for shard in &self.fresh {
             let entries =
                 std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
             for entry in entries {
-                entry.ask.expire();
+                self.expire(&*entry.ask);
             }
         }
     }
@@ -301,7 +315,7 @@ impl Waiting {
             && (entry.at <= now || entry.ask.is_over())
         {
             if let Some(Reverse((entry, _))) = self.queue.pop() {
-                entry.ask.expire();
+                deadlines.expire(&*entry.ask);
             }
         }
         if self.queue.len() > self.crowded {
@@ -314,7 +328,7 @@ impl Waiting {
 
     fn expire_all(&mut self, deadlines: &Deadlines) {
         for Reverse((entry, _)) in self.queue.drain() {
-            entry.ask.expire();
+            deadlines.expire(&*entry.ask);
         }
         deadlines.expire_fresh();
     }
@@ -368,8 +382,8 @@ mod tests {
             self.over.load(Ordering::Relaxed)
         }
 
-        fn expire(&self) {
-            let _ = self.expired.send(self.start.elapsed());
+        fn expire(&self) -> bool {
+            self.expired.send(self.start.elapsed()).is_ok()
         }
     }
 
@@ -420,8 +434,9 @@ mod tests {
             fn is_over(&self) -> bool {
                 false
             }
-            fn expire(&self) {
+            fn expire(&self) -> bool {
                 self.1.send(self.0).expect("the test listens");
+                true
             }
         }
         let clock = perennial_testkit::ManualClock::new();

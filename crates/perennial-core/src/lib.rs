@@ -131,6 +131,7 @@
 //!
 //! # Features
 //!
+//! - `actix-interop`: actors of actix and ours talk to each other, by the module `actix_interop`.
 //! - `defects`: lets tests break the engine on purpose, to see that they notice. Never in a program.
 //!
 //! # What it does not do
@@ -144,6 +145,8 @@
 //! - It sends no command again, deletes no event unless it is told to, and stores nothing from inside
 //!   a future.
 
+#[cfg(feature = "actix-interop")]
+pub mod actix_interop;
 mod actor;
 mod call;
 pub mod cleanup;
@@ -156,11 +159,13 @@ pub mod engine;
 mod entity_ref;
 mod error;
 mod event_sourced;
+mod metrics;
 mod pubsub;
 mod receptionist;
 mod reply;
 mod router;
 mod runtime;
+mod shutdown;
 mod system;
 mod work;
 
@@ -186,6 +191,10 @@ pub use receptionist::{Group, Listing, Receptionist, ServiceKey};
 pub use router::{
     AskRouter, Broadcast, ConsistentHash, LeastLoaded, Pool, PoolProps, RoundRobin, Router,
     Routing, RoutingKey,
+};
+pub use shutdown::{
+    AddTaskError, CoordinatedShutdown, PhaseReport, ShutdownPhase, ShutdownReason, ShutdownReport,
+    ShutdownTask, TaskError, TaskOutcome, TaskRegistration, UnfinishedEntity,
 };
 pub use system::{
     ActorSystem, OpenStore, ShutdownError, StartError, StorePlugin, StoreStatus, SystemBuilder,

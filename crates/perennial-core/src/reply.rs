@@ -83,8 +83,9 @@ impl<R: Send> Expires for Slot<R> {
         self.is_abandoned()
     }
 
-    fn expire(&self) {
-        if self.claim_for_deadline() {
+    fn expire(&self) -> bool {
+        let is_first = self.claim_for_deadline();
+        if is_first {
             self.put(Err(AskError::Expired));
         } else if self
             .state
@@ -93,6 +94,7 @@ impl<R: Send> Expires for Slot<R> {
         {
             self.put(Err(OUT_OF_TIME));
         }
+        is_first
     }
 }
 

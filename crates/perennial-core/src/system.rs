@@ -1,10 +1,12 @@
 //! The actor system: its runtimes, workers and store, from the configuration to the shutdown.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use perennial_persistence::{
     BoxFuture, Clock, DurableStateDelete, OpenError, PersistenceId, SEPARATOR, Store, SystemClock,
     Timestamp,
@@ -14,7 +16,10 @@ use tokio::sync::watch;
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
 use crate::cleanup::{Cleanup, SystemPlace};
-use crate::config::{ConfigError, ConfigSource, EntityConfig, PersistenceConfig, SystemConfig};
+use crate::config::{
+    ConfigError, ConfigSource, EntityConfig, MetricsLevel, PersistenceConfig, ShutdownConfig,
+    SystemConfig,
+};
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
@@ -23,10 +28,14 @@ use crate::engine::{
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::metrics::{self, Publisher};
 use crate::pubsub::{EventStream, Topic};
 use crate::receptionist::Receptionist;
 use crate::router::{Pool, PoolProps};
 use crate::runtime::Background;
+use crate::shutdown::{
+    CoordinatedShutdown, Course, ShutdownReason, ShutdownReport, Signals, Tasks,
+};
 use crate::work::{WorkQueue, WorkQueueProps};
 
 /// Opens a store; called on the persistence runtime, on which the store may spawn its tasks.
@@ -47,7 +56,8 @@ pub trait StorePlugin: fmt::Debug + Send + Sync {
 
 /// A running actor system. Cheap to clone; all clones are the same system.
 ///
-/// End it with [`ActorSystem::shutdown`]. When the last clone is dropped without that, the system
+/// End it with [`ActorSystem::shutdown`], or let it run until a signal comes
+/// ([`ActorSystem::run_until_signal`]). When the last clone is dropped without that, the system
 /// flushes and ends in the background.
 #[derive(Clone)]
 pub struct ActorSystem {
@@ -261,8 +271,49 @@ impl ActorSystem {
         stores.flat_map(|store| store.warnings()).collect()
     }
 
-    /// Ends the system: refuses new commands as `Stopped`, handles those that wait, flushes every
-    /// write, ends the workers, and closes the store last.
+    /// The shutdown of the system: tasks of the program in its phases, its reason, and a report of
+    /// what was cut off.
+    pub fn coordinated_shutdown(&self) -> CoordinatedShutdown {
+        CoordinatedShutdown::new(self.clone())
+    }
+
+    /// Runs until SIGTERM or ctrl-c comes, then shuts the system down in a coordinated way and gives
+    /// the report. When the system is shut down for another reason, that is the end as well.
+    ///
+    /// Signals are waited for from this call on. Another ctrl-c while the system ends, ends the
+    /// process at once, whatever hangs; another SIGTERM does nothing. Once nobody waits here any
+    /// more, both do what they do without perennial. Works on any executor. Without Unix there is
+    /// ctrl-c only.
+    ///
+    /// # Errors
+    /// When the operating system gives no signals, with the system as it was; [`ShutdownError`] as
+    /// the inner error otherwise, as [`CoordinatedShutdown::run`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: signals are not waited for any more then, and a shutdown that has begun goes on.
+    pub fn run_until_signal(
+        &self,
+    ) -> impl Future<Output = std::io::Result<Arc<ShutdownReport>>> + Send + use<> {
+        let signals = Signals::wait_on(&self.inner.tasks);
+        let system = self.clone();
+        async move {
+            let mut signals = signals?;
+            let reason = {
+                let ended = pin!(system.wait_for_end());
+                match select(pin!(signals.first()), ended).await {
+                    Either::Left((reason, _)) => reason,
+                    Either::Right((report, _)) => return report.map_err(std::io::Error::other),
+                }
+            };
+            tracing::info!(system = system.inner.name, %reason, "a signal has come");
+            let report = system.coordinated_shutdown().run(reason).await;
+            report.map_err(std::io::Error::other)
+        }
+    }
+
+    /// Ends the system, as a [coordinated shutdown](Self::coordinated_shutdown) with the reason
+    /// "program": runs the program's tasks, refuses new commands as `Stopped`, handles those that
+    /// wait, flushes every write, ends the workers, and closes the store last.
     ///
     /// Stashed commands, and those of entities that wait after a failure, are answered `Stopped`.
     /// A second call, or one on another clone, waits for the same end and says the same of it.
@@ -272,18 +323,38 @@ impl ActorSystem {
     /// long once more to close; the system is ended all the same. Commands that were waiting are
     /// answered `Stopped`, those that were being handled `Unknown`. A handler that does not return
     /// keeps its thread; its callers, and those who wait behind it, reach their own deadlines.
+    /// [`ShutdownError::Tasks`] when a task of the program did not succeed.
     ///
     /// # Cancel safety
     /// Cancel safe: the system goes on to its end in the background.
     pub async fn shutdown(&self) -> Result<(), ShutdownError> {
-        self.inner.end();
+        self.begin_shutdown(ShutdownReason::Program);
+        self.wait_for_end().await?.result()
+    }
+
+    #[cfg(feature = "actix-interop")]
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
+    }
+
+    #[cfg(feature = "actix-interop")]
+    pub(crate) fn task_runtime(&self) -> &Handle {
+        &self.inner.tasks
+    }
+
+    pub(crate) fn begin_shutdown(&self, reason: ShutdownReason) {
+        self.inner.end(reason);
+    }
+
+    pub(crate) fn shutdown_tasks(&self) -> &Arc<Tasks> {
+        &self.inner.shutdown
+    }
+
+    pub(crate) async fn wait_for_end(&self) -> Result<Arc<ShutdownReport>, ShutdownError> {
         let mut ended = self.inner.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(true)) => Ok(()),
-            Ok(_) => Err(ShutdownError::TimedOut {
-                timeout: self.inner.shutdown_timeout,
-            }),
-            Err(_) => Err(ShutdownError::Panicked),
+            Ok(Some(report)) => Ok(Arc::clone(report)),
+            _ => Err(ShutdownError::Panicked),
         }
     }
 }
@@ -403,10 +474,14 @@ struct Inner {
     persistence: Handle,
     stats: Vec<Arc<Stats>>,
     clock: Arc<dyn Clock>,
+    /// Where futures of `later` and tasks of the shutdown run.
+    tasks: Handle,
+    shutdown: Arc<Tasks>,
     shutdown_timeout: Duration,
+    shutdown_config: ShutdownConfig,
     running: Mutex<Option<Running>>,
-    /// Whether it ended in time, once it has ended.
-    ended: watch::Receiver<Option<bool>>,
+    /// What became of it, once it has ended.
+    ended: watch::Receiver<Option<Arc<ShutdownReport>>>,
 }
 
 /// What ends with the system.
@@ -415,12 +490,13 @@ struct Running {
     deadlines: deadline::Running,
     persistence: Background,
     tasks: Background,
-    ended: watch::Sender<Option<bool>>,
+    publisher: Option<Arc<Publisher>>,
+    ended: watch::Sender<Option<Arc<ShutdownReport>>>,
 }
 
 impl Inner {
     /// Begins the end, unless it has begun.
-    fn end(&self) {
+    fn end(&self, reason: ShutdownReason) {
         let running = self
             .running
             .lock()
@@ -429,17 +505,22 @@ impl Inner {
         let Some(running) = running else {
             return;
         };
-        // Actors may still ask entities while they end.
-        if !self.registry.stop_actors() {
+        tracing::info!(system = self.name, %reason, "stopping");
+        // Whoever comes after this call is refused, unless services are to end first. Actors may
+        // still ask entities while they end.
+        if !self.shutdown.begin(reason) && !self.registry.stop_actors() {
             self.registry.close();
         }
-        tracing::info!(system = self.name, "stopping");
+        let tasks = Arc::clone(&self.shutdown);
         running.engine.end(End {
+            course: Course::begin(tasks, self.shutdown_config.clone(), self.tasks.clone()),
             registry: Arc::clone(&self.registry),
+            stats: self.stats.clone(),
             stores: self.stores.clone(),
             persistence: running.persistence,
             tasks: running.tasks,
             deadlines: running.deadlines,
+            publisher: running.publisher,
             timeout: self.shutdown_timeout,
             ended: running.ended,
         });
@@ -448,7 +529,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.end();
+        self.end(ShutdownReason::Dropped);
     }
 }
 
@@ -464,6 +545,12 @@ pub enum ShutdownError {
     TimedOut {
         /// The time that was given.
         timeout: Duration,
+    },
+    /// Tasks of the program did not succeed; the system itself ended in an orderly way.
+    #[error("tasks of the shutdown failed or were cut off: {}", tasks.join(", "))]
+    Tasks {
+        /// Their names, each behind its phase.
+        tasks: Vec<String>,
     },
     /// The thread that ends the others panicked.
     #[error("the thread that ends the system panicked; its threads may be left")]
@@ -532,6 +619,7 @@ impl SystemBuilder {
     /// open already is not closed then.
     pub async fn start(self) -> Result<ActorSystem, StartError> {
         let system = SystemConfig::read(&self.source)?;
+        let shutdown_config = ShutdownConfig::read(&self.source)?;
         let persistence = PersistenceConfig::read(&self.source)?;
         let configs = self.entity_configs()?;
         let opens = self.choose_stores(&persistence, &configs)?;
@@ -596,9 +684,15 @@ impl SystemBuilder {
             deadlines: Some(Arc::clone(deadlines.deadlines())),
             clock: Arc::clone(&self.clock),
         };
-        let assembled = assembly.build(frame, rand::random);
+        let mut assembled = assembly.build(frame, rand::random);
         let registry = assembled.registry;
-        let stats = assembled
+        if system.metrics == MetricsLevel::Timings {
+            registry.sampling().begin(system.metrics_sample);
+            for (number, (worker, _)) in assembled.workers.iter_mut().enumerate() {
+                worker.set_timings(metrics::timings(&system.name, &registry, number));
+            }
+        }
+        let stats: Vec<_> = assembled
             .workers
             .iter()
             .map(|(worker, _)| Arc::clone(worker.stats()))
@@ -618,6 +712,15 @@ impl SystemBuilder {
         )
         .await
         .map_err(StartError::Thread)?;
+        let publisher = (system.metrics != MetricsLevel::Off).then(|| {
+            metrics::describe();
+            let (registry, stats) = (Arc::clone(&registry), stats.clone());
+            Arc::new(Publisher::new(system.name.clone(), registry, stats))
+        });
+        if let Some(publisher) = &publisher {
+            let publish = Arc::clone(publisher).run(system.metrics_interval);
+            tasks.handle().spawn(publish);
+        }
         tracing::info!(
             system = system.name,
             workers,
@@ -634,12 +737,16 @@ impl SystemBuilder {
                 persistence: persistence_runtime.handle().clone(),
                 stats,
                 clock: self.clock,
+                tasks: tasks.handle().clone(),
+                shutdown: Arc::default(),
                 shutdown_timeout: system.shutdown_timeout,
+                shutdown_config,
                 running: Mutex::new(Some(Running {
                     engine,
                     deadlines,
                     persistence: persistence_runtime,
                     tasks,
+                    publisher,
                     ended: ended_sender,
                 })),
                 ended,

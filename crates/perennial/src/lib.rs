@@ -83,6 +83,7 @@
 //! | `sqlite` (default) | the embedded store: one file, no server |
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
 //! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
+//! | `actix-interop` | `actix_interop`: actors of actix and ours talk to each other |
 //! | `testkit` | for tests: `testkit::Spec` for one entity, and the store in memory |
 //!
 //! # What it does not do yet
@@ -94,6 +95,8 @@ mod plugins;
 use std::path::Path;
 
 pub use futures_executor::block_on;
+#[cfg(feature = "actix-interop")]
+pub use perennial_core::actix_interop;
 pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
@@ -112,6 +115,11 @@ pub use perennial_core::{
     PullingWorker, Receptionist, RoundRobin, Router, Routing, RoutingKey, ServiceKey,
     SubscriberStatus, Subscription, SubscriptionEnd, Topic, TopicStatus, UnhandledCommand,
     WorkQueue, WorkQueueProps, WorkQueueStatus,
+};
+// What ends a system in good order.
+pub use perennial_core::{
+    AddTaskError, CoordinatedShutdown, PhaseReport, ShutdownPhase, ShutdownReason, ShutdownReport,
+    ShutdownTask, TaskError, TaskOutcome, TaskRegistration, UnfinishedEntity,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ConfigError, ConfigSource, EntityConfig, EntityOverrides, PersistenceConfig, SystemConfig,
-    known_keys,
+    ConfigError, ConfigSource, EntityConfig, EntityOverrides, PersistenceConfig, ShutdownConfig,
+    SystemConfig, known_keys,
 };
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
@@ -124,6 +124,16 @@ fn outside(row: &Row<'_>) -> [String; 2] {
 fn page_agrees_with_the_system_section() {
     let default = SystemConfig::default();
     check::<SystemConfig, _>("## `[system]`", "system", &default, SystemConfig::read);
+}
+
+#[test]
+fn page_agrees_with_the_shutdown_section() {
+    check::<ShutdownConfig, _>(
+        "## `[system.shutdown]`",
+        "system.shutdown",
+        &ShutdownConfig::default(),
+        ShutdownConfig::read,
+    );
 }
 
 #[test]

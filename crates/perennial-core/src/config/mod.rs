@@ -2,8 +2,8 @@
 //!
 //! [`ConfigSource`] is the parsed document. Each part of the system reads its own section from it
 //! into a serde struct ([`ConfigSource::section`]), also stores that know nothing of this crate;
-//! the engine's own are [`SystemConfig`], [`PersistenceConfig`] and, for each entity type,
-//! [`EntityConfig`]. What nobody reads is an error ([`ConfigSource::finish`]), as is everything
+//! the engine's own are [`SystemConfig`], [`ShutdownConfig`], [`PersistenceConfig`] and, for each
+//! entity type, [`EntityConfig`]. What nobody reads is an error ([`ConfigSource::finish`]), as is everything
 //! that cannot be meant: a [`ConfigError`] names the key, the file and line or the variable, and
 //! what to do. `docs/configuration.md` lists every key.
 //!
@@ -39,8 +39,9 @@ pub use self::de::known_keys;
 pub use self::entity::{EntityConfig, EntityOverrides};
 pub use self::error::{ConfigError, Origin};
 pub use self::persistence::{PLUGINS, PersistenceConfig, Plugin};
+pub use self::shutdown::ShutdownConfig;
 pub use self::source::{ConfigSource, ConfigValue};
-pub use self::system::SystemConfig;
+pub use self::system::{MetricsLevel, SystemConfig};
 
 /// `with_*` methods, each of which sets the field of the same name.
 macro_rules! with_methods {
@@ -59,6 +60,7 @@ mod entity;
 mod error;
 mod persistence;
 mod secret;
+mod shutdown;
 mod source;
 mod suggest;
 mod system;

@@ -85,6 +85,30 @@ pub struct SystemConfig {
     /// acknowledged is lost.
     #[serde(deserialize_with = "value::duration")]
     pub shutdown_timeout: Duration,
+    /// What the recorder of the crate `metrics` is told, if the program has installed one before the
+    /// system starts. `Counts` by default, which costs no message anything.
+    pub metrics: MetricsLevel,
+    /// How often what is counted is told. 1 s by default; from 100 ms to an hour. Gauges show what
+    /// was then.
+    #[serde(deserialize_with = "value::duration")]
+    pub metrics_interval: Duration,
+    /// With `Timings`, one of so many messages is timed. 64 by default, so that the clock costs next
+    /// to nothing; from 1 to 1,000,000. Which ones is left to chance.
+    pub metrics_sample: u32,
+}
+
+/// What is told in metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum MetricsLevel {
+    /// Nothing but what circuit breakers tell.
+    Off,
+    /// What is counted anyway: queues, actors, entities, failures, refusals.
+    #[default]
+    Counts,
+    /// Besides, how long messages wait and how long they are handled, of a sample.
+    Timings,
 }
 
 impl Default for SystemConfig {
@@ -106,6 +130,9 @@ impl Default for SystemConfig {
             dead_letter_log_lines: 10,
             dead_letter_log_interval: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
+            metrics: MetricsLevel::Counts,
+            metrics_interval: Duration::from_secs(1),
+            metrics_sample: 64,
         }
     }
 }
@@ -176,7 +203,13 @@ impl SystemConfig {
             self.dead_letter_log_interval,
             MILLISECOND..=DAY,
         )?;
-        within("shutdown-timeout", self.shutdown_timeout, MILLISECOND..=DAY)
+        within("shutdown-timeout", self.shutdown_timeout, MILLISECOND..=DAY)?;
+        within(
+            "metrics-interval",
+            self.metrics_interval,
+            Duration::from_millis(100)..=HOUR,
+        )?;
+        within("metrics-sample", self.metrics_sample, 1..=1_000_000)
     }
 
     with_methods! {
@@ -196,6 +229,9 @@ impl SystemConfig {
         with_dead_letter_log_lines => dead_letter_log_lines: u64,
         with_dead_letter_log_interval => dead_letter_log_interval: Duration,
         with_shutdown_timeout => shutdown_timeout: Duration,
+        with_metrics => metrics: MetricsLevel,
+        with_metrics_interval => metrics_interval: Duration,
+        with_metrics_sample => metrics_sample: u32,
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    ConfigError, ConfigSource, EntityConfig, Origin, PersistenceConfig, SystemConfig, known_keys,
+    ConfigError, ConfigSource, EntityConfig, Origin, PersistenceConfig, ShutdownConfig,
+    SystemConfig, known_keys,
 };
 
 /// Settings as a store's crate would define them, knowing nothing of this one.
@@ -84,6 +85,7 @@ fn refused(line: &str) -> String {
 /// Reads everything as a system does that knows the type `Account` and has SQLite.
 fn start(source: &ConfigSource) -> Result<(), ConfigError> {
     SystemConfig::read(source)?;
+    ShutdownConfig::read(source)?;
     let persistence = PersistenceConfig::read(source)?;
     persistence.check_plugin(source, &["sqlite", "store"])?;
     EntityConfig::read(source, "Account", EntityConfig::default())?;
@@ -434,6 +436,11 @@ fn sections_that_nobody_reads_are_errors() {
         (
             "[system.workers-of]",
             "unknown section `[system.workers-of]` in bank.toml, line 1; \
+             the known sections are shutdown",
+        ),
+        (
+            "[entity.Account.timers]",
+            "unknown section `[entity.Account.timers]` in bank.toml, line 1; \
              there are no known sections",
         ),
         (

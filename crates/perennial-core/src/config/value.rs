@@ -42,6 +42,12 @@ impl Setting for usize {
     }
 }
 
+impl Setting for u32 {
+    fn written(self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for u64 {
     fn written(self) -> String {
         self.to_string()

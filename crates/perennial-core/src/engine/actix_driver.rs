@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use perennial_persistence::{Clock, Error, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, Sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep};
 
 use crate::deadline;
 use crate::engine::pulse::{News, Watchdog};
@@ -27,7 +27,9 @@ use crate::engine::{
     WriteBatch,
 };
 use crate::event_sourced::Work;
+use crate::metrics::Publisher;
 use crate::runtime::Background;
+use crate::shutdown::{Course, ShutdownPhase, ShutdownReport};
 
 /// What a worker's actor reaches outside of it.
 #[derive(Clone)]
@@ -56,15 +58,19 @@ pub(crate) struct Engine {
 
 /// How a system ends.
 pub(crate) struct End {
+    pub(crate) course: Course,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) stats: Vec<Arc<Stats>>,
     pub(crate) stores: Vec<Arc<dyn Store>>,
     pub(crate) persistence: Background,
     pub(crate) tasks: Background,
     pub(crate) deadlines: deadline::Running,
+    /// Tells the metrics for a last time.
+    pub(crate) publisher: Option<Arc<Publisher>>,
     /// How long the workers may take, and the store after them.
     pub(crate) timeout: Duration,
-    /// Told whether both did within that time.
-    pub(crate) ended: watch::Sender<Option<bool>>,
+    /// Told what became of it.
+    pub(crate) ended: watch::Sender<Option<Arc<ShutdownReport>>>,
 }
 
 impl Engine {
@@ -157,37 +163,62 @@ fn run_workers(
             return None;
         };
 
-        let deadline = Instant::now() + end.timeout;
+        let mut course = end.course;
+        course.services().await;
+        let (began, deadline) = (Instant::now(), course.in_time(end.timeout));
         // Entities have at least half of the time, whatever actors do.
-        let of_actors = Instant::now() + end.timeout / 2;
-        let actors_ended = timeout_at(of_actors, end.registry.actors_have_ended()).await;
+        let of_actors = began + deadline.saturating_duration_since(began) / 2;
+        end.registry.stop_actors();
+        let actors = end.registry.actors_have_ended();
+        course
+            .phase(ShutdownPhase::StopActors, of_actors, actors)
+            .await;
         end.registry.close();
         for worker in 0..end.registry.workers() {
             end.registry.post(worker, Input::Shutdown);
         }
-        let in_time = timeout_at(deadline, all_done.recv()).await.is_ok() && actors_ended.is_ok();
+        course
+            .phase(ShutdownPhase::DrainEntities, deadline, all_done.recv())
+            .await;
         stop(&arbiters);
         // What they still held is answered when they are gone.
-        let gone = timeout(GRACE, all_done.recv()).await.is_ok();
+        let until = Instant::now() + GRACE;
+        let gone = course
+            .phase(ShutdownPhase::Flush, until, all_done.recv())
+            .await;
         end.registry.end();
-        let arbiters = if gone { join(arbiters) } else { arbiters };
+        let arbiters = match gone {
+            Some(_) => join(arbiters),
+            None => arbiters,
+        };
+        let cut_off = end.registry.cut_off(&end.stats);
         let stores = end.stores.clone();
         let closing = end.persistence.handle().spawn(async move {
             for store in stores {
                 store.close().await;
             }
         });
-        let closed = timeout(end.timeout, closing).await.is_ok();
-        end.ended.send_replace(Some(in_time && closed));
-        Some((arbiters, end))
+        let until = course
+            .in_time(end.timeout)
+            .max(Instant::now() + GRACE.min(end.timeout));
+        course
+            .phase(ShutdownPhase::CloseStore, until, closing)
+            .await;
+        course.tasks_of(ShutdownPhase::After).await;
+        let report = course.report(cut_off, end.registry.refused().count(), end.timeout);
+        if let Some(publisher) = end.publisher {
+            publisher.publish();
+        }
+        end.ended.send_replace(Some(Arc::new(report)));
+        Some((arbiters, end.persistence, end.tasks, end.deadlines))
     });
     // Nobody waits for this thread any more, so it may wait for a handler that does not return.
     // Callers are answered or reach their deadlines, which are looked after until then.
-    if let Some((arbiters, end)) = left {
+    if let Some((arbiters, persistence, tasks, deadlines)) = left {
         join(arbiters);
-        end.persistence.finish();
-        end.tasks.finish();
-        drop(end.deadlines);
+        persistence.finish();
+        tasks.finish();
+        drop(deadlines);
     }
 }
 

@@ -120,6 +120,7 @@ impl Assembly {
     /// Makes the workers. `seeds` gives each its own chance.
     pub fn build(self, frame: Frame, mut seeds: impl FnMut() -> [u8; 32]) -> Assembled {
         let settings = frame.settings;
+        let types = self.types.len();
         let (registry, inboxes) = Registry::new(
             self.types,
             frame.workers,
@@ -145,7 +146,7 @@ impl Assembly {
                     settings.clone(),
                     Arc::clone(&frame.clock),
                     seeds(),
-                    Arc::new(Stats::of_stores(names, number)),
+                    Arc::new(Stats::new(names, types, number)),
                     self.stores,
                 );
                 (worker, inbox)

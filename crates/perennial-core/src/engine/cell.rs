@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use perennial_persistence::{
     AtomicWrite, CommandId, Error, NewEvent, NewReply, Previous, SequenceNr, SerializedPayload,
-    Snapshot, SnapshotCriteria, WriterId,
+    Snapshot, SnapshotCriteria, WriterId, telemetry,
 };
+use tracing::Span;
 
 use crate::engine::command_window::{CommandWindow, Seen};
 use crate::engine::core::{CellTimer, Core, TimerKey};
@@ -25,8 +26,8 @@ use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::mailbox::Address;
 use crate::engine::recovery::{Gaps, PageRead, Part, Recovering, Stopped};
 use crate::engine::{
-    CellKey, Deletion, DeletionDone, Expired, LaterDone, LaterFailure, LaterRequest, ReadDone,
-    ReplyCleanup, panic_message,
+    Bounded, CellKey, Deletion, DeletionDone, Expired, LaterDone, LaterFailure, LaterRequest,
+    ReadDone, ReplyCleanup, panic_message,
 };
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{
@@ -70,6 +71,8 @@ pub(crate) struct Cell<E: EventSourced> {
     scheduled: bool,
     /// The incarnation under which it stands among the idle ones.
     listed_as_idle: Option<u64>,
+    /// The entity's own span, from the first command on that has one.
+    span: Option<Box<Span>>,
 }
 
 enum Phase {
@@ -229,6 +232,7 @@ impl<E: EventSourced> Cell<E> {
             signals: VecDeque::new(),
             scheduled: false,
             listed_as_idle: None,
+            span: None,
         })
     }
 
@@ -414,13 +418,19 @@ impl<E: EventSourced> Cell<E> {
         &mut self,
         entity: &EntityDef<E>,
         core: &mut Core,
-        command: Box<dyn Queued<E>>,
+        mut command: Box<dyn Queued<E>>,
     ) {
         self.last_active = core.now;
         let name = command.command_name();
+        let stamp = core.timings.as_ref().and_then(|_| command.take_stamp());
+        let queued = stamp.map(|stamp| self.address.registry().sampling().since(stamp));
         let before = core.now;
-        self.handle(entity, core, command);
+        let span = self.command_span(name);
+        span.in_scope(|| self.handle(entity, core, command));
         let elapsed = core.look_at_clock().saturating_sub(before);
+        if let (Some(queued), Some(timings)) = (queued, &core.timings) {
+            timings.types[self.key.host].record(queued, elapsed);
+        }
         if elapsed >= core.settings.slow_handler {
             core.stats.slow_handlers.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
@@ -430,6 +440,31 @@ impl<E: EventSourced> Cell<E> {
                 "a handler took long; all entities of its worker waited"
             );
         }
+    }
+
+    /// The span of a command, if somebody wants it. It is a root: in that of the entity, all commands
+    /// of its life would be one trace.
+    fn command_span(&mut self, command: &'static str) -> Span {
+        let span = tracing::trace_span!(
+            target: telemetry::MESSAGE_TARGET,
+            parent: None,
+            telemetry::span::HANDLE,
+            persistence_id = %self.address.persistence_id(),
+            seq_nr = self.seq_nr.value(),
+            command,
+        );
+        if !span.is_disabled() {
+            let of_entity = self.span.get_or_insert_with(|| {
+                Box::new(tracing::trace_span!(
+                    target: telemetry::MESSAGE_TARGET,
+                    parent: None,
+                    telemetry::span::ENTITY,
+                    persistence_id = %self.address.persistence_id(),
+                ))
+            });
+            span.follows_from(&**of_entity);
+        }
+        span
     }
 
     fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
@@ -455,7 +490,7 @@ impl<E: EventSourced> Cell<E> {
                 } else if self.stash.len() < entity.config.stash {
                     self.stash.push_back(command.put_aside());
                 } else {
-                    command.fail(core.busy("the entity's stash"));
+                    command.fail(core.busy("the entity's stash", Bounded::Stash));
                 }
                 self.after(entity, core, body);
             }
@@ -766,7 +801,7 @@ impl<E: EventSourced> Cell<E> {
 
     fn start_later(&mut self, core: &mut Core, command: Box<dyn Queued<E>>, work: LaterWork) {
         if core.open_laters >= core.settings.laters {
-            command.fail(core.busy("the number of open futures"));
+            command.fail(core.busy("the number of open futures", Bounded::LaterLimit));
             return;
         }
         if let (Some(key), Some(known)) = (command.command_key(), &mut self.commands) {
@@ -988,6 +1023,8 @@ impl<E: EventSourced> Cell<E> {
         self.last_active = core.now;
         match outcome {
             Settled::Stored(written) => {
+                let stored = &core.stats.types[self.key.host].stored;
+                stored.fetch_add(item.events, Ordering::Relaxed);
                 self.previous = Previous::At(written.timestamp);
                 if let Some(held) = item.held {
                     held.release();
@@ -1029,6 +1066,7 @@ impl<E: EventSourced> Cell<E> {
                 };
                 let failure = self.persist_failed(kind, chain(&error));
                 if !self.is_doomed() {
+                    self.note_failure(core);
                     tracing::warn!(
                         persistence_id = %self.address.persistence_id(),
                         seq_nr = item.last.value(),
@@ -1060,6 +1098,7 @@ impl<E: EventSourced> Cell<E> {
                 maybe_stored,
             } => {
                 if !self.is_doomed() {
+                    self.note_failure(core);
                     tracing::error!(
                         persistence_id = %self.address.persistence_id(),
                         seq_nr = item.last.value(),
@@ -1183,9 +1222,15 @@ impl<E: EventSourced> Cell<E> {
         );
     }
 
+    fn note_failure(&self, core: &Core) {
+        let failures = &core.stats.types[self.key.host].failures;
+        failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The time until the next start; it grows from failure to failure, until the entity has run
     /// for as long as it can be.
     fn next_backoff(&mut self, entity: &EntityDef<E>, core: &mut Core) -> Duration {
+        self.note_failure(core);
         let config = &entity.config;
         let ran_for = core.now.saturating_sub(self.ready_since);
         if matches!(self.phase, Phase::Ready) && ran_for >= config.restart_max {
@@ -1502,10 +1547,12 @@ impl<E: EventSourced> Cell<E> {
         }
         self.ready_since = core.now;
         self.last_active = core.now;
+        let replayed = recovering.replayed;
         core.stats.recovered.fetch_add(1, Ordering::Relaxed);
-        core.stats
-            .replayed
-            .fetch_add(recovering.replayed, Ordering::Relaxed);
+        core.stats.replayed.fetch_add(replayed, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.key.host];
+        of_type.recovered.fetch_add(1, Ordering::Relaxed);
+        of_type.replayed.fetch_add(replayed, Ordering::Relaxed);
         tracing::debug!(
             persistence_id = %self.address.persistence_id(),
             seq_nr = self.seq_nr.value(),
@@ -1640,6 +1687,8 @@ impl<E: EventSourced> Cell<E> {
         match result {
             Ok(()) => {
                 core.stats.snapshots.fetch_add(1, Ordering::Relaxed);
+                let of_type = &core.stats.types[self.key.host];
+                of_type.snapshots.fetch_add(1, Ordering::Relaxed);
                 self.remember(entity, Signal::SnapshotCompleted { seq_nr });
                 if delete_to > SequenceNr::ZERO {
                     let token = self.start_deletion(core, delete_to);
@@ -1739,6 +1788,18 @@ impl<E: EventSourced> Cell<E> {
             unsettled: self.in_flight.len(),
             stashed: self.stash.len(),
         }
+    }
+
+    /// How many commands wait and how many have begun, of those whose callers have no answer yet.
+    pub(crate) fn unfinished(&self) -> (usize, usize) {
+        let queued = self.queue.iter();
+        let arrived = queued.filter(|command| command.has_arrived()).count();
+        let writes = self.in_flight.iter();
+        let held: usize = writes.map(|write| 1 + write.waiters.len()).sum();
+        let barrier = self.barrier.as_ref();
+        let later = usize::from(barrier.is_some_and(|barrier| barrier.later.is_some()));
+        let waiting = self.queue.len() - arrived + self.stash.len();
+        (waiting, held + later + arrived + self.laters.len())
     }
 
     /// The system stops: what waits for something that will not come any more is refused.

@@ -15,6 +15,7 @@ use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::pulse::Pulse;
 use crate::engine::recovery::Part;
+use crate::engine::tally::{Bounded, BusyCounts, Timings, TypeStats};
 use crate::engine::{CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, ReplyCleanup};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) open_laters: usize,
     /// Whether the store failed to read when it was last asked.
     pub(crate) reads_fail: bool,
+    /// Where times go, if they are taken.
+    pub(crate) timings: Option<Timings>,
     #[cfg(feature = "defects")]
     pub(crate) defects: Defects,
     rng: SmallRng,
@@ -224,13 +227,18 @@ pub struct Stats {
     pub pulse: Pulse,
     /// How it stands with the way to each store.
     pub breakers: Vec<BreakerView>,
+    /// By the index of the entity type.
+    pub(crate) types: Vec<TypeStats>,
+    /// What cells have refused as busy.
+    pub(crate) busy: BusyCounts,
 }
 
 impl Stats {
-    pub(super) fn of_stores(stores: &[&'static str], worker: usize) -> Self {
+    pub(super) fn new(stores: &[&'static str], types: usize, worker: usize) -> Self {
         let breaker = |&store: &&'static str| BreakerView::new(store, worker);
         Self {
             breakers: stores.iter().map(breaker).collect(),
+            types: (0..types).map(|_| TypeStats::default()).collect(),
             ..Self::default()
         }
     }
@@ -312,6 +320,7 @@ impl Core {
             actors_end: false,
             open_laters: 0,
             reads_fail: false,
+            timings: None,
             #[cfg(feature = "defects")]
             defects: Defects::default(),
             rng: SmallRng::from_seed(seed),
@@ -556,7 +565,7 @@ impl Core {
         if self.held.is_empty() || !self.held.contains(id) {
             return Ok(());
         }
-        Err(self.busy(CLEANED_UP))
+        Err(self.busy(CLEANED_UP, Bounded::CleanUp))
     }
 
     /// Has the replies of a type deleted that are older than `age`, now and then.
@@ -578,7 +587,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn busy(&self, what: &'static str) -> AskError {
+    pub(crate) fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.stats.busy.note(bound);
         AskError::Busy {
             what,
             retry_after: self.settings.retry.0,

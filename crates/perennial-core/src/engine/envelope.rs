@@ -11,6 +11,7 @@ use perennial_persistence::SerializedPayload;
 
 use crate::call::{Behalf, Call, Party};
 use crate::command::{CommandKey, Identity};
+use crate::engine::Stamp;
 use crate::engine::actor::Draw;
 use crate::engine::mailbox::Address;
 use crate::error::AskError;
@@ -75,6 +76,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The command's type, for logs.
     fn command_name(&self) -> &'static str;
 
+    /// When it was sent, if its times are taken; once.
+    fn take_stamp(&mut self) -> Option<Stamp>;
+
     /// What the entity does for this command from now on.
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 
@@ -114,6 +118,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     /// Of a command with an id.
     identity: Option<Box<Identity<E::Reply>>>,
     behalf: Behalf,
+    /// When it was sent, if it is one whose times are taken.
+    stamp: Option<Stamp>,
 }
 
 /// What stays of a command that is put aside, besides the command.
@@ -158,8 +164,10 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         identity: Option<Box<Identity<E::Reply>>>,
         behalf: Behalf,
     ) -> Self {
+        let stamp = address.registry().sampling().stamp();
         Self {
             address,
+            stamp,
             admitted: true,
             future_ran: false,
             stage: Stage::Command(command),
@@ -185,6 +193,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
     pub(crate) fn kept(address: Arc<Address>, command: Box<dyn Draw<C>>) -> Self {
         Self {
             address,
+            stamp: None,
             admitted: false,
             future_ran: false,
             stage: Stage::Kept(command),
@@ -202,6 +211,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         }
         Self {
             address: aside.address,
+            stamp: None,
             admitted: false,
             future_ran: aside.future_ran,
             stage: Stage::Command(command),
@@ -277,6 +287,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
         // The caller may come back at once, and then finds its place free.
         if self.take_place() {
             self.address.leave_queue(1);
+        }
+        if error == AskError::Stopped && !self.reply.is_abandoned() {
+            self.address.registry().note_refused();
         }
         // Whoever is told that a command was not handled may send it again, and its future would
         // run twice.
@@ -369,6 +382,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
     fn command_name(&self) -> &'static str {
         type_name::<C>()
+    }
+
+    fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     fn call(&self, is_exclusive: bool) -> Arc<Call> {

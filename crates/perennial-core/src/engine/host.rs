@@ -126,6 +126,8 @@ impl<E: EventSourced> Host<E> {
         address.set_cell(Some(index));
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index].resident;
+        of_type.fetch_add(1, Ordering::Relaxed);
         Ok(index)
     }
 
@@ -149,6 +151,8 @@ impl<E: EventSourced> Host<E> {
         cell.cancel_timers(core);
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index].resident;
+        of_type.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -310,5 +314,19 @@ impl<E: EventSourced> AnyHost for Host<E> {
     #[cfg(test)]
     fn idle_entries(&self) -> usize {
         self.idle.len()
+    }
+}
+
+impl<E: EventSourced> Drop for Host<E> {
+    fn drop(&mut self) {
+        for (_, cell) in &self.cells {
+            let (waiting, begun) = cell.unfinished();
+            if waiting + begun > 0 {
+                let address = cell.address();
+                address.registry().note_cut_off(|cut_off| {
+                    cut_off.add_entity(address.persistence_id(), waiting, begun);
+                });
+            }
+        }
     }
 }

@@ -20,11 +20,13 @@ use crate::deadline::Deadlines;
 use crate::engine::actor::{ACTORS, ActorAddress, NewActor};
 use crate::engine::bound::Bound;
 use crate::engine::envelope::Delivery;
-use crate::engine::{CellKey, DeadLetterLog, Input, local};
+use crate::engine::tally::{Bounded, BusyCounts, Sampling};
+use crate::engine::{CellKey, DeadLetterLog, Input, Stats, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
 use crate::event_sourced::EventSourced;
 use crate::pubsub::{Shelf, Topics};
+use crate::shutdown::{CutOff, Refused};
 
 /// What the registry has to know of an entity type.
 #[derive(Debug, Clone)]
@@ -69,6 +71,11 @@ pub struct Registry {
     concerned: Mutex<Vec<Weak<dyn OnClose>>>,
     /// What is registered at the receptionist.
     services: Shelf,
+    /// What the system has refused since it began to stop.
+    refused: Refused,
+    /// What had not ended when its worker did.
+    cut_off: Mutex<CutOff>,
+    sampling: Sampling,
     waits: Waits,
 }
 
@@ -97,6 +104,7 @@ impl Registry {
                     sender,
                     waiting: Bound::default(),
                     limit: inbox,
+                    busy: BusyCounts::default(),
                 };
                 (inbox, receiver)
             })
@@ -117,6 +125,9 @@ impl Registry {
             topics,
             concerned: Mutex::default(),
             services: Shelf::default(),
+            refused: Refused::default(),
+            cut_off: Mutex::default(),
+            sampling: Sampling::none(),
             waits,
         };
         (Arc::new(registry), receivers)
@@ -236,11 +247,12 @@ impl Registry {
         self.inboxes.iter().map(|inbox| inbox.waiting.taken()).sum()
     }
 
-    /// Spawns no actor any more, and has those end that are there. Gives whether there are any.
+    /// Spawns no actor any more, and has those end that are there, unless it was called before. Gives
+    /// whether there are any.
     pub fn stop_actors(&self) -> bool {
-        self.stopping.store(true, Ordering::SeqCst);
+        let is_first = !self.stopping.swap(true, Ordering::SeqCst);
         let are_there = self.live.load(Ordering::SeqCst) > 0;
-        if are_there {
+        if are_there && is_first {
             for worker in 0..self.inboxes.len() {
                 self.post(worker, Input::StopActors);
             }
@@ -253,9 +265,66 @@ impl Registry {
         self.live.load(Ordering::SeqCst)
     }
 
-    /// Whether actors are to end.
+    /// Whether the system has begun to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// What the system has refused since it began to stop.
+    pub(crate) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Something was refused as `Stopped`, which counts if the system stops.
+    pub(crate) fn note_refused(&self) {
+        if self.is_stopping() {
+            self.refused.note();
+        }
+    }
+
+    /// Notes what has not ended although its worker ends, if the system stops.
+    pub(crate) fn note_cut_off(&self, note: impl FnOnce(&mut CutOff)) {
+        if self.is_stopping() {
+            note(&mut self.cut_off.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// What has not ended: what ended workers have noted, and what is to be seen from outside of
+    /// those that are still inside of a handler. `stats` are the workers'.
+    pub(crate) fn cut_off(&self, stats: &[Arc<Stats>]) -> CutOff {
+        let mut cut_off =
+            std::mem::take(&mut *self.cut_off.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_held = |worker: usize| !self.inboxes[worker].sender.is_closed();
+        if !(0..self.inboxes.len()).any(is_held) {
+            return cut_off;
+        }
+        let mut named = 0;
+        for entry in &self.names {
+            if let Some(actor) = entry.value().address.upgrade()
+                && is_held(actor.worker())
+                && !actor.has_ended()
+            {
+                named += 1;
+                cut_off.add_actor(&actor);
+            }
+        }
+        cut_off.more_actors += self.live.load(Ordering::SeqCst).saturating_sub(named);
+        // An address takes itself out of the map when it is dropped, so none is while it is walked.
+        let entities = self
+            .addresses
+            .iter()
+            .filter_map(|entry| entry.value().upgrade());
+        for entity in entities.collect::<Vec<_>>() {
+            if is_held(entity.worker) {
+                let is_inside = entity.cell().is_some_and(|cell| {
+                    let stats = stats.get(entity.worker);
+                    stats.is_some_and(|stats| stats.pulse.is_in(entity.host, cell))
+                });
+                let waiting = entity.waiting.taken();
+                cut_off.add_entity(&entity.id, waiting, usize::from(is_inside));
+            }
+        }
+        cut_off
     }
 
     /// Waits until no actor is left, after [`Registry::stop_actors`].
@@ -318,6 +387,32 @@ impl Registry {
     pub(crate) fn enter(&self, worker: usize) -> bool {
         let inbox = &self.inboxes[worker];
         inbox.waiting.enter(inbox.limit)
+    }
+
+    /// A queue at a worker is full.
+    pub(crate) fn busy(&self, worker: usize, what: &'static str, bound: Bounded) -> AskError {
+        self.inboxes[worker].busy.note(bound);
+        busy(what)
+    }
+
+    /// What senders were refused as busy at a worker, by what refused them.
+    pub(crate) fn busy_count(&self, worker: usize, bound: Bounded) -> u64 {
+        self.inboxes[worker].busy.of(bound)
+    }
+
+    /// How many commands and messages are between their senders and their handlers at a worker.
+    pub(crate) fn waiting_at(&self, worker: usize) -> usize {
+        self.inboxes[worker].waiting.taken()
+    }
+
+    /// Which messages are timed.
+    pub(crate) fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The names of the entity types, in their order.
+    pub(crate) fn entity_type_names(&self) -> impl Iterator<Item = &'static str> {
+        self.entity_types.iter().map(|entity| entity.name)
     }
 
     /// Gives back places in a worker's inbox.
@@ -482,6 +577,12 @@ impl fmt::Debug for Registry {
     }
 }
 
+/// An actor with a name.
+struct Named {
+    address: Weak<ActorAddress>,
+    type_id: TypeId,
+}
+
 /// A queue is full.
 pub(crate) fn busy(what: &'static str) -> AskError {
     // A full queue empties at the speed of the store; a few commits later there is room.
@@ -492,16 +593,12 @@ pub(crate) fn busy(what: &'static str) -> AskError {
     }
 }
 
-/// An actor with a name.
-struct Named {
-    address: Weak<ActorAddress>,
-    type_id: TypeId,
-}
-
 struct Inbox {
     sender: mpsc::UnboundedSender<Input>,
     waiting: Bound,
     limit: usize,
+    /// What was refused here.
+    busy: BusyCounts,
 }
 
 /// Where an entity is reached in this system.
@@ -545,17 +642,22 @@ impl Address {
     /// Takes a place in the entity's queue and in its worker's inbox.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
         if self.registry.is_closed() {
+            self.registry.note_refused();
             return Err(AskError::Stopped);
         }
         let mailbox = self.registry.entity_types[self.host].mailbox;
         if !self.waiting.enter(mailbox) {
-            return Err(busy("the entity's mailbox"));
+            return Err(self.busy("the entity's mailbox", Bounded::Mailbox));
         }
         if !self.registry.enter(self.worker) {
             self.waiting.leave(1);
-            return Err(busy("the worker's inbox"));
+            return Err(self.busy("the worker's inbox", Bounded::Inbox));
         }
         Ok(())
+    }
+
+    fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.registry.busy(self.worker, what, bound)
     }
 
     /// As [`Address::admit`], but waits while there is no room.
@@ -572,12 +674,14 @@ impl Address {
         };
         let enter_mailbox = || self.waiting.enter(mailbox);
         if !self.waiting.wait(|| entered(&enter_mailbox)).await {
+            registry.note_refused();
             return Err(AskError::Stopped);
         }
         let place = self.waiting.place();
         let inbox = &registry.inboxes[self.worker].waiting;
         let enter_inbox = || registry.enter(self.worker);
         if !inbox.wait(|| entered(&enter_inbox)).await {
+            registry.note_refused();
             return Err(AskError::Stopped);
         }
         place.keep();

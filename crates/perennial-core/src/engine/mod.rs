@@ -22,6 +22,7 @@
 //! - `command_window`: which of its commands with ids were answered, and how
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
+//! - `tally`: what is counted and timed for metrics
 //! - `breaker`: what is refused and held back while a store is slow or down
 
 pub(crate) mod actix_driver;
@@ -39,6 +40,7 @@ mod local;
 mod mailbox;
 mod pulse;
 mod recovery;
+mod tally;
 mod worker;
 
 use std::any::Any;
@@ -73,6 +75,7 @@ pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::{Address, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
+pub(crate) use tally::{Bounded, Stamp, Timing, Timings};
 pub use worker::Worker;
 
 /// Names one incarnation of one cell of a worker.

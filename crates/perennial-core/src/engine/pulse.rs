@@ -44,6 +44,13 @@ impl Pulse {
         self.since.store(0, Ordering::Release);
     }
 
+    /// Whether a cell runs now, by the index of its host and its own.
+    pub(super) fn is_in(&self, host: usize, index: usize) -> bool {
+        self.since.load(Ordering::Acquire) > 0
+            && self.host.load(Ordering::Relaxed) == host
+            && self.index.load(Ordering::Relaxed) == index
+    }
+
     /// What runs now. The key may be that of the next one already, if it has just changed.
     pub(crate) fn beat(&self) -> Option<Beat> {
         let since = self.since.load(Ordering::Acquire).checked_sub(1)?;

@@ -20,6 +20,7 @@ use crate::engine::journal_writer::{
     BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch,
 };
 use crate::engine::local::{Local, Turn};
+use crate::engine::tally::Timings;
 use crate::engine::{Input, Outbox, ReadRequest};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::EventSourced;
@@ -56,6 +57,11 @@ impl Worker {
     #[cfg(feature = "defects")]
     pub fn set_defects(&mut self, defects: Defects) {
         self.core.defects = defects;
+    }
+
+    /// Has times taken of messages that carry a stamp.
+    pub(crate) fn set_timings(&mut self, timings: Timings) {
+        self.core.timings = Some(timings);
     }
 
     /// Takes all `inputs`, runs what can run within the turn's budget, and gives what is to be

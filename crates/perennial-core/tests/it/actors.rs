@@ -1,5 +1,8 @@
 //! Plain actors on a real system: messages, replies, failures, children, watching.
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use perennial_core::config::ConfigSource;
 use perennial_core::{ActorRef, ActorSystem, AskError, Failure, StopReason, Supervision};
 

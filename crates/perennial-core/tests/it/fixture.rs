@@ -293,7 +293,7 @@ impl Bed {
     }
 }
 
-fn config(settings: &[(&str, &str)]) -> ConfigSource {
+pub(crate) fn config(settings: &[(&str, &str)]) -> ConfigSource {
     let mut all = BTreeMap::from([
         ("system.workers", "1"),
         ("system.ask-timeout", "30s"),

@@ -4,6 +4,8 @@
 mod actor_fixture;
 mod fixture;
 
+#[cfg(feature = "actix-interop")]
+mod actix_interop;
 mod actor_stash;
 mod actor_timers;
 mod actors;
@@ -16,6 +18,7 @@ mod chaos;
 mod cleanup;
 mod commands;
 mod commands_of_states;
+mod coordinated;
 mod durable_state;
 mod effects;
 mod ending_actors;

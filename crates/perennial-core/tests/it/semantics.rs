@@ -36,6 +36,8 @@ fn every_guarantee_names_tests_that_exist() {
                 ["columns" | "pekko" | "turns", test] => {
                     (format!("../tests/interop/tests/it/{}.rs", parts[0]), test)
                 }
+                ["it", module, test] => (format!("../tests/it/{module}.rs"), test),
+                ["telemetry", test] => ("perennial-core/tests/telemetry.rs".to_owned(), test),
                 ["spec", test] => ("perennial-testkit/tests/spec.rs".to_owned(), test),
                 ["properties", test] => (
                     "perennial-testkit/tests/spec_properties.rs".to_owned(),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::actor::StopReason;
-use crate::engine::Input;
 use crate::engine::actor::{ActorInput, Order, Parcel};
 use crate::engine::bound::Bound;
-use crate::engine::mailbox::{Registry, busy};
+use crate::engine::mailbox::Registry;
+use crate::engine::{Bounded, Input};
 use crate::error::AskError;
 
 /// Where an actor is reached. There is one per actor, from its spawn to the end of its last
@@ -111,12 +111,17 @@ impl ActorAddress {
     /// own mailbox alone, and one count that all senders share would cost each of them.
     pub(crate) fn admit(&self) -> Result<(), AskError> {
         if self.has_ended() || self.registry.is_closed() {
+            self.registry.note_refused();
             return Err(AskError::Stopped);
         }
         if !self.waiting.enter(self.mailbox as usize) {
-            return Err(busy("the actor's mailbox"));
+            return Err(self.busy("the actor's mailbox", Bounded::Mailbox));
         }
         Ok(())
+    }
+
+    fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
+        self.registry.busy(self.worker(), what, bound)
     }
 
     /// As [`ActorAddress::admit`], but waits while there is no place.
@@ -129,7 +134,10 @@ impl ActorAddress {
             (over || self.waiting.enter(self.mailbox as usize)).then_some(over)
         };
         match self.waiting.wait(place).await {
-            true => Err(AskError::Stopped),
+            true => {
+                self.registry.note_refused();
+                Err(AskError::Stopped)
+            }
             false => Ok(()),
         }
     }

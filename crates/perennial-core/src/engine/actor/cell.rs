@@ -13,7 +13,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use perennial_persistence::telemetry;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::actor::{
     Actor, ActorCx, ActorPath, Asked, ChildFailed, Directive, Failure, LaterOptions, LaterWork,
@@ -25,7 +27,7 @@ use crate::engine::actor::{
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
-use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
+use crate::engine::{Bounded, CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
 use crate::error::AskError;
 use crate::event_sourced::Output;
 
@@ -143,6 +145,8 @@ struct Rest<A: Actor> {
     open: Vec<Open<A>>,
     restarts: Restarts,
     idle: Option<Idle>,
+    /// The actor's own span, from the first message on that has one.
+    span: Option<Span>,
 }
 
 impl<A: Actor> Default for Rest<A> {
@@ -158,6 +162,7 @@ impl<A: Actor> Default for Rest<A> {
             open: Vec::new(),
             restarts: Restarts::default(),
             idle: None,
+            span: None,
         }
     }
 }
@@ -215,6 +220,31 @@ enum Phase {
 impl<A: Actor> Base<A> {
     pub(crate) fn address(&self) -> &Arc<ActorAddress> {
         &self.address
+    }
+
+    /// The span of a message, if somebody wants it. It is a root: in that of the actor, all messages
+    /// of its life would be one trace.
+    fn message_span(&mut self, message: &'static str) -> Span {
+        let span = tracing::trace_span!(
+            target: telemetry::MESSAGE_TARGET,
+            parent: None,
+            telemetry::span::RECEIVE,
+            actor = %self.address,
+            message,
+        );
+        if !span.is_disabled() {
+            let address = Arc::clone(&self.address);
+            let of_actor = self.rest().span.get_or_insert_with(|| {
+                tracing::trace_span!(
+                    target: telemetry::MESSAGE_TARGET,
+                    parent: None,
+                    telemetry::span::ACTOR,
+                    actor = %address,
+                )
+            });
+            span.follows_from(&*of_actor);
+        }
+        span
     }
 
     fn rest(&mut self) -> &mut Rest<A> {
@@ -533,14 +563,29 @@ impl<A: Actor> ActorCell<A> {
         self.queue.iter().take_while(is_arrived).count()
     }
 
-    fn handle(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>) {
+    fn handle(&mut self, core: &mut Core, mut letter: Box<dyn Letter<A>>) {
         if let Some(rest) = &mut self.base.rest
             && let Some(idle) = &mut rest.idle
         {
             idle.since = core.now;
         }
-        core.handled.push(letter.message_name());
-        self.handle_letter(core, letter);
+        let name = letter.message_name();
+        let stamp = core.timings.as_ref().and_then(|_| letter.take_stamp());
+        let Some(stamp) = stamp else {
+            core.handled.push(name);
+            let span = self.base.message_span(name);
+            return span.in_scope(|| self.handle_letter(core, letter));
+        };
+        let queued = self.base.address.registry().sampling().since(stamp);
+        // Whatever was handled since the last look is not this one's.
+        self.look_at_clock(core);
+        core.handled.push(name);
+        let span = self.base.message_span(name);
+        span.in_scope(|| self.handle_letter(core, letter));
+        let elapsed = self.look_at_clock(core);
+        if let Some(timings) = &core.timings {
+            timings.actors.record(queued, elapsed);
+        }
     }
 
     /// Looks how long the latest handlers took.
@@ -602,13 +647,16 @@ impl<A: Actor> ActorCell<A> {
         if stash.len() < limit {
             stash.push_back(letter.put_aside());
         } else {
-            letter.reject(DeadLetterReason::StashFull, core.busy("the actor's stash"));
+            letter.reject(
+                DeadLetterReason::StashFull,
+                core.busy("the actor's stash", Bounded::Stash),
+            );
         }
     }
 
     fn start_later(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>, work: LaterWork) {
         if core.open_laters >= core.settings.laters {
-            let busy = core.busy("the number of open futures");
+            let busy = core.busy("the number of open futures", Bounded::LaterLimit);
             return letter.reject(DeadLetterReason::TooManyFutures, busy);
         }
         core.open_laters += 1;

@@ -15,6 +15,7 @@ use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
 use crate::engine::{Input, LaterDone, Registry};
 use crate::error::AskError;
+use crate::shutdown::CutOff;
 
 /// The actors of one worker.
 #[derive(Default)]
@@ -293,6 +294,9 @@ impl Drop for ActorHost {
     fn drop(&mut self) {
         // Whoever waits or watches is told, and what is not handled any more is counted.
         for mut cell in self.cells.drain() {
+            let address = cell.base().address();
+            let note = |cut_off: &mut CutOff| cut_off.add_actor(address);
+            address.registry().note_cut_off(note);
             cell.abandon();
         }
     }

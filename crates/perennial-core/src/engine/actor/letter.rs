@@ -13,6 +13,7 @@ use crate::actor::{
 };
 use crate::call::{Behalf, Call, Party};
 use crate::dead_letters::DeadLetterReason;
+use crate::engine::Stamp;
 use crate::engine::actor::ActorAddress;
 use crate::error::AskError;
 use crate::event_sourced::Output;
@@ -59,6 +60,9 @@ pub(crate) trait Letter<A: Actor>: Send {
     /// The message's type, for logs.
     fn message_name(&self) -> &'static str;
 
+    /// When it was sent, if its times are taken; once.
+    fn take_stamp(&mut self) -> Option<Stamp>;
+
     /// What the actor does for this message from now on.
     fn call(&self, is_exclusive: bool) -> Arc<Call>;
 }
@@ -87,6 +91,8 @@ pub(crate) struct Told<A: Receive<M>, M: Send + 'static> {
     to: Arc<ActorAddress>,
     /// Whether it holds a place in the mailbox.
     admitted: bool,
+    /// When it was sent, if it belongs to the sample that is timed.
+    stamp: Option<Stamp>,
     message: Option<M>,
     actor: PhantomData<fn(A)>,
 }
@@ -95,6 +101,7 @@ impl<A: Receive<M>, M: Send + 'static> Told<A, M> {
     /// A message that has been admitted to the mailbox of `to`.
     pub(crate) fn admitted(to: Arc<ActorAddress>, message: M) -> Self {
         Self {
+            stamp: to.registry().sampling().stamp(),
             to,
             admitted: true,
             message: Some(message),
@@ -115,6 +122,7 @@ impl<A: Receive<M>, M: Send + 'static> Told<A, M> {
             admitted: false,
             future_ran: false,
             is_counted: false,
+            stamp: None,
             stage: Stage::Suspended(then),
             reply: ReplyTo::nobody(),
             behalf: Behalf::default(),
@@ -139,6 +147,10 @@ impl<A: Receive<M>, M: Send + 'static> Parcel for Told<A, M> {
 impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
     fn take_place(&mut self) -> bool {
         std::mem::take(&mut self.admitted)
+    }
+
+    fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     fn claim(&self) -> bool {
@@ -235,6 +247,8 @@ pub(crate) struct Post<A: Receive<M>, M: Send + 'static> {
     stage: Stage<A, M>,
     reply: ReplyTo<A::Reply>,
     behalf: Behalf,
+    /// When it was sent, if it is one whose times are taken.
+    stamp: Option<Stamp>,
 }
 
 enum Stage<A: Receive<M>, M: Send + 'static> {
@@ -266,6 +280,7 @@ pub(crate) fn put_aside<A: Receive<M>, M: Send + 'static>(
     }
     Box::new(Post::<A, M> {
         to,
+        stamp: None,
         admitted: false,
         future_ran,
         is_counted: false,
@@ -283,8 +298,10 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
         reply: ReplyTo<A::Reply>,
         behalf: Behalf,
     ) -> Self {
+        let stamp = to.registry().sampling().stamp();
         Self {
             to,
+            stamp,
             admitted: true,
             future_ran: false,
             is_counted: false,
@@ -310,6 +327,7 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
             admitted: false,
             future_ran: false,
             is_counted: false,
+            stamp: None,
             stage: Stage::Kept(message),
             reply: ReplyTo::nobody(),
             behalf: Behalf::default(),
@@ -430,6 +448,9 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
         if self.take_place() {
             self.to.leave(1);
         }
+        if error == AskError::Stopped && !self.reply.is_abandoned() {
+            self.to.registry().note_refused();
+        }
         // Whoever is told that a message was not handled may send it again.
         let error = if self.future_ran && error.is_not_handled() {
             AskError::Unknown {
@@ -448,6 +469,10 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
 
     fn message_name(&self) -> &'static str {
         type_name::<M>()
+    }
+
+    fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     fn call(&self, is_exclusive: bool) -> Arc<Call> {

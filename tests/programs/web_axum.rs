@@ -1,0 +1,7 @@
+//! The example `web_axum`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    web_axum::main()
+}
