@@ -15,6 +15,7 @@ mod effects;
 mod fairness;
 mod first_path;
 mod formats;
+mod fsm;
 mod group_commit;
 mod later;
 mod outcome;
