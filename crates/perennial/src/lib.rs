@@ -87,7 +87,7 @@
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
@@ -97,10 +97,20 @@ pub use futures_executor::block_on;
 pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
-    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, Durable, DurableState, Effect,
-    Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
-    RecoveryFailed, Repeatable, Retention, ShutdownError, Signal, StartError, StateChange,
-    StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then, Timers, engine,
+    Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed, Directive,
+    Failure, Outside, PendingReply, Placement, Props, Receive, Received, Recipient, SpawnError,
+    StopReason, Supervision, Terminated, WeakActorRef,
+};
+pub use perennial_core::{
+    ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, DeadLetter, DeadLetterReason,
+    Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Handle, OpenStore,
+    PersistFailed, PersistFailure, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError,
+    Signal, StartError, StateChange, StorePlugin, StoreStatus, SystemBuilder, SystemStats, Then,
+    Timers, Work, engine,
+};
+pub use perennial_core::{
+    Fsm, MachineName, Observe, PersistentFsm, PersistentStateMachine, StateMachine, StateTimeout,
+    Transition, Unobserve,
 };
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
@@ -132,13 +142,17 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
     mod keep_only_state {}
+
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/state-machines.md")]
+    mod state_machines {}
 }
 
 /// What most programs need.
 pub mod prelude {
     pub use crate::{
-        ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity, EntityRef, EventSourced,
-        FromConfig, Handle,
+        Actor, ActorCx, ActorRef, ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity,
+        EntityRef, EventSourced, FromConfig, Handle, Receive, Received,
     };
 }
 
