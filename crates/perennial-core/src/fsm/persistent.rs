@@ -59,7 +59,7 @@ use crate::fsm::{
 ///         });
 ///     }
 ///
-///     fn state_timeout(&self) -> Option<StateTimeout> {
+///     fn state_timeout(&self, _: &Cx<'_, Self>) -> Option<StateTimeout> {
 ///         match self.fsm.state() {
 ///             State::Closed => None,
 ///             State::Open { .. } => Some(StateTimeout::after(Duration::from_secs(30))),
@@ -139,7 +139,8 @@ pub trait PersistentStateMachine: Default + Send + Sized + 'static {
 
     /// How long it may be in its present state. Looked at when a state was entered, and after a
     /// recovery. A panic restarts the entity.
-    fn state_timeout(&self) -> Option<StateTimeout> {
+    fn state_timeout(&self, cx: &Cx<'_, Self>) -> Option<StateTimeout> {
+        let _ = cx;
         None
     }
 
@@ -228,7 +229,7 @@ impl<E: PersistentStateMachine> Cx<'_, E> {
     /// Begins the time-out of the present state from the start; `machine` is the state of the entity.
     pub fn restart_state_timeout(&self, machine: &E) {
         let timers = self.timers();
-        match machine.state_timeout() {
+        match machine.state_timeout(self) {
             Some(due) => {
                 let message = StateTimedOut { entry: self.entry };
                 timers.start_single(STATE_TIMEOUT, due.delay(self.now()), message);

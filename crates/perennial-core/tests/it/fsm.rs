@@ -790,7 +790,7 @@ impl PersistentStateMachine for Beacon {
         }
     }
 
-    fn state_timeout(&self) -> Option<StateTimeout> {
+    fn state_timeout(&self, _: &Cx<'_, Self>) -> Option<StateTimeout> {
         timeout(self.fsm.state())
     }
 
