@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flight_table::program::explain;
 use perennial::config::{EntityConfig, SystemConfig};
 use perennial::persistence::OpenError;
 use perennial::prelude::*;
@@ -20,7 +21,7 @@ use crate::dispatch::Answer;
 use crate::fold::Start;
 use crate::patience::AskFailure;
 use crate::row::Flight;
-use crate::run::{Base, Begin, Fleet, explain};
+use crate::run::{Base, Begin, Fleet};
 
 /// A busy aircraft has some 80 flights a month, so that most come back from events alone and the
 /// busy ones from a snapshot and the events after it.
