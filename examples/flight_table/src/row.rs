@@ -148,7 +148,7 @@ impl Flight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// It has too few or too many columns.
-    #[error("{0} columns instead of {all}", all = COLUMNS.len())]
+    #[error("{0} instead of {all} columns", all = COLUMNS.len())]
     Columns(usize),
     /// Something else stands where a number must stand.
     #[error("`{column}` is no whole number of 64 bits")]

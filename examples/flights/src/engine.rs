@@ -10,7 +10,7 @@ use flight_table::program::explain;
 use perennial::config::{EntityConfig, SystemConfig};
 use perennial::persistence::OpenError;
 use perennial::prelude::*;
-use perennial::{ConfigError, ConfigSource, PersistFailure, StartError};
+use perennial::{ConfigError, ConfigSource, StartError};
 
 use crate::aircraft::{
     self, Aircraft, FlightRecorded, Logbook, ReadLogbook, Record, Refusal, Totals,
@@ -146,7 +146,7 @@ impl Fleet for Flying<'_> {
             .ask(Record(flight))
             .timeout(self.engine.ask_timeout)
             .await;
-        answer.map_err(failure)
+        answer.map_err(AskFailure::from)
     }
 
     async fn logbook(&self, tail: &str) -> Result<Logbook, AskFailure> {
@@ -155,7 +155,7 @@ impl Fleet for Flying<'_> {
             .ask(ReadLogbook)
             .timeout(self.engine.ask_timeout)
             .await;
-        answer.map_err(failure)
+        answer.map_err(AskFailure::from)
     }
 
     async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
@@ -165,20 +165,5 @@ impl Fleet for Flying<'_> {
     async fn shutdown(self) -> Result<(), AskFailure> {
         let stopped = self.system.shutdown().await;
         stopped.map_err(|error| AskFailure::Unavailable(error.to_string()))
-    }
-}
-
-/// What a failed ask means for who may ask again.
-fn failure(error: AskError) -> AskFailure {
-    match error {
-        AskError::Busy { .. } => AskFailure::Busy,
-        AskError::Expired => AskFailure::Expired,
-        error if error.is_outcome_unknown() => AskFailure::Unknown(error.to_string()),
-        // Nothing was stored, and the aircraft has recovered, or will: from an outage, or from
-        // another program that writes the same aircraft.
-        AskError::PersistFailed(failed) if failed.kind != PersistFailure::Rejected => {
-            AskFailure::Unavailable(failed.to_string())
-        }
-        error => AskFailure::Fatal(explain(&error)),
     }
 }
