@@ -1,10 +1,12 @@
 //! Fixtures of the tests that go across crates.
 
+mod bulk;
 mod example_process;
 mod notebook;
 mod stores;
 mod wait;
 
+pub use bulk::{Bulk, Rows};
 pub use example_process::{Ended, Example, Running};
 pub use notebook::{Load, Note, Notebook, Outcome, Read, check_notes};
 pub use stores::{TestStore, on_every_store};
