@@ -1,12 +1,14 @@
 //! Fixtures of the tests that go across crates.
 
-mod flights_process;
+mod bulk;
+mod example_process;
 mod notebook;
 mod process;
 mod stores;
 mod wait;
 
-pub use flights_process::Flights;
+pub use bulk::{Bulk, Rows};
+pub use example_process::Example;
 pub use notebook::{Load, Note, Notebook, Outcome, Read, check_notes};
 pub use process::{Ended, Running};
 pub use stores::{TestStore, on_every_store};

@@ -5,7 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use perennial::prelude::*;
-use perennial_it::{Ended, Flights, Note, Notebook, TestStore, until};
+use perennial_it::{Ended, Example, Note, Notebook, TestStore, until};
 use perennial_testkit::postgres::PrivateServer;
 use serde_json::json;
 
@@ -17,8 +17,8 @@ const HEADER: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,
 const GOOD: &str =
     "2013,1,1,517,515,2,830,819,11,UA,1545,N14228,EWR,IAH,227,1400,5,15,2013-01-01T10:00:00Z";
 
-fn flights() -> Flights {
-    Flights::new(FLIGHTS).with(&["--report", "report.json", "--rejects", "rejects.csv"])
+fn flights() -> Example {
+    Example::new("flights", FLIGHTS).with(&["--report", "report.json", "--rejects", "rejects.csv"])
 }
 
 fn ended_with(ended: &Ended, code: i32, parts: &[&str]) {
@@ -186,7 +186,7 @@ fn what_a_cut_file_still_holds_is_recorded_and_said() {
         .expect("memory");
     let whole = whole.finish().expect("memory");
     flights.write("cut.csv.gz", &whole[..whole.len() / 2]);
-    let cut = Flights::new(FLIGHTS);
+    let cut = Example::new("flights", FLIGHTS);
     cut.write("cut.csv.gz", &whole[..whole.len() / 2]);
     cut.write("whole.csv.gz", &whole);
     let ended = cut.run(&["--input", "cut.csv.gz"]);
@@ -241,7 +241,7 @@ fn an_interrupted_run_says_what_it_did_and_can_be_continued() {
     assert_eq!(report["refused"]["duplicate"], stored);
 }
 
-fn stored_events(flights: &Flights) -> u64 {
+fn stored_events(flights: &Example) -> u64 {
     let Ok(connection) = rusqlite::Connection::open_with_flags(
         flights.path("flights.sqlite"),
         rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use perennial_it::{Flights, TestStore, number_from};
+use perennial_it::{Example, TestStore, number_from};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -28,10 +28,10 @@ fn killed_on_postgres_it_ends_with_the_same_totals() {
     });
 }
 
-fn check(database: &str, place: impl Fn(Flights) -> (Flights, Option<TestStore>)) {
+fn check(database: &str, place: impl Fn(Example) -> (Example, Option<TestStore>)) {
     let new = || {
         place(
-            Flights::new(FLIGHTS)
+            Example::new("flights", FLIGHTS)
                 .with_rows(ROWS)
                 .with(&["--report", "report.json"]),
         )

@@ -1,6 +1,6 @@
 //! The flights example while its server goes down in every phase.
 
-use perennial_it::{Flights, until};
+use perennial_it::{Example, until};
 use perennial_testkit::postgres::PrivateServer;
 
 use crate::FLIGHTS;
@@ -8,7 +8,7 @@ use crate::FLIGHTS;
 #[test]
 fn a_server_that_is_down_for_a_while_in_any_phase_only_delays_the_run() {
     let rows = 4000;
-    let undisturbed = Flights::new(FLIGHTS)
+    let undisturbed = Example::new("flights", FLIGHTS)
         .with_rows(rows)
         .with(&["--report", "report.json"]);
     let ended = undisturbed.run(&[]);
@@ -17,7 +17,7 @@ fn a_server_that_is_down_for_a_while_in_any_phase_only_delays_the_run() {
     // The machine does not crash, only the server: what it wrote is there without a flush.
     let server = PrivateServer::start_with(&["fsync = off"]);
     let database = server.new_database();
-    let flights = Flights::new(FLIGHTS)
+    let flights = Example::new("flights", FLIGHTS)
         .with_rows(rows)
         .with(&["--report", "report.json"])
         .on_postgres(database.url());

@@ -1,6 +1,9 @@
 //! Behaviour across crates, on real files, servers and processes.
 
 mod bad_input;
+mod bulk_processor_command_line;
+mod bulk_processor_crash_recovery;
+mod bulk_processor_outages;
 mod configuration_errors;
 mod flights_command_line;
 mod flights_crash_recovery;
@@ -15,3 +18,6 @@ mod web;
 
 /// The flights example.
 const FLIGHTS: &str = env!("CARGO_BIN_EXE_it-flights");
+
+/// The bulk processor example.
+const BULK_PROCESSOR: &str = env!("CARGO_BIN_EXE_it-bulk-processor");

@@ -485,4 +485,13 @@ where
     fn describe(&self) -> String {
         format!("an actix actor that takes {}", std::any::type_name::<M>())
     }
+
+    fn has_ended(&self) -> bool {
+        !self.connected()
+    }
+
+    fn place(&self) -> Option<usize> {
+        // actix does not tell of two whether they are the same.
+        None
+    }
 }

@@ -96,6 +96,8 @@
 //!   looks at the state and returns an [`Effect`], made by the context [`Cx`]: what to store, what
 //!   to reply, what to run after that. An unknown command, a wrong reply and a forgotten one do not
 //!   compile.
+//! - **State machine**: an actor or entity that behaves by states, with time-outs and observers; see
+//!   [`StateMachine`] and [`PersistentStateMachine`].
 //! - **Reference**: an [`EntityRef`] reaches an entity by its id, in memory or not, and stays valid
 //!   for as long as the system. [`EntityRef::ask`] waits for the reply, [`EntityRef::tell`] does
 //!   not. [`AskError`] says whether a command without a reply may have taken effect.
@@ -159,6 +161,7 @@ pub mod engine;
 mod entity_ref;
 mod error;
 mod event_sourced;
+mod fsm;
 mod metrics;
 mod pubsub;
 mod receptionist;
@@ -182,6 +185,12 @@ pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+};
+#[doc(hidden)]
+pub use fsm::MachineHooks;
+pub use fsm::{
+    Fsm, MachineName, Observe, PersistentFsm, PersistentStateMachine, StateMachine, StateTimeout,
+    Transition, Unobserve,
 };
 pub use pubsub::{
     Backlog, EventStream, Overflow, Published, SubscriberStatus, Subscription, SubscriptionEnd,

@@ -121,6 +121,11 @@ pub use perennial_core::{
     AddTaskError, CoordinatedShutdown, PhaseReport, ShutdownPhase, ShutdownReason, ShutdownReport,
     ShutdownTask, TaskError, TaskOutcome, TaskRegistration, UnfinishedEntity,
 };
+// State machines.
+pub use perennial_core::{
+    Fsm, MachineName, Observe, PersistentFsm, PersistentStateMachine, StateMachine, StateTimeout,
+    Transition, Unobserve,
+};
 pub use perennial_persistence as persistence;
 pub use perennial_persistence::{
     Adapted, Codec, CommandId, Compression, Decimal, Format, MessagePack, PersistenceId, Registry,
@@ -155,6 +160,10 @@ mod guide {
     #[cfg(feature = "sqlite")]
     #[doc = include_str!("../../../docs/guide/distribute-work.md")]
     mod distribute_work {}
+
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/state-machines.md")]
+    mod state_machines {}
 }
 
 /// What most programs need.

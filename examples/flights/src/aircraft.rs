@@ -30,7 +30,7 @@ impl Aircraft {
         if flight.dep_time.is_none() {
             return Err(Refusal::Cancelled);
         }
-        if let Some(index) = self.recorded.get_index_of(&flight.natural_key()) {
+        if let Some(index) = self.recorded.get_index_of(&NaturalKey::of(flight)) {
             return Err(Refusal::Duplicate {
                 nth: u64::try_from(index).map_or(u64::MAX, |index| index + 1),
             });
@@ -47,7 +47,7 @@ impl Aircraft {
         // not, it is left out of sums and keys alike, which the check of a run then reports.
         if let Some(totals) = self.totals.plus(flight) {
             self.totals = totals;
-            self.recorded.insert(flight.natural_key());
+            self.recorded.insert(NaturalKey::of(flight));
         }
     }
 
@@ -196,7 +196,7 @@ mod tests {
         );
         assert_eq!(
             aircraft.logbook().flights,
-            [1, 2, 3].map(|number| flight(number).natural_key())
+            [1, 2, 3].map(|number| NaturalKey::of(&flight(number)))
         );
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use flight_table::program::{SameFile, check_files};
 
 /// Feeds the flight table to one persistent actor per aircraft, restarts, and checks every total.
 ///
@@ -55,42 +56,13 @@ impl Args {
     /// # Errors
     /// Two files are the same one, so that writing one would destroy the other.
     pub fn check(&self) -> Result<(), SameFile> {
-        let files = [
-            ("--input", &self.input),
-            ("--config", &self.config),
-            ("--rejects", &self.rejects),
-            ("--report", &self.report),
-        ];
-        let files: Vec<_> = files
-            .into_iter()
-            .filter_map(|(option, path)| {
-                let path = path.as_ref()?;
-                // Devices and pipes may well be used twice.
-                let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
-                let place = path.canonicalize().or_else(|_| std::path::absolute(path));
-                (!is_special).then(|| (option, place.unwrap_or_else(|_| path.clone())))
-            })
-            .collect();
-        for (index, (first, place)) in files.iter().enumerate() {
-            if let Some((second, _)) = files[index + 1..].iter().find(|(_, other)| other == place) {
-                return Err(SameFile {
-                    first,
-                    second,
-                    path: place.clone(),
-                });
-            }
-        }
-        Ok(())
+        check_files(&[
+            ("--input", self.input.as_deref()),
+            ("--config", self.config.as_deref()),
+            ("--rejects", self.rejects.as_deref()),
+            ("--report", self.report.as_deref()),
+        ])
     }
-}
-
-/// Two options name one file.
-#[derive(Debug, thiserror::Error)]
-#[error("{first} and {second} are both {}; give them different files", path.display())]
-pub struct SameFile {
-    first: &'static str,
-    second: &'static str,
-    path: PathBuf,
 }
 
 #[cfg(test)]
@@ -138,26 +110,13 @@ mod tests {
 
     #[test]
     fn no_file_is_read_and_written() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("flights.csv");
-        std::fs::write(&file, "").expect("a file");
-        let detour = folder.path().join(".").join("flights.csv");
-        let other = folder.path().join("new.csv");
-        let check = |first: &str, a: &PathBuf, second: &str, b: &PathBuf| {
-            let text = |path: &PathBuf| path.display().to_string();
-            parse(&[first, &text(a), second, &text(b)])
-                .expect("a good command line")
-                .check()
-        };
-        let error = check("--input", &file, "--rejects", &detour).expect_err("the same file");
-        assert!(
-            error
-                .to_string()
-                .starts_with("--input and --rejects are both ")
-        );
-        assert!(check("--report", &other, "--rejects", &other).is_err());
-        assert!(check("--input", &file, "--rejects", &other).is_ok());
-        let null = PathBuf::from("/dev/null");
-        assert!(check("--report", &null, "--rejects", &null).is_ok());
+        for options in [["--input", "--rejects"], ["--config", "--report"]] {
+            let [first, second] = options;
+            let args = parse(&[first, "new", second, "./new"]).expect("a good command line");
+            let error = args.check().expect_err("the same file").to_string();
+            assert!(error.starts_with(&format!("{first} and {second} are both ")));
+        }
+        let args = parse(&["--input", "a", "--config", "b", "--rejects", "c"]);
+        assert!(args.expect("a good command line").check().is_ok());
     }
 }

@@ -8,79 +8,33 @@ mod sqlite;
 
 use std::fmt;
 
-use perennial::config::PersistenceConfig;
+use flight_table::database::{Place, is_used_by_others};
 use perennial::persistence::OpenError;
-use perennial::{ConfigError, ConfigSource, plugins};
+use perennial::{ConfigError, ConfigSource};
 
 use crate::aircraft::ENTITY_TYPE;
 use crate::fold::Start;
 use crate::patience::AskFailure;
 use crate::run::Begin;
 
-use self::postgres::Postgres;
-use self::sqlite::Sqlite;
-
 /// The file without a configuration.
 const SQLITE_FILE: &str = "flights.sqlite";
 
-/// The stores in which the example can list its aircraft.
-const STORES: [&str; 2] = ["sqlite", "postgres"];
-
 /// Where the aircraft are stored.
 #[derive(Debug)]
-pub enum Database {
-    /// In a file.
-    Sqlite(Sqlite),
-    /// On a server.
-    Postgres(Box<Postgres>),
-}
+pub struct Database(Place);
 
 impl Database {
-    /// The database that the configuration names, and the configuration with the example's own
-    /// defaults in it: the file, and `database_url` for PostgreSQL. What the configuration says
-    /// itself wins.
+    /// As [`Place::configured`].
     ///
     /// # Errors
-    /// A setting of the store that is unknown, missing or makes no sense.
+    /// As [`Place::configured`].
     pub fn configured(
         source: ConfigSource,
         database_url: Option<&str>,
     ) -> Result<(ConfigSource, Self), ConfigError> {
-        let check = |name: &str, source: &ConfigSource| {
-            let plugins = plugins();
-            let chosen = plugins.iter().find(|plugin| plugin.name() == name);
-            chosen.map_or(Ok(()), |plugin| plugin.configure(source).map(drop))
-        };
-        let persistence = PersistenceConfig::read(&source)?;
-        persistence.check_plugin(&source, &STORES)?;
-        // The other one's settings may stand in the file for another day.
-        for other in STORES.iter().filter(|name| **name != persistence.plugin) {
-            source.ignore_section(&format!("persistence.{other}"))?;
-        }
-        if persistence.plugin == "postgres" {
-            let url = "persistence.postgres.url";
-            let source = match database_url {
-                _ if source.contains(url)? => source,
-                Some(database_url) => source.set(url, database_url)?,
-                None => {
-                    let reason = "is not set; set the environment variable DATABASE_URL, such as \
-                                  postgres://user:password@localhost/flights";
-                    return Err(source.invalid(url, reason));
-                }
-            };
-            check(&persistence.plugin, &source)?;
-            let postgres = Postgres::configured(&source)?;
-            return Ok((source, Self::Postgres(Box::new(postgres))));
-        }
-        let path = "persistence.sqlite.path";
-        let source = if source.contains(path)? {
-            source
-        } else {
-            source.set(path, SQLITE_FILE)?
-        };
-        check(&persistence.plugin, &source)?;
-        let sqlite = Sqlite::new(source.section("persistence.sqlite")?);
-        Ok((source, Self::Sqlite(sqlite)))
+        let (source, place) = Place::configured(source, SQLITE_FILE, database_url)?;
+        Ok((source, Self(place)))
     }
 
     /// Makes the database ready for a run, and says whether aircraft are in it.
@@ -88,20 +42,20 @@ impl Database {
     /// # Errors
     /// Why it cannot be made ready, now or ever.
     pub async fn prepare(&self, begin: Begin) -> Result<Start, AskFailure> {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.prepare(begin).await,
-            Self::Postgres(postgres) => postgres.prepare(begin).await,
+        match &self.0 {
+            Place::File(file) => sqlite::prepare(file, begin).await,
+            Place::Server(server) => postgres::prepare(server, begin).await,
         }
     }
 
     /// What it means that the store could not be opened: whether that may pass.
     pub async fn unreachable(&self, error: &OpenError) -> AskFailure {
-        match self {
-            Self::Sqlite(_) if sqlite::is_used_by_others(error) => {
+        match &self.0 {
+            Place::File(_) if is_used_by_others(error) => {
                 AskFailure::Unavailable(error.to_string())
             }
-            Self::Sqlite(_) => AskFailure::Fatal(error.to_string()),
-            Self::Postgres(postgres) => match postgres.persistence_ids().await {
+            Place::File(_) => AskFailure::Fatal(error.to_string()),
+            Place::Server(server) => match postgres::persistence_ids(server).await {
                 Ok(_) => AskFailure::Unavailable(error.to_string()),
                 Err(failure) => failure,
             },
@@ -113,9 +67,9 @@ impl Database {
     /// # Errors
     /// Why they cannot be listed, now or ever.
     pub async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
-        let ids = match self {
-            Self::Sqlite(sqlite) => sqlite.persistence_ids().await?,
-            Self::Postgres(postgres) => postgres.persistence_ids().await?,
+        let ids = match &self.0 {
+            Place::File(file) => sqlite::persistence_ids(file).await?,
+            Place::Server(server) => postgres::persistence_ids(server).await?,
         };
         let tails = ids.iter().filter_map(|id| {
             let tail = id.strip_prefix(ENTITY_TYPE)?.strip_prefix('|')?;
@@ -128,9 +82,6 @@ impl Database {
 /// Where it is, for people.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.fmt(f),
-            Self::Postgres(postgres) => postgres.fmt(f),
-        }
+        self.0.fmt(f)
     }
 }

@@ -25,8 +25,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+
+use flight_table::ahead;
 
 use crate::aircraft::{Refusal, Totals};
 use crate::fold::{Fold, Start};
@@ -40,11 +41,6 @@ use crate::row::{Flight, Reason, Row};
 const WINDOW_PER_COMMAND: usize = 16;
 /// The most bytes of text in the window, give or take one batch.
 const WINDOW_BYTES: usize = 64 << 20;
-/// A batch of rows ends at either.
-const BATCH_ROWS: usize = 256;
-const BATCH_BYTES: usize = 256 << 10;
-/// Batches between the reading thread and the window.
-const BATCHES_AHEAD: usize = 4;
 /// How long commands under way are waited for after a stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -109,47 +105,18 @@ pub enum Error {
 }
 
 /// Rows in batches, read ahead by a thread of their own.
-pub type Rows = mpsc::Receiver<Result<Vec<Row>, input::Error>>;
+pub type Rows = ahead::Batches<Row>;
 
 /// Reads `input` on a thread of its own, a few batches ahead of who takes them.
 ///
 /// The thread folds what it reads and returns the fold at the end, so that a table that can be
-/// read only once, such as a pipe, can still be checked. It ends after an error, and when the
-/// receiver is dropped.
+/// read only once, such as a pipe, can still be checked.
 pub fn read_ahead(input: input::Input) -> (Rows, JoinHandle<Fold>) {
-    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let thread = std::thread::spawn(move || {
-        let mut fold = Fold::default();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for row in input {
-            match row {
-                Ok(row) => {
-                    fold.add(&row);
-                    bytes += row.text.len();
-                    batch.push(row);
-                }
-                Err(error) => {
-                    // The rows before it come first. If nobody listens any more, nobody cares.
-                    let _ = sender.blocking_send(Ok(batch));
-                    let _ = sender.blocking_send(Err(error));
-                    return fold;
-                }
-            }
-            if batch.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
-                bytes = 0;
-                if sender
-                    .blocking_send(Ok(std::mem::take(&mut batch)))
-                    .is_err()
-                {
-                    return fold;
-                }
-            }
-        }
-        let _ = sender.blocking_send(Ok(batch));
-        fold
-    });
-    (receiver, thread)
+    ahead::read_ahead(input, Fold::default(), |fold, line| {
+        let row = Row::new(line);
+        fold.add(&row);
+        row
+    })
 }
 
 /// How [`dispatch`] goes about it.

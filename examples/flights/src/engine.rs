@@ -6,10 +6,11 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flight_table::program::explain;
 use perennial::config::{EntityConfig, SystemConfig};
 use perennial::persistence::OpenError;
 use perennial::prelude::*;
-use perennial::{ConfigError, ConfigSource, PersistFailure, StartError};
+use perennial::{ConfigError, ConfigSource, StartError};
 
 use crate::aircraft::{
     self, Aircraft, FlightRecorded, Logbook, ReadLogbook, Record, Refusal, Totals,
@@ -20,7 +21,7 @@ use crate::dispatch::Answer;
 use crate::fold::Start;
 use crate::patience::AskFailure;
 use crate::row::Flight;
-use crate::run::{Base, Begin, Fleet, explain};
+use crate::run::{Base, Begin, Fleet};
 
 /// A busy aircraft has some 80 flights a month, so that most come back from events alone and the
 /// busy ones from a snapshot and the events after it.
@@ -145,7 +146,7 @@ impl Fleet for Flying<'_> {
             .ask(Record(flight))
             .timeout(self.engine.ask_timeout)
             .await;
-        answer.map_err(failure)
+        answer.map_err(AskFailure::from)
     }
 
     async fn logbook(&self, tail: &str) -> Result<Logbook, AskFailure> {
@@ -154,7 +155,7 @@ impl Fleet for Flying<'_> {
             .ask(ReadLogbook)
             .timeout(self.engine.ask_timeout)
             .await;
-        answer.map_err(failure)
+        answer.map_err(AskFailure::from)
     }
 
     async fn tail_numbers(&self) -> Result<Vec<String>, AskFailure> {
@@ -164,20 +165,5 @@ impl Fleet for Flying<'_> {
     async fn shutdown(self) -> Result<(), AskFailure> {
         let stopped = self.system.shutdown().await;
         stopped.map_err(|error| AskFailure::Unavailable(error.to_string()))
-    }
-}
-
-/// What a failed ask means for who may ask again.
-fn failure(error: AskError) -> AskFailure {
-    match error {
-        AskError::Busy { .. } => AskFailure::Busy,
-        AskError::Expired => AskFailure::Expired,
-        error if error.is_outcome_unknown() => AskFailure::Unknown(error.to_string()),
-        // Nothing was stored, and the aircraft has recovered, or will: from an outage, or from
-        // another program that writes the same aircraft.
-        AskError::PersistFailed(failed) if failed.kind != PersistFailure::Rejected => {
-            AskFailure::Unavailable(failed.to_string())
-        }
-        error => AskFailure::Fatal(explain(&error)),
     }
 }

@@ -65,7 +65,7 @@ impl Fold {
         if flight.dep_time.is_none() {
             return Err(Reason::Cancelled);
         }
-        let key = flight.natural_key();
+        let key = NaturalKey::of(flight);
         let known = self.aircraft.get(flight.tailnum.as_str());
         if known.is_some_and(|expected| expected.flights.contains_key(&key)) {
             return Err(Reason::Duplicate);
@@ -387,6 +387,7 @@ mod tests {
 
         let rows: Vec<Row> = Input::bundled()
             .expect("part of the program")
+            .map(|line| line.map(Row::new))
             .collect::<Result<_, _>>()
             .expect("readable to its end");
         let mut fleet = Fleet::default();

@@ -5,18 +5,16 @@
 //! [`report`] tells, and [`fold`] knows what it must all come to. [`run`] is the whole of it, and
 //! [`engine`] puts the actor system of perennial under it, on a [`database`].
 
-pub mod input;
+pub use flight_table::{input, output, patience, progress};
+
 pub mod row;
 
 pub mod aircraft;
 pub mod dispatch;
-pub mod patience;
 
 pub mod fold;
 
 pub mod args;
-pub mod output;
-pub mod progress;
 pub mod report;
 
 pub mod run;

@@ -8,12 +8,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flight_table::program::{INTERRUPTED, SameFile, stopping};
 use futures_util::stream::{self, StreamExt};
 use indicatif::HumanCount;
 use tokio::sync::watch;
 
 use crate::aircraft::{Logbook, Totals};
-use crate::args::{Args, SameFile};
+use crate::args::Args;
 use crate::dispatch::{self, Answer, Dispatch, Dispatched, End, Sink, dispatch, read_ahead};
 use crate::fold::{Check, Fold, Start};
 use crate::input::{self, Input};
@@ -96,7 +97,7 @@ impl Exit {
         match self {
             Self::Right => 0,
             Self::Wrong => 1,
-            Self::Stopped => 130,
+            Self::Stopped => INTERRUPTED,
         }
     }
 }
@@ -124,21 +125,6 @@ pub enum Error {
         /// Why it was not.
         source: GaveUp,
     },
-}
-
-/// An error with everything behind it, for people.
-pub fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        // Some errors say themselves what is behind them.
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// Runs from the command line to the table at the end, which goes to `out`. Ends early when `stop`
@@ -384,10 +370,7 @@ impl<B: Base> Run<'_, B> {
     }
 
     async fn stopping(&self) {
-        if self.stop.clone().wait_for(|stop| *stop).await.is_err() {
-            // Without a sender nobody can stop it any more.
-            std::future::pending().await
-        }
+        stopping(self.stop).await;
     }
 
     /// What `work` comes to, or `None` if the run was stopped before.

@@ -390,6 +390,12 @@ pub(crate) trait Takes<M>: Send + Sync {
     fn party(&self) -> Result<Option<Party>, AskError>;
 
     fn describe(&self) -> String;
+
+    /// Whether it is known to have ended.
+    fn has_ended(&self) -> bool;
+
+    /// Where it is, as a number that two have in common if they are the same; none if it is nowhere.
+    fn place(&self) -> Option<usize>;
 }
 
 impl<M> Recipient<M> {
@@ -449,6 +455,21 @@ impl<E: Handle<C>, C: Send + 'static> From<&EntityRef<E>> for Recipient<C> {
     }
 }
 
+impl<M> Recipient<M> {
+    /// Whether the actor behind it has ended, as far as is known by now. An entity never does.
+    pub fn has_ended(&self) -> bool {
+        self.target.has_ended()
+    }
+}
+
+/// Two are equal if they reach the same actor or entity.
+impl<M> PartialEq for Recipient<M> {
+    fn eq(&self, other: &Self) -> bool {
+        let place = self.target.place();
+        place.is_some() && place == other.target.place()
+    }
+}
+
 impl<M> Clone for Recipient<M> {
     fn clone(&self) -> Self {
         Self {
@@ -481,6 +502,14 @@ impl<A: Receive<M>, M: Send + 'static> Takes<M> for ActorRef<A> {
     fn describe(&self) -> String {
         self.address.to_string()
     }
+
+    fn has_ended(&self) -> bool {
+        self.address.has_ended()
+    }
+
+    fn place(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.address).addr())
+    }
 }
 
 impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
@@ -502,5 +531,13 @@ impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
 
     fn describe(&self) -> String {
         format!("{self:?}")
+    }
+
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    fn place(&self) -> Option<usize> {
+        self.address().map(|address| Arc::as_ptr(address).addr())
     }
 }

@@ -227,9 +227,9 @@ impl<A: Actor> ActorTimers<'_, A> {
         self.base.cancel_timer(self.core, key.as_ref());
     }
 
-    /// Cancels all timers.
+    /// Cancels all timers, but not the time-out of a state machine's state.
     pub fn cancel_all(&mut self) {
-        self.base.cancel_user_timers(self.core);
+        self.base.cancel_own_timers(self.core);
     }
 
     /// Whether there is a timer with this key that has more to send, or sent what is not handled yet.

@@ -33,6 +33,7 @@ use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chai
 use crate::event_sourced::{
     Action, Body, Cx, EntityDef, EventSourced, Kept, LaterWork, Recovery, Signal, TimerOp,
 };
+use crate::fsm::{Machine, MachineAction, MachineHooks, STATE_TIMEOUT};
 use crate::pubsub::Unpublished;
 
 /// One entity.
@@ -68,6 +69,10 @@ pub(crate) struct Cell<E: EventSourced> {
     commands: Option<Box<CommandWindow<E>>>,
     /// What is still to be told to the entity; nothing is handled meanwhile.
     signals: VecDeque<Signal>,
+    /// There if it is a state machine.
+    machine: Option<MachineHooks<E>>,
+    /// How often it has entered a state, or begun in one, since it is in memory.
+    entries: u64,
     scheduled: bool,
     /// The incarnation under which it stands among the idle ones.
     listed_as_idle: Option<u64>,
@@ -230,6 +235,8 @@ impl<E: EventSourced> Cell<E> {
             deletions: Vec::new(),
             commands: None,
             signals: VecDeque::new(),
+            machine: E::machine(),
+            entries: 0,
             scheduled: false,
             listed_as_idle: None,
             span: None,
@@ -300,6 +307,13 @@ impl<E: EventSourced> Cell<E> {
             && self.laters.is_empty()
             && self.deletions.is_empty()
             && matches!(self.upkeep, Upkeep::None)
+            && !self.is_timing_a_state()
+    }
+
+    /// Whether the time-out of a machine's state is still to come, which nobody would bring it back
+    /// for.
+    fn is_timing_a_state(&self) -> bool {
+        self.timers.iter().any(|timer| timer.key == STATE_TIMEOUT)
     }
 
     /// Puts the cell into the run queue unless it is there.
@@ -317,6 +331,20 @@ impl<E: EventSourced> Cell<E> {
             self.listed_as_idle = Some(self.key.incarnation);
         }
         is_new
+    }
+
+    /// Goes on with the machine of an earlier cell of the entity, and with who observes it.
+    pub(crate) fn take_over(&mut self, machine: MachineHooks<E>) {
+        self.machine = Some(machine);
+    }
+
+    /// The machine, if somebody observes it who is to be told when the entity is back.
+    pub(crate) fn observed_machine(&mut self) -> Option<MachineHooks<E>> {
+        let is_observed = |machine: &mut MachineHooks<E>| {
+            machine.0.begin_again();
+            machine.0.is_observed()
+        };
+        self.machine.take_if(is_observed)
     }
 
     /// The entry `key` among the idle ones is gone. Gives whether it was this cell's.
@@ -542,7 +570,8 @@ impl<E: EventSourced> Cell<E> {
             }
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            apply(entity, &mut self.state, &body, &mut write)
+            let machine = self.machine.as_mut();
+            apply(entity, &mut self.state, machine, &body, &mut write)
         }));
         let before = self.seq_nr;
         let wants_snapshot = match applied {
@@ -591,6 +620,12 @@ impl<E: EventSourced> Cell<E> {
                 held: Some(command),
             },
         );
+        if let Some(machine) = &self.machine
+            && machine.0.has_moved()
+        {
+            self.entries += 1;
+            body.actions.splice(0..0, of_transition());
+        }
         self.after(entity, core, body);
     }
 
@@ -783,6 +818,12 @@ impl<E: EventSourced> Cell<E> {
                 }
                 Action::UnstashAll => self.unstash_all(),
                 Action::DeleteEvents(to) => self.delete_events(entity, core, to),
+                Action::Machine(action) => {
+                    if let Err(message) = self.with_machine(entity, core, action) {
+                        self.panicked(entity, core, None, "entered", message);
+                        return;
+                    }
+                }
             }
         }
         if let Some((command, work)) = barrier.later {
@@ -791,6 +832,21 @@ impl<E: EventSourced> Cell<E> {
         if barrier.stop {
             self.give_up(core, Next::Stop);
         }
+    }
+
+    /// Runs code about the entity's machine, if it is one.
+    fn with_machine(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        action: impl FnOnce(&mut dyn Machine<E>, &E, &Cx<'_, E>),
+    ) -> Result<(), Arc<str>> {
+        let Some(mut machine) = self.machine.take() else {
+            return Ok(());
+        };
+        let done = self.call(entity, core, |state, cx| action(&mut *machine.0, state, cx));
+        self.machine = Some(machine);
+        done
     }
 
     fn unstash_all(&mut self) {
@@ -870,6 +926,7 @@ impl<E: EventSourced> Cell<E> {
             seq_nr: self.seq_nr,
             services: entity.services.as_ref(),
             now: core.wall,
+            entry: self.entries,
             timer_ops: &timer_ops,
         };
         let result = catch_unwind(AssertUnwindSafe(|| code(&self.state, &cx)));
@@ -905,13 +962,21 @@ impl<E: EventSourced> Cell<E> {
                 });
             }
             TimerOp::Cancel(key) => self.cancel_timer(core, &key),
-            TimerOp::CancelAll => self.cancel_timers(core),
+            TimerOp::CancelAll => self.cancel_own_timers(core),
         }
     }
 
     fn cancel_timer(&mut self, core: &mut Core, key: &str) {
         if let Some(at) = self.timers.iter().position(|timer| timer.key == key) {
             let timer = self.timers.swap_remove(at);
+            core.cancel_timer(timer.due);
+        }
+    }
+
+    /// Cancels the timers that the entity's code has started, but not that of a machine's state.
+    fn cancel_own_timers(&mut self, core: &mut Core) {
+        let is_own = |timer: &mut UserTimer<E>| timer.key != STATE_TIMEOUT;
+        for timer in self.timers.extract_if(.., is_own) {
             core.cancel_timer(timer.due);
         }
     }
@@ -1332,6 +1397,9 @@ impl<E: EventSourced> Cell<E> {
         self.writer = core.new_writer();
         self.seq_nr = SequenceNr::ZERO;
         self.previous = Previous::Unknown;
+        if let Some(machine) = &mut self.machine {
+            machine.0.begin_again();
+        }
         catch_unwind(AssertUnwindSafe(|| self.state = E::default()))
             .map_err(|panic| panic_message(&*panic))
     }
@@ -1574,6 +1642,13 @@ impl<E: EventSourced> Cell<E> {
                 self.seq_nr,
                 DueSnapshot { payload, retention },
             );
+        }
+        self.entries += 1;
+        let begun = self.with_machine(entity, core, |machine, state, cx| {
+            machine.recovered(state, cx);
+        });
+        if let Err(message) = begun {
+            return self.panicked(entity, core, None, "state_timeout", message);
         }
         self.remember(
             entity,
@@ -2033,6 +2108,13 @@ impl<E: EventSourced> Cell<E> {
     }
 }
 
+/// What comes once the events of a transition are durable, before what their command wants.
+fn of_transition<E: EventSourced>() -> [Action<E>; 2] {
+    let transitioned: MachineAction<E> =
+        Box::new(|machine, state, cx| machine.transitioned(state, cx));
+    [Action::Machine(transitioned), Action::UnstashAll]
+}
+
 /// Applies a command's events to the state and tags them. Gives whether the entity wants a
 /// snapshot after them.
 ///
@@ -2041,13 +2123,20 @@ impl<E: EventSourced> Cell<E> {
 fn apply<E: EventSourced>(
     entity: &EntityDef<E>,
     state: &mut E,
+    mut machine: Option<&mut MachineHooks<E>>,
     body: &Body<E>,
     write: &mut AtomicWrite,
 ) -> Result<bool, Arc<str>> {
     let mut wants_snapshot = false;
     for (index, event) in body.events.iter().enumerate() {
         let new = &write.events()[index];
+        if let Some(machine) = &mut machine {
+            machine.0.before_event(state);
+        }
         state.apply_with_metadata(event, new.metadata.as_ref());
+        if let Some(machine) = &mut machine {
+            machine.0.after_event(state);
+        }
         if let Some(tag) = &entity.tag {
             let tags = tag(state, event);
             write.set_tags(index, tags).map_err(|error| chain(&error))?;

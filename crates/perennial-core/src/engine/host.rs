@@ -1,12 +1,12 @@
 //! The cells of one entity type on one worker, and the faces they show to the worker.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use perennial_persistence::{Error, Previous};
+use perennial_persistence::{Error, PersistenceId, Previous};
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Peek, Whereabouts};
@@ -16,6 +16,7 @@ use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone};
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
+use crate::fsm::MachineHooks;
 
 /// A host whose entity type is not known.
 pub(crate) trait AnyHost: Any + Send {
@@ -61,6 +62,8 @@ pub(crate) struct Host<E: EventSourced> {
     /// Cells that had nothing to do, the one that is due first at the front. A cell stands here
     /// once at the most; whether it is still idle is seen when its time has come.
     idle: VecDeque<(Duration, CellKey)>,
+    /// State machines that are observed while they are not in memory.
+    observed: HashMap<PersistenceId, MachineHooks<E>>,
 }
 
 impl<E: EventSourced> Host<E> {
@@ -70,6 +73,7 @@ impl<E: EventSourced> Host<E> {
             entity,
             cells: Slab::new(),
             idle: VecDeque::new(),
+            observed: HashMap::new(),
         }
     }
 
@@ -122,7 +126,10 @@ impl<E: EventSourced> Host<E> {
             index,
             incarnation: core.next_incarnation(),
         };
-        let cell = Cell::new(key, Arc::clone(&address), core)?;
+        let mut cell = Cell::new(key, Arc::clone(&address), core)?;
+        if let Some(machine) = self.observed.remove(address.persistence_id()) {
+            cell.take_over(machine);
+        }
         address.set_cell(Some(index));
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
@@ -149,6 +156,10 @@ impl<E: EventSourced> Host<E> {
     fn remove(&mut self, core: &mut Core, index: usize) {
         let mut cell = self.cells.remove(index);
         cell.cancel_timers(core);
+        if let Some(machine) = cell.observed_machine() {
+            let id = cell.address().persistence_id().clone();
+            self.observed.insert(id, machine);
+        }
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
         let of_type = &core.stats.types[self.index].resident;

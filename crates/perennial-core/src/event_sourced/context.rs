@@ -17,6 +17,8 @@ pub struct Cx<'a, E: EventSourced> {
     pub(crate) seq_nr: SequenceNr,
     pub(crate) services: &'a E::Services,
     pub(crate) now: Timestamp,
+    /// Which entry into a state is the latest, for a state machine.
+    pub(crate) entry: u64,
     pub(crate) timer_ops: &'a RefCell<Vec<TimerOp<E>>>,
 }
 

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::engine::{Aside, Envelope, Queued};
 use crate::event_sourced::{Cx, EventSourced, Handle};
+use crate::fsm::{Machine, MachineAction};
 
 /// What a command does. Made by the methods of [`Cx`]; owns everything that it carries.
 ///
@@ -34,6 +35,16 @@ impl<E: EventSourced, R> Effect<E, R> {
     /// Puts the commands stashed so far before those that wait.
     pub fn then_unstash_all(mut self) -> Self {
         self.body.actions.push(Action::UnstashAll);
+        self
+    }
+
+    /// Does something to the entity's machine, if it is one.
+    pub(crate) fn then_machine(
+        mut self,
+        action: impl FnOnce(&mut dyn Machine<E>, &E, &Cx<'_, E>) + Send + 'static,
+    ) -> Self {
+        let action = Box::new(action);
+        self.body.actions.push(Action::Machine(action));
         self
     }
 
@@ -352,6 +363,7 @@ pub(crate) enum Action<E: EventSourced> {
     Run(Run<E>),
     UnstashAll,
     DeleteEvents(SequenceNr),
+    Machine(MachineAction<E>),
 }
 
 /// Makes a reply from the state after the events.

@@ -27,6 +27,8 @@ pub use signal::Signal;
 pub use timers::Timers;
 pub(crate) use timers::{MakeCommand, TimerOp};
 
+use crate::fsm::MachineHooks;
+
 /// An entity whose state is the sum of its events. `Self` is the state; the default value is the
 /// state before the first event.
 ///
@@ -130,6 +132,13 @@ pub trait EventSourced: Default + Send + Sized + 'static {
     fn apply_with_metadata(&mut self, event: &Self::Event, metadata: Option<&SerializedPayload>) {
         let _ = metadata;
         self.apply(event);
+    }
+
+    /// What the engine has to do for a [`PersistentStateMachine`](crate::PersistentStateMachine),
+    /// which brings it along.
+    #[doc(hidden)]
+    fn machine() -> Option<MachineHooks<Self>> {
+        None
     }
 }
 

@@ -74,7 +74,7 @@ impl<E: EventSourced> Timers<'_, E> {
         self.push(TimerOp::Cancel(key.into()));
     }
 
-    /// Cancels all timers.
+    /// Cancels all timers, but not the time-out of a state machine's state.
     pub fn cancel_all(&self) {
         self.push(TimerOp::CancelAll);
     }

@@ -255,6 +255,15 @@ impl<A: Receive<M>, S: Routing<M>, M: Send + 'static> Takes<M> for Router<A, S> 
     fn describe(&self) -> String {
         self.source.describe()
     }
+
+    fn has_ended(&self) -> bool {
+        // Its routees may, and others take their place.
+        false
+    }
+
+    fn place(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A question to a router about to be asked; await it.

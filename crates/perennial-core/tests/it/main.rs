@@ -25,6 +25,7 @@ mod ending_actors;
 mod fairness;
 mod first_path;
 mod formats;
+mod fsm;
 mod group_commit;
 mod later;
 mod outcome;

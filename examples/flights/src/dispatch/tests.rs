@@ -2,6 +2,7 @@ use std::cell::Cell;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::mpsc;
 
 use crate::aircraft::Aircraft;
 use crate::fold::{Check, Fold};
@@ -522,14 +523,4 @@ async fn the_bundled_month_is_read_ahead_and_dispatched() {
         fleet.differences(&fold, Start::Fresh, &dispatched),
         Vec::<String>::new()
     );
-}
-
-#[test]
-fn reading_ahead_ends_when_nobody_listens() {
-    let input = Input::bundled().expect("part of the program");
-    let (rows, thread) = read_ahead(input);
-    drop(rows);
-    let fold = thread.join().expect("nobody panics");
-    let most = u64::try_from((BATCHES_AHEAD + 2) * BATCH_ROWS).expect("small");
-    assert!(fold.counts().rows <= most);
 }

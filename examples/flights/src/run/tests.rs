@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use clap::Parser;
+use flight_table::program::explain;
 use serde_json::Value;
 
 use crate::aircraft::Aircraft;

@@ -30,6 +30,7 @@ use crate::engine::core::{Core, TimerKey};
 use crate::engine::{Bounded, CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
 use crate::error::AskError;
 use crate::event_sourced::Output;
+use crate::fsm::STATE_TIMEOUT;
 
 /// What whoever asked is told if the value does not come to the end of its message.
 const VALUE_GONE: AskError = AskError::Unknown {
@@ -147,6 +148,8 @@ struct Rest<A: Actor> {
     idle: Option<Idle>,
     /// The actor's own span, from the first message on that has one.
     span: Option<Span>,
+    /// Who observes a state machine; of a type that the machine knows.
+    observers: Option<Box<dyn Any + Send>>,
 }
 
 impl<A: Actor> Default for Rest<A> {
@@ -163,6 +166,7 @@ impl<A: Actor> Default for Rest<A> {
             restarts: Restarts::default(),
             idle: None,
             span: None,
+            observers: None,
         }
     }
 }
@@ -365,12 +369,32 @@ impl<A: Actor> Base<A> {
         rest.is_some_and(|rest| rest.timers.iter().any(|timer| timer.key == key))
     }
 
-    pub(crate) fn cancel_user_timers(&mut self, core: &mut Core) {
+    /// Cancels the timers that the actor's code has started, but not that of a machine's state.
+    pub(crate) fn cancel_own_timers(&mut self, core: &mut Core) {
+        if let Some(rest) = &mut self.rest {
+            let is_own = |timer: &mut UserTimer<A>| timer.key != STATE_TIMEOUT;
+            for timer in rest.timers.extract_if(.., is_own) {
+                core.cancel_timer(timer.due);
+            }
+        }
+    }
+
+    fn cancel_all_timers(&mut self, core: &mut Core) {
         if let Some(rest) = &mut self.rest {
             for timer in rest.timers.drain(..) {
                 core.cancel_timer(timer.due);
             }
         }
+    }
+
+    /// Where a state machine keeps who observes it; outlives its value.
+    pub(crate) fn observers(&mut self) -> &mut Option<Box<dyn Any + Send>> {
+        &mut self.rest().observers
+    }
+
+    pub(crate) fn is_observed(&self) -> bool {
+        let rest = self.rest.as_ref();
+        rest.is_some_and(|rest| rest.observers.is_some())
     }
 
     /// Tells whoever waits for work outside that nothing comes of it.
@@ -838,7 +862,7 @@ impl<A: Actor> ActorCell<A> {
 
     /// Ends what a value has started.
     fn clear(&mut self, core: &mut Core) {
-        self.base.cancel_user_timers(core);
+        self.base.cancel_all_timers(core);
         self.base.set_receive_timeout(core, None);
         self.base.close_open(core);
         let me = self.base.address.uid();

@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use perennial::{AskError, PersistFailure};
 use tokio::time::{Instant, sleep};
+
+use crate::program::explain;
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +37,23 @@ impl AskFailure {
     /// Whether the command may have taken effect nevertheless.
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unknown(_))
+    }
+}
+
+/// What a failed ask means for who may ask again.
+impl From<AskError> for AskFailure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Busy { .. } => Self::Busy,
+            AskError::Expired => Self::Expired,
+            error if error.is_outcome_unknown() => Self::Unknown(error.to_string()),
+            // Nothing was stored, and the entity has recovered, or will: from an outage, or from
+            // another program that writes the same entity.
+            AskError::PersistFailed(failed) if failed.kind != PersistFailure::Rejected => {
+                Self::Unavailable(failed.to_string())
+            }
+            error => Self::Fatal(explain(&error)),
+        }
     }
 }
 

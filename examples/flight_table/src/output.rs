@@ -115,7 +115,8 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(path: &Path, source: io::Error) -> Self {
+    /// What the system says about a file.
+    pub fn new(path: &Path, source: io::Error) -> Self {
         Self {
             path: path.to_owned(),
             source,

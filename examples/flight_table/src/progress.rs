@@ -160,10 +160,16 @@ impl Progress {
 
     /// One more is done.
     pub fn add_one(&mut self) {
+        self.add(1);
+    }
+
+    /// So many more are done.
+    pub fn add(&mut self, count: u64) {
         /// Looking at the clock and redrawing for each row would cost more than the row.
         const LOOK_EVERY: u64 = 64;
-        self.count += 1;
-        if self.count.is_multiple_of(LOOK_EVERY) {
+        let before = self.count / LOOK_EVERY;
+        self.count += count;
+        if self.count / LOOK_EVERY > before {
             self.show();
         }
     }

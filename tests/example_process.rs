@@ -1,19 +1,20 @@
-//! The flights example as a process of its own.
+//! An example as a process of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flights::input::Input;
-use flights::row::COLUMNS;
+use flight_table::input::Input;
+use flight_table::row::COLUMNS;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Ended, Running};
 
-/// A folder to run the example in, and what it is run with.
+/// A folder to run an example in, and what it is run with.
 #[derive(Debug)]
-pub struct Flights {
+pub struct Example {
+    name: &'static str,
     program: &'static str,
     folder: TempDir,
     always: Vec<String>,
@@ -22,13 +23,14 @@ pub struct Flights {
     runs: std::cell::Cell<u32>,
 }
 
-impl Flights {
-    /// A folder without any data; `program` is the example's executable.
+impl Example {
+    /// A folder without any data for the example of this name; `program` is its executable.
     ///
     /// # Panics
     /// Without a temporary folder.
-    pub fn new(program: &'static str) -> Self {
+    pub fn new(name: &'static str, program: &'static str) -> Self {
         Self {
+            name,
             program,
             folder: tempfile::tempdir().expect("a temporary folder"),
             always: Vec::new(),
@@ -48,8 +50,10 @@ impl Flights {
     /// Every run is on PostgreSQL, by the example's own configuration.
     #[must_use]
     pub fn on_postgres(mut self, url: &str) -> Self {
-        let config =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flights/postgres.toml");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../examples")
+            .join(self.name)
+            .join("postgres.toml");
         self.url = Some(url.to_owned());
         self.with(&["--config", &config.display().to_string()])
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::row::{self, COLUMNS, Row};
+use crate::row::{self, COLUMNS};
 
 /// The most bytes of a line that are read. A longer one is malformed, its rest is skipped.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -23,7 +23,7 @@ const BUNDLED_NAME: &str = "the bundled flights of January 2013";
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The rows of a table whose header has been checked. Ends after the first error.
+/// The lines of a table after its header, which has been checked. Ends after the first error.
 pub struct Input {
     name: String,
     lines: Lines<Box<dyn BufRead + Send>>,
@@ -143,7 +143,7 @@ impl Input {
 }
 
 impl Iterator for Input {
-    type Item = Result<Row, Error>;
+    type Item = Result<Line, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_done {
@@ -153,7 +153,7 @@ impl Iterator for Input {
             Ok(Some(line)) => {
                 self.rows += 1;
                 self.position.rows.store(self.rows, Ordering::Relaxed);
-                Some(Ok(Row::new(line)))
+                Some(Ok(line))
             }
             Ok(None) => {
                 self.is_done = true;
@@ -371,7 +371,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
-    use crate::row::Reason;
+    use crate::row::{Flight, Malformed};
 
     use super::*;
 
@@ -386,11 +386,15 @@ mod tests {
         Input::new("test".into(), io::Cursor::new(bytes.into()), None)
     }
 
-    fn rows(bytes: impl Into<Vec<u8>>) -> Vec<Row> {
+    fn rows(bytes: impl Into<Vec<u8>>) -> Vec<Line> {
         open(bytes)
             .expect("a flight table")
             .collect::<Result<_, _>>()
             .expect("readable to its end")
+    }
+
+    fn flight(line: &Line) -> Result<Flight, Malformed> {
+        Flight::of_line(line)
     }
 
     fn lines(bytes: &[u8], buffer_bytes: usize) -> Vec<(u64, String)> {
@@ -447,9 +451,9 @@ mod tests {
         }));
         let rows = rows(bytes);
         assert_eq!(rows.len(), 3);
-        assert_eq!(rows[1].content, Err(Reason::Malformed));
-        assert_eq!((rows[1].line, &*rows[1].text), (3, "\0"));
-        let last = rows[2].content.as_ref().expect("a good row");
+        assert_eq!(flight(&rows[1]), Err(Malformed::Columns(1)));
+        assert_eq!((rows[1].number, &*rows[1].text), (3, "\0"));
+        let last = flight(&rows[2]).expect("a good row");
         assert_eq!(last.dest, "I\u{FFFD}H");
     }
 
@@ -458,10 +462,9 @@ mod tests {
         let rows = rows(format!("{}\n{ROW}\n\n{ROW}\n", header()));
         let found: Vec<_> = rows
             .iter()
-            .map(|row| (row.line, row.content.is_ok()))
+            .map(|row| (row.number, flight(row).is_ok()))
             .collect();
         assert_eq!(found, [(2, true), (3, false), (4, true)]);
-        assert_eq!(rows[1].content, Err(Reason::Malformed));
         assert_eq!(rows[2].text.as_ref(), ROW);
     }
 
@@ -473,8 +476,8 @@ mod tests {
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[0].text.len(), MAX_LINE_BYTES);
         assert_eq!(rows[1].text.len(), MAX_LINE_BYTES);
-        assert_eq!(rows[1].content, Err(Reason::Malformed));
-        assert!(rows[2].content.is_ok());
+        assert_eq!(flight(&rows[1]), Err(Malformed::TooLong));
+        assert!(flight(&rows[2]).is_ok());
 
         // Cut within a character, and a row that would be good but for its length.
         let long = format!("{}{}ä", &fits[1..], "");
@@ -483,15 +486,9 @@ mod tests {
         assert!(line.is_truncated);
         assert_eq!(line.text.len(), MAX_LINE_BYTES - 1);
         let good = ROW.replace("IAH", &fits);
-        assert_eq!(
-            open(format!("{}\n{good}", header()))
-                .expect("a flight table")
-                .next()
-                .expect("a row")
-                .expect("readable")
-                .content,
-            Err(Reason::Malformed)
-        );
+        let mut input = open(format!("{}\n{good}", header())).expect("a flight table");
+        let row = input.next().expect("a row").expect("readable");
+        assert_eq!(flight(&row), Err(Malformed::TooLong));
     }
 
     #[test]
