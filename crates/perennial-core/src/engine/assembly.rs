@@ -14,7 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
-use crate::event_sourced::{Entity, EventSourced};
+use crate::event_sourced::{Entity, EventSourced, Kept};
 
 /// The entity types of a system, each with its final settings.
 #[derive(Default)]
@@ -62,10 +62,15 @@ impl Assembly {
         Self::default()
     }
 
-    /// Adds an entity type with the settings that it was given in code.
+    /// Adds an entity type with the settings that it was given in code. Events and states are kept
+    /// in one store, and go out in batches of their own.
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
-        self.configured(&entity, config, 0, true)
+        let store = match entity.kept() {
+            Kept::Events => 0,
+            Kept::State => 1,
+        };
+        self.configured(&entity, config, store, true)
     }
 
     /// Adds an entity type with settings of the configuration, kept in the store with this number.
