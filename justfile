@@ -38,9 +38,9 @@ interop *ARGS:
 simulate SEEDS="10000":
     PERENNIAL_SIMULATION_SEEDS={{SEEDS}} cargo test --release -p perennial-testkit --all-features --test simulation -- --nocapture
 
-# One seed again, with its trace.
-simulate-one SEED:
-    PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test simulation -- --nocapture
+# One seed of a test again, with its trace.
+simulate-one SEED TEST="every_promise_is_kept":
+    PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test simulation {{TEST}} -- --exact --nocapture
 
 # Property tests with many more cases.
 proptest CASES="100000":

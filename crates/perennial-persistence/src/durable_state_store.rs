@@ -307,7 +307,8 @@ pub trait DurableStateStore: Debug + Send + Sync + 'static {
     /// marker) stand in the row is answered as written, so the batch may be sent again after an
     /// unknown outcome, whole or with more writes behind it. The rows name no writer, so the row may
     /// be another writer's that made the same of the same revision while this one's request was
-    /// lost. Then each of the two was told that its state is stored, and it is. A change that must
+    /// lost. Then each of the two was told that its state is stored, and it is, but for what an
+    /// earlier write of the same batch had put and this one replaced. A change that must
     /// count twice when it is made twice needs something of its own in the state, such as the
     /// command's id. With a change event or a reply there is no such doubt, as it has to stand in
     /// its place too. A first attempt is not treated so: whatever stands in its place is another's.

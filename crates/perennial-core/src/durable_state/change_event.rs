@@ -8,7 +8,7 @@ use perennial_persistence::{Codec, MessagePack};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Durable, DurableState, StateChange};
+use super::{Durable, DurableState};
 use crate::event_sourced::Entity;
 
 /// A change of a state, as the handler of [change events](Entity::change_events) sees it.
@@ -140,14 +140,8 @@ impl<S: DurableState> Entity<Durable<S>> {
             codec.encode(&tell(&Changed {
                 before,
                 after: change.state(),
-                cause: change.cause(),
+                cause: change.cause.as_deref(),
             }))
         }))
-    }
-}
-
-impl<S> StateChange<S> {
-    fn cause(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.cause.as_deref()
     }
 }

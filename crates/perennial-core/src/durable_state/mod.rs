@@ -160,6 +160,11 @@ impl<S> StateChange<S> {
         self
     }
 
+    /// Its cause, if it has one and that is a `C`.
+    pub fn cause<C: 'static>(&self) -> Option<&C> {
+        self.cause.as_ref()?.downcast_ref()
+    }
+
     /// The state that is put; `None` if it is deleted.
     pub fn state(&self) -> Option<&S> {
         match &self.change {

@@ -64,10 +64,15 @@ impl Assembly {
         Self::default()
     }
 
-    /// Adds an entity type with the settings that it was given in code.
+    /// Adds an entity type with the settings that it was given in code. Events and states are kept
+    /// in one store, and go out in batches of their own.
     pub fn entity<E: EventSourced>(self, entity: Entity<E>) -> Self {
         let config = entity.config().clone();
-        self.configured(&entity, config, 0, true)
+        let store = match entity.kept() {
+            Kept::Events => 0,
+            Kept::State => 1,
+        };
+        self.configured(&entity, config, store, true)
     }
 
     /// Adds an entity type with the settings that it was given in code and those of its section in

@@ -7,6 +7,8 @@ use crate::error::{PersistFailed, RecoveryFailed};
 /// What an entity is told besides commands, if its type was given [`Entity::on_signal`]. One that
 /// stops or leaves memory is not told what ends after that.
 ///
+/// Nothing tells of deleted snapshots, as there is one per entity, which the next one replaces.
+///
 /// [`Entity::on_signal`]: crate::Entity::on_signal
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -102,6 +102,58 @@ async fn events_are_deleted_up_to_the_kept_intervals_once_a_snapshot_is_saved() 
     }
 }
 
+/// Pekko deletes older snapshots with the events and tells of it; there are none, as its store keeps
+/// one per id too.
+#[tokio::test]
+async fn no_snapshot_is_deleted_as_the_next_one_replaces_it() {
+    let bed = Bed::new();
+    let told = Told::default();
+    let retention = Retention::every(2).keep(1).delete_events();
+    let entity = told
+        .listen(keeping(retention))
+        .snapshot_when(|_, event, _| {
+            // Besides those of the retention.
+            *event == Entry::Noted(5)
+        });
+    let system = bed.start_with(entity, &[]).await;
+    let entity = system.entity::<Ledger>("a");
+    for number in 1..=6 {
+        entity.ask(Note(number)).await.expect("stored");
+        if number == 5 || number % 2 == 0 {
+            told.wait_for(&format!("snapshot {number} at {number}/{number}"))
+                .await;
+            let snapshot = bed.memory.snapshot(&id("a")).expect("the only one");
+            assert_eq!(snapshot.seq_nr, nr(number));
+        }
+        if number > 2 && number % 2 == 0 {
+            let to = number - 2;
+            told.wait_for(&format!("deleted {to} at {number}/{number}"))
+                .await;
+        }
+    }
+    let expected = [
+        "recovered from 0 and 0 at 0/0",
+        "snapshot 2 at 2/2",
+        "snapshot 4 at 4/4",
+        "deleted 2 at 4/4",
+        "snapshot 5 at 5/5",
+        "snapshot 6 at 6/6",
+        "deleted 4 at 6/6",
+    ];
+    assert_eq!(told.lines(), expected, "and nothing else");
+    assert_eq!(bed.faults.snapshot_saves.count(), 4);
+    assert_eq!(bed.faults.snapshot_deletes.count(), 0);
+    // A clean-up may delete it, of an entity that is not there to be told.
+    assert_eq!(system.shutdown().await, Ok(()));
+    let system = bed.start_with(told.listen(keeping(retention)), &[]).await;
+    let everything = perennial_core::cleanup::CleanupTask::Everything;
+    let cleanup = system.cleanup().run(everything, [id("a")]).await;
+    assert_eq!(cleanup.expect("done").failed, 0);
+    assert_eq!(bed.memory.snapshot(&id("a")), None);
+    assert_eq!(bed.faults.snapshot_deletes.count(), 1);
+    assert_eq!(told.lines(), expected, "nobody was there");
+}
+
 #[tokio::test]
 async fn nothing_is_deleted_before_the_snapshot_is_saved() {
     let bed = Bed::new();

@@ -867,8 +867,13 @@ pub async fn two_stores_racing_with_companions_have_one_winner(fixture: &dyn Sto
     for round in 0..10 {
         let a = id(&format!("race-{round}"));
         let of = |number: u32, name: &str| answering(told(&a, writer(number), 0, name), name);
-        let (first, second) = (of(1, "one"), of(2, "two"));
-        let (first, second) = tokio::join!(write_one(&*one, &first), write_one(&*two, &second));
+        let spawn = |store: &Arc<dyn DurableStateStore>, write: StateWrite| {
+            let store = Arc::clone(store);
+            tokio::spawn(async move { write_one(&*store, &write).await })
+        };
+        let (first, second) = (spawn(&one, of(1, "one")), spawn(&two, of(2, "two")));
+        let first = first.await.expect("no panic");
+        let second = second.await.expect("no panic");
         let (winner, loser) = super::winner_and_loser(&a, &first, &second);
         check_stale(loser, &a, 1);
         check_state(&*one, &a, 1, Some(winner)).await;

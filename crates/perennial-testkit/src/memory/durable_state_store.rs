@@ -8,6 +8,8 @@ use perennial_persistence::{
     Written,
 };
 
+#[cfg(feature = "defects")]
+use super::StateDefect;
 use super::{Handle, MICROSECOND, Row, Tables, command_replies};
 
 impl DurableStateStore for Handle {
@@ -66,9 +68,19 @@ fn store(
     };
     let stored = match write.count_stored(found.as_ref(), delete) {
         Ok(stored) => stored,
+        #[cfg(feature = "defects")]
+        Err(_) if tables.state_defect == Some(StateDefect::TakesAnyRevision) => 0,
         Err(stale) => return Err(stale).into(),
     };
-    if let Some(witness) = write.witness(stored)
+    #[cfg(feature = "defects")]
+    let stored_by_proof = if tables.state_defect == Some(StateDefect::TrustsRows) {
+        0
+    } else {
+        stored
+    };
+    #[cfg(not(feature = "defects"))]
+    let stored_by_proof = stored;
+    if let Some(witness) = write.witness(stored_by_proof)
         && let Err(error) = witness.is_own(id, occupant(tables, id, &witness).as_ref())
     {
         return Err(error).into();
@@ -144,6 +156,11 @@ fn change(
         }
     }
     insert_companions(tables, write, timestamp);
+    #[cfg(feature = "defects")]
+    if payload.is_none() && tables.state_defect == Some(StateDefect::LosesMarkers) {
+        tables.states.remove(id);
+        return Ok(Written { timestamp });
+    }
     let row = StoredState {
         revision: write.revision(),
         timestamp,
@@ -158,6 +175,10 @@ fn change(
 fn insert_companions(tables: &mut Tables, write: FoldedWrite<'_, '_>, timestamp: Timestamp) {
     let id = write.persistence_id();
     for (index, one) in write.companions() {
+        #[cfg(feature = "defects")]
+        if index + 1 < write.len() && tables.state_defect == Some(StateDefect::LosesCompanions) {
+            continue;
+        }
         match one {
             Companion::Event {
                 writer,

@@ -126,6 +126,12 @@ impl MemoryStore {
         self.tables().has_no_fence = true;
     }
 
+    /// Breaks what is done with states: a defect, to see that tests notice.
+    #[cfg(feature = "defects")]
+    pub(crate) fn break_states(&self, defect: StateDefect) {
+        self.tables().state_defect = Some(defect);
+    }
+
     /// The ids that have rows in the journal, sorted. Also answered when the store is closed.
     pub fn persistence_ids(&self) -> Vec<PersistenceId> {
         self.tables().journal.keys().cloned().collect()
@@ -286,6 +292,22 @@ struct Tables {
     /// A defect: a number is free if it has no row, even below a delete marker.
     #[cfg(feature = "defects")]
     has_no_fence: bool,
+    #[cfg(feature = "defects")]
+    state_defect: Option<StateDefect>,
+}
+
+/// What is broken on purpose about states.
+#[cfg(feature = "defects")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateDefect {
+    /// Whatever revision a writer expects, its state is stored.
+    TakesAnyRevision,
+    /// A deletion leaves nothing although it should leave a marker.
+    LosesMarkers,
+    /// Of several writes in a batch only the last one's events and replies are stored.
+    LosesCompanions,
+    /// A row that looks like that of a write is the write's own, whatever goes with it.
+    TrustsRows,
 }
 
 impl Tables {

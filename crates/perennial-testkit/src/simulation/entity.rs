@@ -1,15 +1,19 @@
-//! The entity of the simulation: its state is a digest of the chain of all steps that it applied.
+//! The entities of the simulation: their state is a digest of the chain of all steps that they
+//! applied.
 //!
-//! Every event carries a token of its own, and every answer says which part of the chain it saw.
-//! So the journal alone tells afterwards whether an answer is that of serial execution.
+//! Every step carries a token of its own, and every answer says which part of the chain it saw. So
+//! what is stored tells afterwards whether an answer is that of serial execution. A step is an event
+//! of a [`Chain`], or the change of a [`Link`], of which only the latest state is kept.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use perennial_core::{Cx, Effect, EventSourced, Handle, Repeatable};
-use perennial_persistence::{Codec, CodecError, SerializedPayload};
+use perennial_core::{
+    Cx, Durable, DurableState, Effect, Entity, EventSourced, Handle, Repeatable, StateChange,
+};
+use perennial_persistence::{Codec, CodecError, SequenceNr, SerializedPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::ManualClock;
@@ -75,8 +79,14 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// The digest of the chain with one more step.
+    /// The digest of the chain with one more step. A deletion forgets all steps but their number.
     pub(crate) fn and(self, step: Step) -> Self {
+        if step.kind == StepKind::Delete {
+            return Self {
+                count: self.count + 1,
+                hash: 0,
+            };
+        }
         let kind = u64::from(step.kind.code());
         let mut hash = self.hash ^ step.token.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ kind;
         hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -109,10 +119,12 @@ pub(crate) enum StepKind {
     EncodePanics,
     /// Its payload is larger than allowed; never stored.
     Large,
+    /// The state is deleted, of an entity that keeps no events.
+    Delete,
 }
 
 impl StepKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Add,
         Self::Lock,
         Self::Unlock,
@@ -120,6 +132,7 @@ impl StepKind {
         Self::Unencodable,
         Self::EncodePanics,
         Self::Large,
+        Self::Delete,
     ];
 
     fn code(self) -> u8 {
@@ -131,8 +144,20 @@ impl StepKind {
             Self::Unencodable => 4,
             Self::EncodePanics => 5,
             Self::Large => 6,
+            Self::Delete => 7,
         }
     }
+}
+
+/// What entities of all types have in common.
+trait Model: EventSourced<Services = Arc<Shared>> {
+    /// The digest of the state that has this number.
+    fn seen(&self, number: SequenceNr) -> Digest;
+
+    fn is_locked(&self) -> bool;
+
+    /// What is to be stored for these steps.
+    fn changes(&self, number: SequenceNr, steps: Vec<Step>) -> Vec<Self::Event>;
 }
 
 /// The entity's state. `KIND` makes two entity types of it.
@@ -155,6 +180,114 @@ impl<const KIND: u8> EventSourced for Chain<KIND> {
             _ => {}
         }
         self.digest = self.digest.and(*step);
+    }
+}
+
+impl<const KIND: u8> Model for Chain<KIND> {
+    fn seen(&self, _: SequenceNr) -> Digest {
+        self.digest
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    fn changes(&self, _: SequenceNr, steps: Vec<Step>) -> Vec<Step> {
+        steps
+    }
+}
+
+/// The state of an entity that keeps nothing else. `TELLS` makes two entity types of it: with change
+/// events and without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Link<const TELLS: bool> {
+    /// Of all steps since it was deleted last.
+    pub(crate) hash: u64,
+    pub(crate) locked: bool,
+    /// The step that made it.
+    pub(crate) last: Option<Step>,
+}
+
+impl<const TELLS: bool> DurableState for Link<TELLS> {
+    const TYPE: &'static str = if TELLS { "Told" } else { "Kept" };
+    type Services = Arc<Shared>;
+}
+
+impl<const TELLS: bool> Link<TELLS> {
+    /// The state after one more step.
+    pub(crate) fn and(self, step: Step) -> Self {
+        let digest = Digest {
+            count: 0,
+            hash: self.hash,
+        };
+        Self {
+            hash: digest.and(step).hash,
+            locked: match step.kind {
+                StepKind::Lock => true,
+                StepKind::Unlock => false,
+                _ => self.locked,
+            },
+            last: Some(step),
+        }
+    }
+}
+
+impl<const TELLS: bool> Model for Durable<Link<TELLS>> {
+    fn seen(&self, number: SequenceNr) -> Digest {
+        Digest {
+            count: number.value(),
+            hash: self.hash,
+        }
+    }
+
+    fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    fn changes(&self, _: SequenceNr, steps: Vec<Step>) -> Vec<StateChange<Link<TELLS>>> {
+        let mut state = **self;
+        let mut change = |step: Step| {
+            if step.kind == StepKind::Delete {
+                state = Link::default();
+                return StateChange::delete().because(step);
+            }
+            state = state.and(step);
+            StateChange::put(state).because(step)
+        };
+        steps.into_iter().map(&mut change).collect()
+    }
+}
+
+/// An entity type of which only the state is kept. Every change has its step as its tag, so that
+/// the store's part of the simulation knows it, of a deletion as well.
+pub(crate) fn links<const TELLS: bool>(shared: &Arc<Shared>) -> Entity<Durable<Link<TELLS>>> {
+    let entity = Entity::durable_with_codec(Arc::clone(shared), LinkCodec).tags(|_, change| {
+        let step: Option<&Step> = change.cause();
+        step.map(Step::as_tag).into_iter().collect()
+    });
+    if TELLS {
+        entity.change_events_with_codec(StepCodec, |changed| {
+            let step: Option<&Step> = changed.cause();
+            *step.expect("every change has a step as its cause")
+        })
+    } else {
+        entity
+    }
+}
+
+impl Step {
+    pub(crate) fn as_tag(&self) -> String {
+        format!("{} {}", self.kind.code(), self.token)
+    }
+
+    /// The step of a change with these tags.
+    pub(crate) fn from_tags(tags: &[String]) -> Option<Self> {
+        let (code, token) = tags.first()?.split_once(' ')?;
+        let kind = StepKind::ALL.get(code.parse::<usize>().ok()?)?;
+        Some(Self {
+            token: token.parse().ok()?,
+            kind: *kind,
+        })
     }
 }
 
@@ -193,7 +326,11 @@ pub(crate) enum Action {
         first: u64,
         count: u64,
         later: bool,
+        /// Whether its last step deletes the state.
+        deletes: bool,
     },
+    /// Deletes the state.
+    Delete,
     /// Unhandled in about every third state, which one depends on the number.
     UnhandledSometimes(u64),
     StartTimer(Duration),
@@ -241,8 +378,18 @@ impl Command {
             | Action::LaterTwice(count)
             | Action::PanicInReply(count)
             | Action::PanicInThenRun(count)
-            | Action::Once { count, .. }
+            | Action::Once {
+                count,
+                deletes: false,
+                ..
+            }
             | Action::TooMany(count) => of(count, StepKind::Add),
+            Action::Once {
+                count,
+                deletes: true,
+                ..
+            } => of(count, StepKind::Delete),
+            Action::Delete => of(1, StepKind::Delete),
             Action::Lock => of(1, StepKind::Lock),
             Action::Unlock => of(1, StepKind::Unlock),
             Action::PanicInApply(count) => of(count, StepKind::Poison),
@@ -274,7 +421,8 @@ impl Serialize for Command {
                 first,
                 count,
                 later,
-            } => (first, count, later).serialize(serializer),
+                deletes,
+            } => (first, count, later, deletes).serialize(serializer),
             _ => self.id.serialize(serializer),
         }
     }
@@ -361,128 +509,150 @@ impl<const KIND: u8> Handle<Command> for Chain<KIND> {
     type Reply = Answer;
 
     fn handle(&self, command: Command, cx: &Cx<'_, Self>) -> Effect<Self, Answer> {
-        if self.locked && command.waits_for_unlock() {
-            return cx.stash(command);
+        handle(self, command, cx)
+    }
+}
+
+impl<const TELLS: bool> Handle<Command> for Durable<Link<TELLS>> {
+    type Reply = Answer;
+
+    fn handle(&self, command: Command, cx: &Cx<'_, Self>) -> Effect<Self, Answer> {
+        handle(self, command, cx)
+    }
+}
+
+fn handle<E>(entity: &E, command: Command, cx: &Cx<'_, E>) -> Effect<E, Answer>
+where
+    E: Model + Handle<Command, Reply = Answer> + Handle<Tick>,
+{
+    if entity.is_locked() && command.waits_for_unlock() {
+        return cx.stash(command);
+    }
+    let Command { id, action } = command;
+    let shared = Arc::clone(cx.services());
+    shared.note(Note::Handled { command: id });
+    let steps = command.steps();
+    let before = entity.seen(cx.sequence_nr());
+    let changes = entity.changes(cx.sequence_nr(), steps.clone());
+    let made = cx.sequence_nr().plus(changes.len() as u64);
+    let unchanged = Answer {
+        before,
+        after: before,
+    };
+    let answer = move |state: &E| Answer {
+        before,
+        after: state.seen(made),
+    };
+    let run = move |state: &E, cx: &Cx<'_, E>| {
+        cx.services().note(Note::Ran {
+            command: id,
+            saw: state.seen(cx.sequence_nr()),
+        });
+    };
+    let work = {
+        let shared = Arc::clone(&shared);
+        move || shared.note(Note::Future { command: id })
+    };
+    match action {
+        Action::Read => cx.reply(unchanged),
+        Action::ReadThenRun => cx.none().then_run(run).reply(move |_| unchanged),
+        Action::ReadStop => cx.stop().reply(move |_| unchanged),
+        Action::AppendSilently(_) => cx.persist(changes).no_reply(),
+        Action::AppendThenRun(_) => cx.persist(changes).reply(answer).then_run(run),
+        Action::AppendStop(_) => cx.persist(changes).then_stop().reply(answer),
+        Action::AppendSlowly(_) => {
+            shared.clock.advance(Duration::from_micros(400));
+            cx.persist(changes).reply(answer)
         }
-        let Command { id, action } = command;
-        let shared = Arc::clone(cx.services());
-        shared.note(Note::Handled { command: id });
-        let steps = command.steps();
-        let before = self.digest;
-        let answer = move |state: &Self| Answer {
-            before,
-            after: state.digest,
-        };
-        let run = move |state: &Self, cx: &Cx<'_, Self>| {
-            cx.services().note(Note::Ran {
-                command: id,
-                saw: state.digest,
-            });
-        };
-        let work = {
-            let shared = Arc::clone(&shared);
-            move || shared.note(Note::Future { command: id })
-        };
-        match action {
-            Action::Read => cx.reply(answer(self)),
-            Action::ReadThenRun => cx.none().then_run(run).reply(answer),
-            Action::ReadStop => cx.stop().reply(answer),
-            Action::AppendSilently(_) => cx.persist(steps).no_reply(),
-            Action::AppendThenRun(_) => cx.persist(steps).reply(answer).then_run(run),
-            Action::AppendStop(_) => cx.persist(steps).then_stop().reply(answer),
-            Action::AppendSlowly(_) => {
-                shared.clock.advance(Duration::from_micros(400));
-                cx.persist(steps).reply(answer)
-            }
-            Action::Unlock => cx.persist(steps).then_unstash_all().reply(answer),
-            Action::Later(_) => {
-                let then = append(steps);
-                cx.later(
-                    async move { work() },
-                    move |(), state: &Self, cx: &Cx<'_, Self>| {
-                        if state.digest != before {
-                            cx.services().note(Note::Overtaken { command: id });
-                        }
-                        then((), state, cx)
-                    },
-                )
-            }
-            Action::LaterInterleaved(_) => {
-                let later = cx.later(async move { work() }, append(steps));
-                later.interleaved().then_run(run)
-            }
-            Action::Once { later: true, .. } => {
-                let later = cx.later(async move { work() }, append(steps));
-                later.interleaved()
-            }
-            Action::LaterBlocking(_) => cx.blocking(work, append(steps)),
-            Action::LaterTwice(_) => cx.later(
+        Action::Unlock => cx.persist(changes).then_unstash_all().reply(answer),
+        Action::Later(_) => {
+            let then = append(steps);
+            cx.later(
                 async move { work() },
-                move |(), _: &Self, cx: &Cx<'_, Self>| cx.later(async {}, append(steps)),
-            ),
-            Action::PanicInContinuation => cx.later(
-                async move { work() },
-                move |(), state: &Self, cx: &Cx<'_, Self>| {
-                    panic_quietly("continuation");
-                    cx.reply(answer(state))
+                move |(), state: &E, cx: &Cx<'_, E>| {
+                    if state.seen(cx.sequence_nr()) != before {
+                        cx.services().note(Note::Overtaken { command: id });
+                    }
+                    then((), state, cx)
                 },
-            ),
-            Action::UnhandledSometimes(_) => {
-                if action.is_unhandled_at(before) {
-                    cx.unhandled()
-                } else {
-                    cx.reply(answer(self))
-                }
-            }
-            Action::StartTimer(delay) => {
-                cx.timers()
-                    .start_single("single", delay, Tick { once: Some(id) });
-                cx.reply(answer(self))
-            }
-            Action::StartRepeatedTimer(period) => {
-                cx.timers()
-                    .start_repeated("repeated", period, Tick { once: None });
-                cx.reply(answer(self))
-            }
-            Action::CancelTimers => {
-                cx.timers().cancel_all();
-                cx.reply(answer(self))
-            }
-            Action::PanicInHandle => {
-                panic_quietly("handle");
-                cx.unhandled()
-            }
-            Action::PanicInReply(_) => cx.persist(steps).reply(move |state| {
-                panic_quietly("reply");
-                answer(state)
-            }),
-            Action::PanicInThenRun(_) => cx
-                .persist(steps)
-                .then_run(|_, _| panic_quietly("then_run"))
-                .then_run(|_, _| panic_quietly("never reached"))
-                .reply(answer),
-            Action::Append(_)
-            | Action::Lock
-            | Action::PanicInApply(_)
-            | Action::Unencodable(_)
-            | Action::EncodePanics(_)
-            | Action::Large(_)
-            | Action::Once { .. }
-            | Action::TooMany(_) => cx.persist(steps).reply(answer),
+            )
         }
+        Action::LaterInterleaved(_) => {
+            let later = cx.later(async move { work() }, append(steps));
+            later.interleaved().then_run(run)
+        }
+        Action::Once { later: true, .. } => {
+            let later = cx.later(async move { work() }, append(steps));
+            later.interleaved()
+        }
+        Action::LaterBlocking(_) => cx.blocking(work, append(steps)),
+        Action::LaterTwice(_) => cx
+            .later(async move { work() }, move |(), _: &E, cx: &Cx<'_, E>| {
+                cx.later(async {}, append(steps))
+            }),
+        Action::PanicInContinuation => {
+            cx.later(async move { work() }, move |(), _: &E, cx: &Cx<'_, E>| {
+                panic_quietly("continuation");
+                cx.reply(unchanged)
+            })
+        }
+        Action::UnhandledSometimes(_) => {
+            if action.is_unhandled_at(before) {
+                cx.unhandled()
+            } else {
+                cx.reply(unchanged)
+            }
+        }
+        Action::StartTimer(delay) => {
+            cx.timers()
+                .start_single("single", delay, Tick { once: Some(id) });
+            cx.reply(unchanged)
+        }
+        Action::StartRepeatedTimer(period) => {
+            cx.timers()
+                .start_repeated("repeated", period, Tick { once: None });
+            cx.reply(unchanged)
+        }
+        Action::CancelTimers => {
+            cx.timers().cancel_all();
+            cx.reply(unchanged)
+        }
+        Action::PanicInHandle => {
+            panic_quietly("handle");
+            cx.unhandled()
+        }
+        Action::PanicInReply(_) => cx.persist(changes).reply(move |state| {
+            panic_quietly("reply");
+            answer(state)
+        }),
+        Action::PanicInThenRun(_) => cx
+            .persist(changes)
+            .then_run(|_, _| panic_quietly("then_run"))
+            .then_run(|_, _| panic_quietly("never reached"))
+            .reply(answer),
+        Action::Append(_)
+        | Action::Delete
+        | Action::Lock
+        | Action::PanicInApply(_)
+        | Action::Unencodable(_)
+        | Action::EncodePanics(_)
+        | Action::Large(_)
+        | Action::Once { .. }
+        | Action::TooMany(_) => cx.persist(changes).reply(answer),
     }
 }
 
 /// The continuation of a `later`: appends to what the chain is by then.
-fn append<const KIND: u8>(
+fn append<E: Model>(
     steps: Vec<Step>,
-) -> impl FnOnce((), &Chain<KIND>, &Cx<'_, Chain<KIND>>) -> Effect<Chain<KIND>, Answer> + Send + 'static
-{
+) -> impl FnOnce((), &E, &Cx<'_, E>) -> Effect<E, Answer> + Send + 'static {
     move |(), state, cx| {
-        let before = state.digest;
-        cx.persist(steps).reply(move |state: &Chain<KIND>| Answer {
+        let before = state.seen(cx.sequence_nr());
+        let changes = state.changes(cx.sequence_nr(), steps);
+        let made = cx.sequence_nr().plus(changes.len() as u64);
+        cx.persist(changes).reply(move |state: &E| Answer {
             before,
-            after: state.digest,
+            after: state.seen(made),
         })
     }
 }
@@ -498,13 +668,26 @@ impl<const KIND: u8> Handle<Tick> for Chain<KIND> {
     type Reply = ();
 
     fn handle(&self, tick: Tick, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
-        if let Some(command) = tick.once {
-            cx.services().note(Note::TickedOnce { command });
-        }
-        let token = cx.services().ticks.fetch_add(1, Ordering::Relaxed);
-        let kind = StepKind::Add;
-        cx.persist([Step { token, kind }]).no_reply()
+        tick_on(self, tick, cx)
     }
+}
+
+impl<const TELLS: bool> Handle<Tick> for Durable<Link<TELLS>> {
+    type Reply = ();
+
+    fn handle(&self, tick: Tick, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+        tick_on(self, tick, cx)
+    }
+}
+
+fn tick_on<E: Model>(entity: &E, tick: Tick, cx: &Cx<'_, E>) -> Effect<E, ()> {
+    if let Some(command) = tick.once {
+        cx.services().note(Note::TickedOnce { command });
+    }
+    let token = cx.services().ticks.fetch_add(1, Ordering::Relaxed);
+    let kind = StepKind::Add;
+    let changes = entity.changes(cx.sequence_nr(), vec![Step { token, kind }]);
+    cx.persist(changes).no_reply()
 }
 
 /// The payload size from which an event is too large.
@@ -516,6 +699,7 @@ pub(crate) struct StepCodec;
 
 impl StepCodec {
     const ID: i32 = 4711;
+    const BYTES: usize = 9;
 }
 
 impl Codec<Step> for StepCodec {
@@ -541,6 +725,41 @@ impl Codec<Step> for StepCodec {
         Ok(Step {
             token: u64::from_be_bytes(token),
             kind: *kind,
+        })
+    }
+}
+
+/// A link as 18 bytes.
+#[derive(Debug)]
+pub(crate) struct LinkCodec;
+
+impl LinkCodec {
+    const ID: i32 = 4713;
+}
+
+impl<const TELLS: bool> Codec<Link<TELLS>> for LinkCodec {
+    fn encode(&self, link: &Link<TELLS>) -> Result<SerializedPayload, CodecError> {
+        let step = link
+            .last
+            .ok_or_else(|| CodecError::unencodable("no step"))?;
+        let mut bytes = StepCodec.encode(&step)?.bytes.to_vec();
+        bytes.push(u8::from(link.locked));
+        bytes.extend(link.hash.to_be_bytes());
+        Ok(SerializedPayload::new(Self::ID, "Link", bytes))
+    }
+
+    fn decode(&self, payload: &SerializedPayload) -> Result<Link<TELLS>, CodecError> {
+        let undecodable = || CodecError::undecodable("no link");
+        let (step, rest) = payload
+            .bytes
+            .split_at_checked(StepCodec::BYTES)
+            .ok_or_else(undecodable)?;
+        let (&locked, hash) = rest.split_first().ok_or_else(undecodable)?;
+        let step = SerializedPayload::new(StepCodec::ID, "Step", step.to_vec());
+        Ok(Link {
+            hash: u64::from_be_bytes(hash.try_into().map_err(|_| undecodable())?),
+            locked: locked == 1,
+            last: Some(StepCodec.decode(&step)?),
         })
     }
 }

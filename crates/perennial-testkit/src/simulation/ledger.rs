@@ -7,9 +7,10 @@ use perennial_persistence::{Codec, PersistenceId, Timestamp, WriterId};
 
 use super::Report;
 use super::entity::{
-    Action, Answer, Command, Digest, FOREIGN_TOKENS, Note, Step, StepCodec, StepKind, TICK_TOKENS,
-    TOKENS,
+    Action, Answer, Command, Digest, FOREIGN_TOKENS, Link, LinkCodec, Note, Step, StepCodec,
+    StepKind, TICK_TOKENS, TOKENS,
 };
+use super::storage::{History, keeps_state};
 use crate::MemoryStore;
 
 /// A promise that was not kept.
@@ -57,7 +58,7 @@ pub(crate) enum Fate {
     Failed(AskError),
 }
 
-/// A row of the journal.
+/// A row of the journal, or a change of a state.
 struct Stored {
     step: Step,
     digest: Digest,
@@ -113,6 +114,9 @@ pub(crate) enum Standing {
 
 pub(crate) struct Ledger {
     memory: MemoryStore,
+    history: History,
+    /// Whether a deleted state keeps its revision.
+    leaves_markers: bool,
     ids: Vec<PersistenceId>,
     journal: Vec<Vec<Stored>>,
     pub(crate) troubles: Vec<Troubles>,
@@ -129,10 +133,17 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(memory: MemoryStore, ids: Vec<PersistenceId>) -> Self {
+    pub(crate) fn new(
+        memory: MemoryStore,
+        history: History,
+        leaves_markers: bool,
+        ids: Vec<PersistenceId>,
+    ) -> Self {
         let entities = ids.len();
         Self {
             memory,
+            history,
+            leaves_markers,
             journal: ids.iter().map(|_| Vec::new()).collect(),
             ids,
             troubles: vec![Troubles::default(); entities],
@@ -230,8 +241,11 @@ impl Ledger {
         }
     }
 
-    /// Reads what is new in the journal of an entity.
+    /// Reads what is new in the journal of an entity, or of the changes of its state.
     pub(crate) fn read_journal(&mut self, entity: usize) -> Checked {
+        if keeps_state(&self.ids[entity]) {
+            return self.read_changes(entity);
+        }
         let rows = self.memory.rows(&self.ids[entity]);
         let known = &mut self.journal[entity];
         // Rows that were read before may be deleted by now, and a marker stand for them.
@@ -265,6 +279,92 @@ impl Ledger {
             });
         }
         Ok(())
+    }
+
+    /// Reads what is new of the changes of a state. Each is built on the one before, the row says
+    /// what the last one made, and the journal has an event for each if the type tells of them.
+    fn read_changes(&mut self, entity: usize) -> Checked {
+        let id = &self.ids[entity];
+        let history = self.history.borrow();
+        let changes = history.get(id).map_or(&[][..], Vec::as_slice);
+        let told = if id.entity_type() == "Told" {
+            self.memory.rows(id)
+        } else {
+            Vec::new()
+        };
+        let known = &mut self.journal[entity];
+        for change in &changes[known.len()..] {
+            let last = known.last();
+            let before = last.map_or(Digest::default(), |last| last.digest);
+            let was_deleted = last.is_some_and(|last| last.step.kind == StepKind::Delete);
+            let begins_anew = change.revision == 1 && was_deleted && !self.leaves_markers;
+            if change.revision != before.count + 1 && !begins_anew {
+                return broken(
+                    "revisions have no gaps",
+                    format!("{id} has {} after {}", change.revision, before.count),
+                );
+            }
+            let count = change.revision - 1;
+            let digest = Digest { count, ..before }.and(change.step);
+            let made = (change.step.kind != StepKind::Delete).then_some(digest.hash);
+            if change.hash != made {
+                return broken(
+                    "a change is built on the one before",
+                    format!(
+                        "{id} at {} is {:?}, not {made:?}",
+                        change.revision, change.hash
+                    ),
+                );
+            }
+            let mut timestamp = change.timestamp;
+            if id.entity_type() == "Told" {
+                let row = told.get(known.len());
+                let event = row.and_then(|row| row.event.as_ref());
+                let is_told = row.is_some_and(|row| row.seq_nr.value() == change.revision)
+                    && event.is_some_and(|(writer, event)| {
+                        *writer == change.writer
+                            && StepCodec.decode(&event.payload).ok() == Some(change.step)
+                    });
+                if !is_told {
+                    return broken(
+                        "every change is told",
+                        format!("{id} at {}: {row:?}", change.revision),
+                    );
+                }
+                timestamp = row.map_or(timestamp, |row| row.timestamp);
+            }
+            known.push(Stored {
+                step: change.step,
+                digest,
+                timestamp,
+                writer: change.writer,
+            });
+        }
+        if told.len() > known.len() {
+            return broken(
+                "what is told is stored",
+                format!("{id} has {} changes, {} are told", known.len(), told.len()),
+            );
+        }
+        let row = self.memory.state(id).map(|row| {
+            let payload = row.payload.as_ref();
+            let link = payload.map(|payload| LinkCodec.decode(payload).ok());
+            let hash = link.map(|link: Option<Link<false>>| link.map(|link| link.hash));
+            (row.revision.value(), hash)
+        });
+        let expected = known.last().and_then(|last| match last.step.kind {
+            StepKind::Delete if self.leaves_markers => Some((last.digest.count, None)),
+            StepKind::Delete => None,
+            _ => Some((last.digest.count, Some(Some(last.digest.hash)))),
+        });
+        if row == expected {
+            Ok(())
+        } else {
+            broken(
+                "the row is what the last change made",
+                format!("{id} is {row:?}, not {expected:?}"),
+            )
+        }
     }
 
     /// Looks whether callers were answered, and checks what they were told. `situation` says how
@@ -377,10 +477,11 @@ impl Ledger {
             );
         }
         let (entity, steps) = (sent.entity, sent.command.steps());
-        self.check_prefix(entity, saw, || format!("the side effect of c{command}"))?;
+        let who = || format!("the side effect of c{command}");
+        let places = self.check_prefix(entity, saw, who)?;
         let stored = &self.journal[entity];
-        let count = usize::try_from(saw.count).expect("a small number");
-        if !steps.is_empty() && !stored[..count].ends_with_steps(&steps) {
+        let is_own = |&place: &usize| stored[..place].ends_with_steps(&steps);
+        if !places.iter().any(is_own) {
             return broken(
                 "a side effect sees the state of its own events",
                 format!("c{command} saw {saw:?}"),
@@ -389,28 +490,45 @@ impl Ledger {
         Ok(())
     }
 
-    /// The state with this digest is the fold of stored events.
-    fn check_prefix(&mut self, entity: usize, saw: Digest, who: impl Fn() -> String) -> Checked {
+    /// The state with this digest is the fold of stored events. Gives after how many of them; several
+    /// places are possible for a state that was deleted where nothing keeps its revision.
+    fn check_prefix(
+        &mut self,
+        entity: usize,
+        saw: Digest,
+        who: impl Fn() -> String,
+    ) -> Result<Vec<usize>, Violation> {
         self.read_journal(entity)?;
         let journal = &self.journal[entity];
-        let durable = match saw.count.checked_sub(1) {
-            None => Some(Digest::default()),
-            Some(last) => usize::try_from(last)
-                .ok()
-                .and_then(|last| journal.get(last))
-                .map(|stored| stored.digest),
-        };
-        match durable {
-            Some(durable) if durable == saw => Ok(()),
-            Some(durable) => broken(
-                "what is told is the fold of stored events",
-                format!("{} saw {saw:?}, stored is {durable:?}", who()),
-            ),
-            None => broken(
-                "what is told is durable",
-                format!("{} saw {saw:?}, stored are {}", who(), journal.len()),
-            ),
+        let places: Vec<usize> = (0..=journal.len())
+            .filter(|&place| self.is_at(entity, place, saw))
+            .collect();
+        if !places.is_empty() {
+            return Ok(places);
         }
+        let last = journal.last().map_or(Digest::default(), |last| last.digest);
+        let (who, stored) = (who(), journal.len());
+        Err(if saw.count > last.count {
+            Violation {
+                rule: "what is told is durable",
+                detail: format!("{who} saw {saw:?}, stored are {stored}"),
+            }
+        } else {
+            Violation {
+                rule: "what is told is the fold of stored events",
+                detail: format!("{who} saw {saw:?}, stored are {stored}, the last is {last:?}"),
+            }
+        })
+    }
+
+    /// Whether the state after so many steps has this digest.
+    fn is_at(&self, entity: usize, place: usize, saw: Digest) -> bool {
+        let Some(last) = place.checked_sub(1) else {
+            return saw == Digest::default();
+        };
+        let stored = &self.journal[entity][last];
+        let is_forgotten = stored.step.kind == StepKind::Delete && !self.leaves_markers;
+        stored.digest == saw || is_forgotten && saw == Digest::default()
     }
 
     fn check_answer(&mut self, index: usize, answer: Answer) -> Checked {
@@ -424,8 +542,8 @@ impl Ledger {
         if command.action.is_unhandled_at(answer.before) {
             return broken("the answer is that of serial execution", who());
         }
-        self.check_prefix(entity, answer.after, who)?;
-        self.check_prefix(entity, answer.before, who)?;
+        let after = self.check_prefix(entity, answer.after, who)?;
+        let before = self.check_prefix(entity, answer.before, who)?;
         let steps = command.steps();
         if answer.before.count + steps.len() as u64 != answer.after.count {
             return broken(
@@ -433,23 +551,37 @@ impl Ledger {
                 format!("{} saw {answer:?}", who()),
             );
         }
-        let after = usize::try_from(answer.after.count).expect("a small number");
-        if !self.journal[entity][..after].ends_with_steps(&steps) {
+        let journal = &self.journal[entity];
+        let is_stored = |&place: &usize| journal[..place].ends_with_steps(&steps);
+        let after: Vec<usize> = after.into_iter().filter(is_stored).collect();
+        if after.is_empty() {
             return broken(
                 "what is acknowledged is stored",
                 format!("{} saw {answer:?}", who()),
             );
         }
+        let is_serial = |&place: &usize| before.contains(&(place - steps.len()));
+        let places: Vec<usize> = after.into_iter().filter(is_serial).collect();
+        if places.is_empty() {
+            return broken(
+                "the answer is that of serial execution",
+                format!("{} saw {answer:?}", who()),
+            );
+        }
         let is_repetition = command.action.first_attempt().is_some() && !self.sent[index].handled;
         self.report.repeated += u64::from(is_repetition);
-        // It has the answer of an earlier attempt.
-        if answer.before.count < floor && !is_repetition {
+        let of_states = keeps_state(&self.ids[entity]);
+        self.report.repeated_of_states += u64::from(is_repetition && of_states);
+        // A repetition has the answer of an earlier attempt.
+        let is_fresh = |place: &u64| is_repetition || *place - steps.len() as u64 >= floor;
+        let mut places = places.into_iter().map(|place| place as u64);
+        let Some(place) = places.find(is_fresh) else {
             return broken(
                 "an answer is not older than what was seen before it was asked for",
                 format!("{} saw {answer:?}, the floor is {floor}", who()),
             );
-        }
-        self.raise_floor(system, entity, answer.after.count);
+        };
+        self.raise_floor(system, entity, place);
         Ok(())
     }
 
@@ -495,6 +627,12 @@ impl Ledger {
             }
         }
         let waited = now.saturating_sub(sent.at);
+        // What is held back is given up together, once the first of it has waited for too long.
+        let since = now.saturating_sub(self.report.outcome_timeout);
+        let has_waited = self.sent.iter().any(|other| {
+            let is_same = other.system == sent.system && same_worker(other.entity);
+            is_same && other.at <= since && !matches!(other.fate, Fate::Answered | Fate::Silent)
+        });
         let troubles = self.troubles[entity];
         let mut entities = self.troubles.iter().enumerate();
         let troubles_of_worker = entities.any(|(other, troubles)| {
@@ -560,7 +698,7 @@ impl Ledger {
                         self.report.given_up += 1;
                         // What is held back for that long counts as tried.
                         let is_away = troubles.unavailable || situation.store_failed;
-                        is_away && waited >= self.report.outcome_timeout
+                        is_away && has_waited
                     }
                     PersistFailure::Earlier => {
                         self.report.taken_back += 1;
@@ -662,7 +800,13 @@ impl Ledger {
         }
     }
 
-    /// How long the stored chain of an entity is.
+    /// How many steps of an entity are stored.
+    pub(crate) fn length(&mut self, entity: usize) -> Result<usize, Violation> {
+        self.read_journal(entity)?;
+        Ok(self.journal[entity].len())
+    }
+
+    /// The digest of the stored chain of an entity.
     pub(crate) fn stored(&mut self, entity: usize) -> Result<Digest, Violation> {
         self.read_journal(entity)?;
         let last = self.journal[entity].last();
@@ -677,7 +821,22 @@ impl Ledger {
         let mut places: Vec<Option<(usize, usize)>> = vec![None; self.sent.len()];
         let mut others = std::collections::BTreeSet::new();
         for (entity, journal) in self.journal.iter().enumerate() {
-            self.report.events += journal.len() as u64;
+            let id = &self.ids[entity];
+            let times = Times {
+                may_be_equal: id.entity_type() == "Kept",
+                forget_deleted: !self.leaves_markers,
+            };
+            if keeps_state(id) {
+                self.report.changes += journal.len() as u64;
+                let deletions = journal
+                    .iter()
+                    .filter(|stored| stored.step.kind == StepKind::Delete);
+                self.report.deleted_states += deletions.count() as u64;
+                let told = self.memory.rows(id).len() as u64;
+                self.report.told += told;
+            } else {
+                self.report.events += journal.len() as u64;
+            }
             let mut at = 0;
             while let Some(stored) = journal.get(at) {
                 let token = stored.step.token;
@@ -686,7 +845,7 @@ impl Ledger {
                     if !others.insert(token) {
                         return broken("no event is stored twice", format!("token {token:#x}"));
                     }
-                    check_times(journal, at, 1)?;
+                    check_times(journal, at, 1, times)?;
                     at += 1;
                     continue;
                 }
@@ -702,7 +861,7 @@ impl Ledger {
                 if places[index].replace((entity, at)).is_some() {
                     return broken("no event is stored twice", format!("c{}", sent.command.id));
                 }
-                check_times(journal, at, steps.len())?;
+                check_times(journal, at, steps.len(), times)?;
                 at += steps.len();
             }
         }
@@ -761,14 +920,30 @@ impl Ledger {
     }
 }
 
-/// All events of a write have one time, later than that of the write before.
-fn check_times(journal: &[Stored], at: usize, count: usize) -> Checked {
+/// How the time of a write follows that of the one before.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// Several changes of a state in one batch are one row, with one time.
+    may_be_equal: bool,
+    /// Nothing keeps the time of a row that was removed.
+    forget_deleted: bool,
+}
+
+/// All events of a write have one time, later than that of the write before, or as `times` allows.
+fn check_times(journal: &[Stored], at: usize, count: usize, times: Times) -> Checked {
     let of_write = &journal[at..at + count];
     let first = &of_write[0];
     let is_one = of_write
         .iter()
         .all(|stored| stored.timestamp == first.timestamp && stored.writer == first.writer);
-    let is_later = at == 0 || journal[at - 1].timestamp < first.timestamp;
+    let is_later = match at.checked_sub(1).map(|before| &journal[before]) {
+        None => true,
+        Some(before) if before.timestamp == first.timestamp => times.may_be_equal,
+        Some(before) => {
+            let was_deleted = before.step.kind == StepKind::Delete;
+            before.timestamp < first.timestamp || was_deleted && times.forget_deleted
+        }
+    };
     if is_one && is_later {
         Ok(())
     } else {
@@ -812,7 +987,7 @@ impl Ledger {
             .rev()
             .find_map(|stored| match stored.step.kind {
                 StepKind::Lock => Some(true),
-                StepKind::Unlock => Some(false),
+                StepKind::Unlock | StepKind::Delete => Some(false),
                 _ => None,
             });
         Ok(lock.unwrap_or(false))

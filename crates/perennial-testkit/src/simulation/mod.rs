@@ -24,6 +24,11 @@
 //!   later write has a later time, also when the wall clock steps back.
 //! - Every error has a reason: nobody is told of a conflict without a second writer, or that the
 //!   system stops while it does not.
+//! - Of entities that keep their latest state only, every change is built on the one before, the row
+//!   is what the last change made, a marker keeps the revision of a deleted one, and every change
+//!   has its event where the type tells of them. A log of all changes takes the place of the
+//!   journal. Where deleting a state leaves nothing there is one writer only, as the store promises
+//!   no more.
 //! - Every caller is answered in the end, every system that is told to stop stops, every place in a
 //!   queue is given back, and a new system brings back what is stored and goes on from there.
 //!
@@ -61,6 +66,8 @@ pub struct Options {
     pub commands: u64,
     /// Whether all lines of the trace are kept, or the last ones.
     pub whole_trace: bool,
+    /// What is kept of the entities.
+    pub kept: Kept,
     /// What is broken on purpose.
     #[cfg(feature = "defects")]
     pub defect: Option<Defect>,
@@ -71,6 +78,7 @@ impl Default for Options {
         Self {
             commands: 120,
             whole_trace: false,
+            kept: Kept::Both,
             #[cfg(feature = "defects")]
             defect: None,
         }
@@ -92,6 +100,13 @@ impl Options {
         self
     }
 
+    /// Has entities of which this is kept.
+    #[must_use]
+    pub fn with_kept(mut self, kept: Kept) -> Self {
+        self.kept = kept;
+        self
+    }
+
     /// Breaks something on purpose.
     #[cfg(feature = "defects")]
     #[must_use]
@@ -99,6 +114,18 @@ impl Options {
         self.defect = Some(defect);
         self
     }
+}
+
+/// What is kept of the entities of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kept {
+    /// Their events, or their events and states side by side; the seed decides.
+    Both,
+    /// Their events.
+    Events,
+    /// Their latest states, of some with events that tell of the changes.
+    States,
 }
 
 /// Something that can be broken on purpose, to see that the simulation notices.
@@ -118,6 +145,27 @@ pub enum Defect {
     HandledAgain,
     /// The journal lets a stale writer have the numbers of deleted events.
     MissingFence,
+    /// The store takes a state whatever revision its writer expects.
+    StaleRevision,
+    /// Deleting a state leaves nothing where it should leave a marker.
+    LostMarker,
+    /// Of several changes of a state in one batch only the last one's event and reply are stored.
+    LostCompanions,
+    /// A state that looks like that of a write counts as its own, whatever goes with it.
+    TrustedRow,
+}
+
+/// What the store breaks about states, if the defect is one of these.
+#[cfg(feature = "defects")]
+fn state_defect(defect: Option<Defect>) -> Option<crate::memory::StateDefect> {
+    use crate::memory::StateDefect;
+    match defect? {
+        Defect::StaleRevision => Some(StateDefect::TakesAnyRevision),
+        Defect::LostMarker => Some(StateDefect::LosesMarkers),
+        Defect::LostCompanions => Some(StateDefect::LosesCompanions),
+        Defect::TrustedRow => Some(StateDefect::TrustsRows),
+        _ => None,
+    }
 }
 
 /// A worker with the defect in it, if it is one of workers.
@@ -160,6 +208,19 @@ pub struct Report {
     pub repeated: u64,
     /// Events that are stored in the end.
     pub events: u64,
+    /// Changes of states of which nothing else is kept.
+    pub changes: u64,
+    /// Those of them that deleted the state.
+    pub deleted_states: u64,
+    /// Those of them that were told as events.
+    pub told: u64,
+    /// Writes of states that were refused because of another revision.
+    pub stale: u64,
+    /// Commands to states that were sent again under their id and got the answer of an earlier
+    /// attempt.
+    pub repeated_of_states: u64,
+    /// Runs in which deleting a state leaves nothing.
+    pub removing_rows: u64,
     /// Those of them that timers caused.
     pub ticks: u64,
     /// Batches that were sent to the journal, repetitions included.

@@ -1,20 +1,23 @@
 //! The store of a simulation: the one in memory, behind a network that loses, delays and repeats.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use perennial_core::engine::{ReadDone, ReadRequest, ReplyCleanup};
+use perennial_core::engine::{ReadDone, ReadRequest, ReplyCleanup, deletion};
+use perennial_core::{Durable, Entity};
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, Codec, Error, NewEvent, PersistenceId, Previous, SequenceNr, Snapshot,
-    Store, WriterId, Written,
+    AtomicWrite, BoxFuture, Codec, DurableStateDelete, Error, NewEvent, PersistenceId, Previous,
+    SequenceNr, SerializedPayload, Snapshot, Store, Timestamp, WriterId, Written,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 
-use super::entity::{FOREIGN_TOKENS, Step, StepCodec, StepKind};
-use crate::{FaultyStore, ManualClock, MemoryStore, ReadFault};
+use super::entity::{FOREIGN_TOKENS, Link, LinkCodec, Shared, Step, StepCodec, StepKind, links};
+use crate::{FaultyStore, MemoryStore, ReadFault};
 
 /// What becomes of a batch at the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(crate) enum WriteFate {
     Unavailable,
     /// Nothing is stored, and nobody knows.
     RequestLost,
+    /// As that, and another program does the same, as far as it can, to the entity of one write.
+    Imitated,
     /// Everything is stored, and nobody knows.
     AnswerLost,
     /// Nobody knows, and the store goes on with it at some later time.
@@ -39,9 +44,34 @@ pub(crate) enum WriteFate {
     Truncated,
 }
 
+/// A change of a state that was stored, with what its writer made of the state. The table keeps the
+/// last one only.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) step: Step,
+    pub(crate) revision: u64,
+    /// The hash of the state; `None` if it is deleted.
+    pub(crate) hash: Option<u64>,
+    pub(crate) writer: WriterId,
+    pub(crate) timestamp: Timestamp,
+}
+
+/// All changes of states, in the order in which they were stored.
+pub(crate) type History = Rc<RefCell<BTreeMap<PersistenceId, Vec<Change>>>>;
+
+/// Whether only the state of an entity is kept.
+pub(crate) fn keeps_state(id: &PersistenceId) -> bool {
+    matches!(id.entity_type(), "Told" | "Kept")
+}
+
 /// The journal's data, and what is still under way to it although its sender has given up.
 pub(crate) struct Storage {
     memory: MemoryStore,
+    /// Shows states as the engine wants them.
+    kept: Entity<Durable<Link<false>>>,
+    history: History,
+    /// Writes of states that stand in the history.
+    noted: BTreeSet<(WriterIdBits, SequenceNr)>,
     late: Vec<Vec<AtomicWrite>>,
     /// Writes that an attempt without an answer may have stored; only the truth may be said of
     /// them from then on.
@@ -58,9 +88,13 @@ fn name(write: &AtomicWrite) -> (WriterIdBits, SequenceNr) {
 }
 
 impl Storage {
-    pub(crate) fn new(clock: ManualClock) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, delete: DurableStateDelete) -> Self {
+        let memory = MemoryStore::new(Arc::new(shared.clock.clone()));
         Self {
-            memory: MemoryStore::new(Arc::new(clock)),
+            memory: memory.with_durable_state_delete(delete),
+            kept: links(shared),
+            history: History::default(),
+            noted: BTreeSet::new(),
             late: Vec::new(),
             uncertain: BTreeSet::new(),
             foreign_tokens: FOREIGN_TOKENS,
@@ -70,6 +104,10 @@ impl Storage {
 
     pub(crate) fn memory(&self) -> &MemoryStore {
         &self.memory
+    }
+
+    pub(crate) fn history(&self) -> History {
+        Rc::clone(&self.history)
     }
 
     /// How many batches are still under way without their senders.
@@ -91,9 +129,18 @@ impl Storage {
             WriteFate::Rejected => self.reject_one(writes, random),
             WriteFate::Overtaken => {
                 if let Some(write) = writes.choose(random) {
-                    self.write_foreign(write.persistence_id(), write.first());
+                    let deletes = random.random_ratio(1, 4);
+                    self.write_foreign(write.persistence_id(), write.first(), deletes);
                 }
                 self.write(writes)
+            }
+            WriteFate::Imitated => {
+                self.be_uncertain(writes);
+                if let Some(write) = writes.choose(random) {
+                    let deletes = matches!(write.events(), [one] if one.payload == deletion());
+                    self.write_foreign(write.persistence_id(), write.first(), deletes);
+                }
+                writes.iter().map(|_| unknown()).collect()
             }
             WriteFate::Unavailable => writes.iter().map(|_| unavailable()).collect(),
             WriteFate::RequestLost => {
@@ -143,14 +190,19 @@ impl Storage {
         }
     }
 
-    /// The sender is gone: nobody hears what becomes of the batch.
-    pub(crate) fn orphan(&mut self, writes: &[AtomicWrite], random: &mut SmallRng) -> &'static str {
+    /// The sender is gone: nobody hears what becomes of the batch, which may be late.
+    pub(crate) fn orphan(
+        &mut self,
+        writes: &[AtomicWrite],
+        may_be_late: bool,
+        random: &mut SmallRng,
+    ) -> &'static str {
         match random.random_range(0..3) {
             0 => {
                 self.write(writes);
                 "stored"
             }
-            1 => {
+            1 if may_be_late => {
                 self.late.push(writes.to_vec());
                 "late"
             }
@@ -172,43 +224,82 @@ impl Storage {
             .collect()
     }
 
-    /// Another program writes one event, at the entity's next number.
-    pub(crate) fn write_foreign_next(&mut self, id: &PersistenceId) {
-        let highest = self.memory.journal();
-        let highest = at_once(highest.highest_sequence_nr(id, SequenceNr::ZERO));
-        let highest = highest.expect("the store in memory is open");
-        self.write_foreign(id, highest.next());
+    /// What the engine uses for the entity.
+    fn store_of(&self, id: &PersistenceId, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        if keeps_state(id) {
+            self.kept.store(store)
+        } else {
+            store
+        }
     }
 
-    /// Another program writes one event with this number, if it is free and the next one.
-    fn write_foreign(&mut self, id: &PersistenceId, at: SequenceNr) {
-        let highest = at_once(
-            self.memory
-                .journal()
-                .highest_sequence_nr(id, SequenceNr::ZERO),
-        );
-        if highest.is_ok_and(|highest| highest.next() != at) {
+    fn highest(&self, id: &PersistenceId) -> SequenceNr {
+        let store = self.store_of(id, Arc::new(self.memory.clone()));
+        let highest = at_once(store.journal().highest_sequence_nr(id, SequenceNr::ZERO));
+        highest.expect("the store in memory is open")
+    }
+
+    /// Another program writes one event, at the entity's next number, or changes the state once.
+    pub(crate) fn write_foreign_next(&mut self, id: &PersistenceId, random: &mut SmallRng) {
+        let highest = self.highest(id);
+        self.write_foreign(id, highest.next(), random.random_ratio(1, 4));
+    }
+
+    /// Another program writes one event with this number, or changes or deletes a state, if it is
+    /// free and the next one.
+    fn write_foreign(&mut self, id: &PersistenceId, at: SequenceNr, deletes: bool) {
+        if self.highest(id).next() != at {
             return;
         }
         self.foreign_tokens += 1;
         let step = Step {
             token: self.foreign_tokens,
-            kind: StepKind::Add,
+            kind: if deletes && keeps_state(id) {
+                StepKind::Delete
+            } else {
+                StepKind::Add
+            },
         };
         let payload = StepCodec.encode(&step).expect("an ordinary step");
         let writer = WriterId::from_random_bits(u128::from(self.foreign_tokens));
-        let event = NewEvent::new(payload);
+        let event = if keeps_state(id) {
+            self.foreign_change(id, step, payload)
+        } else {
+            NewEvent::new(payload)
+        };
         let mut write = AtomicWrite::new(id.clone(), writer, at, vec![event])
             .expect("one event with a good payload");
         write.previous = Previous::Unknown;
         self.write(&[write]);
     }
 
+    /// What another program makes of the state that is there, as the engine would send it.
+    fn foreign_change(&self, id: &PersistenceId, step: Step, told: SerializedPayload) -> NewEvent {
+        let there = self.memory.state(id).and_then(|row| row.payload);
+        let there: Link<false> = there
+            .map(|payload| LinkCodec.decode(&payload).expect("a link"))
+            .unwrap_or_default();
+        let payload = if step.kind == StepKind::Delete {
+            deletion()
+        } else {
+            LinkCodec
+                .encode(&there.and(step))
+                .expect("an ordinary step")
+        };
+        NewEvent {
+            tags: vec![step.as_tag()],
+            metadata: (id.entity_type() == "Told").then_some(told),
+            ..NewEvent::new(payload)
+        }
+    }
+
     /// Reads a part of an entity's history.
     pub(crate) fn read(&self, request: ReadRequest, fault: Option<(ReadFault, bool)>) -> ReadDone {
         let store = FaultyStore::new(Arc::new(self.memory.clone()));
         if let Some((fault, snapshot)) = fault {
-            if !request.is_of_recovery() {
+            if keeps_state(request.persistence_id()) && request.is_of_recovery() {
+                store.faults().state_loads.next(fault);
+            } else if !request.is_of_recovery() {
                 if !matches!(fault, ReadFault::Undecodable) {
                     store.faults().reply_loads.next(ReadFault::Unavailable);
                 }
@@ -218,7 +309,8 @@ impl Storage {
                 store.faults().reads.next(fault);
             }
         }
-        at_once(request.read(&store))
+        let store = self.store_of(request.persistence_id(), Arc::new(store));
+        at_once(request.read(&*store))
     }
 
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), Error> {
@@ -276,7 +368,14 @@ impl Storage {
             .collect()
     }
 
-    fn write(&self, writes: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+    fn write(&mut self, writes: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+        // Events and states go in batches of their own.
+        if writes
+            .first()
+            .is_some_and(|write| keeps_state(write.persistence_id()))
+        {
+            return self.write_states(writes);
+        }
         if !self.forgets_writers {
             return at_once(self.memory.journal().write_events(writes));
         }
@@ -304,6 +403,55 @@ impl Storage {
                 answer
             })
             .collect()
+    }
+}
+
+impl Storage {
+    fn write_states(&mut self, writes: &[AtomicWrite]) -> Vec<Result<Written, Error>> {
+        let mut sent = writes.to_vec();
+        for write in &mut sent {
+            write.maybe_stored &= !self.forgets_writers;
+        }
+        let store = self.kept.store(Arc::new(self.memory.clone()));
+        let answers = at_once(store.journal().write_events(&sent));
+        for (write, answer) in writes.iter().zip(&answers) {
+            if let Ok(written) = answer
+                && self.noted.insert(name(write))
+            {
+                self.note_changes(write, *written);
+            }
+        }
+        answers
+    }
+
+    /// Notes what a write has changed when it was stored.
+    fn note_changes(&self, write: &AtomicWrite, written: Written) {
+        let changes: Vec<Change> = write
+            .numbered()
+            .map(|(revision, change)| {
+                let link: Option<Link<false>> = LinkCodec.decode(&change.payload).ok();
+                Change {
+                    step: Step::from_tags(&change.tags).expect("every change has a step"),
+                    revision: revision.value(),
+                    hash: link.map(|link| link.hash),
+                    writer: write.writer(),
+                    timestamp: written.timestamp,
+                }
+            })
+            .collect();
+        let mut history = self.history.borrow_mut();
+        let of_id = history.entry(write.persistence_id().clone()).or_default();
+        // Two incarnations may have tried the same command, and the one's late write is the other's
+        // as well: state and reply are the same, and nothing says whose they are.
+        let is_same = |(one, other): (&Change, &Change)| {
+            (one.step, one.revision, one.hash) == (other.step, other.revision, other.hash)
+        };
+        let from = of_id.len().saturating_sub(changes.len());
+        let tail = &of_id[from..];
+        if tail.len() == changes.len() && tail.iter().zip(&changes).all(is_same) {
+            return;
+        }
+        of_id.extend(changes);
     }
 }
 

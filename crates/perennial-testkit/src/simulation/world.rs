@@ -9,22 +9,23 @@ use perennial_core::engine::{
     LaterFailure, LaterRequest, Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch,
     Worker, WriteBatch,
 };
-use perennial_core::{Asking, Entity, EntityRef, Retention, Work};
+use perennial_core::{Asking, Durable, Entity, EntityRef, EventSourced, Retention, Work};
 use perennial_persistence::{
-    AtomicWrite, Clock, CommandId, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, SequenceNr,
-    Snapshot, Timestamp, Written,
+    AtomicWrite, Clock, CommandId, DurableStateDelete, Error, NUMBER_OF_SLICES, PageLimit,
+    PersistenceId, SequenceNr, Snapshot, Timestamp, Written,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::mpsc;
 
 use super::entity::{
-    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Note, Shared, StepCodec, state_payload,
+    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Link, Note, Shared, StepCodec, links,
+    state_payload,
 };
 use super::ledger::{Checked, Fate, Ledger, Situation, Standing, Violation};
-use super::storage::{Storage, WriteFate, run_at_once};
+use super::storage::{Storage, WriteFate, keeps_state, run_at_once};
 use super::trace::Trace;
-use super::{Options, Report};
+use super::{Kept, Options, Report};
 use crate::{ManualClock, ReadFault};
 
 /// The most events of one command.
@@ -44,6 +45,11 @@ struct Profile {
     snapshot_every: u64,
     keep_snapshots: u64,
     delete_events: bool,
+    /// What is kept of the entities.
+    kept: Kept,
+    /// What deleting a state leaves. Where that is nothing, a second writer and late writes may
+    /// bring a state back, so there are none.
+    durable_state_delete: DurableStateDelete,
     restart: (Duration, Duration),
     /// Of a hundred calls of the store, how many go wrong.
     faults: u32,
@@ -58,7 +64,7 @@ struct Profile {
 }
 
 impl Profile {
-    fn draw(random: &mut SmallRng) -> Self {
+    fn draw(random: &mut SmallRng, kept: Kept) -> Self {
         let mut settings = Settings::default();
         settings.lanes = random.random_range(1..=3);
         settings.batch_events = pick(random, &[1, 3, 8, 5000]);
@@ -82,10 +88,16 @@ impl Profile {
         settings.later_timeout = Duration::from_secs(1);
         let milliseconds = Duration::from_millis;
         let delete_events = random.random_bool(0.3);
+        let kept = match kept {
+            Kept::Both if random.random_bool(0.4) => Kept::Events,
+            kept => kept,
+        };
+        let removes_rows = kept != Kept::Events && random.random_bool(0.25);
         let systems = pick(random, &[1, 1, 2]);
+        let foreign = pick(random, &[0, 0, 5, 30]);
         Self {
             workers: random.random_range(1..=3),
-            systems,
+            systems: if removes_rows { 1 } else { systems },
             settings,
             inbox: pick(random, &[6, 1000, 1000]),
             mailbox: pick(random, &[2, 8, 1000, 1000, 1000]),
@@ -98,10 +110,16 @@ impl Profile {
             snapshot_every: random.random_range(0..=5),
             keep_snapshots: random.random_range(0..=2),
             delete_events,
+            kept,
+            durable_state_delete: if removes_rows {
+                DurableStateDelete::Row
+            } else {
+                DurableStateDelete::Marker
+            },
             restart: (milliseconds(5), milliseconds(80)),
             faults: pick(random, &[0, 3, 15, 40]),
             crashes: pick(random, &[0, 2, 10]),
-            foreign: pick(random, &[0, 0, 5, 30]),
+            foreign: if removes_rows { 0 } else { foreign },
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
         }
@@ -109,6 +127,24 @@ impl Profile {
 }
 
 impl Profile {
+    fn leaves_markers(&self) -> bool {
+        self.durable_state_delete == DurableStateDelete::Marker
+    }
+
+    /// The type of an entity, by its number.
+    fn entity_type(&self, number: usize) -> &'static str {
+        let types = match self.kept {
+            Kept::Both => &TYPES[..],
+            Kept::Events => &["Snapped", "Plain"],
+            Kept::States => &["Told", "Kept"],
+        };
+        match types[number % types.len()] {
+            // The numbers of its change events would begin again.
+            "Told" if !self.leaves_markers() => "Kept",
+            other => other,
+        }
+    }
+
     fn retention(&self) -> Retention {
         let retention = Retention::every(self.snapshot_every).keep(self.keep_snapshots);
         if self.delete_events {
@@ -173,25 +209,44 @@ enum Effect {
     LaterDone(LaterDone),
 }
 
-/// An entity of one of the two types.
+/// An entity of one of the four types.
 #[derive(Clone)]
 enum Target {
     Plain(EntityRef<Chain<0>>),
     Snapped(EntityRef<Chain<1>>),
+    Told(EntityRef<Durable<Link<true>>>),
+    Kept(EntityRef<Durable<Link<false>>>),
 }
 
+/// The types, in the order in which entities get them.
+const TYPES: [&str; 4] = ["Snapped", "Told", "Plain", "Kept"];
+
 impl Target {
+    fn of(id: &PersistenceId, registry: &Arc<Registry>) -> Self {
+        let name = id.entity_id();
+        match id.entity_type() {
+            "Plain" => Self::Plain(registry.entity(name)),
+            "Told" => Self::Told(registry.entity(name)),
+            "Kept" => Self::Kept(registry.entity(name)),
+            _ => Self::Snapped(registry.entity(name)),
+        }
+    }
+
     fn ask(&self, command: Command) -> Asking<Answer> {
         if let Some(first) = command.action.first_attempt() {
             let id = CommandId::new(&first.to_string()).expect("a number is an id");
             return match self {
                 Self::Plain(entity) => entity.ask(command).command_id(id).into_future(),
                 Self::Snapped(entity) => entity.ask(command).command_id(id).into_future(),
+                Self::Told(entity) => entity.ask(command).command_id(id).into_future(),
+                Self::Kept(entity) => entity.ask(command).command_id(id).into_future(),
             };
         }
         match self {
             Self::Plain(entity) => entity.ask(command).into_future(),
             Self::Snapped(entity) => entity.ask(command).into_future(),
+            Self::Told(entity) => entity.ask(command).into_future(),
+            Self::Kept(entity) => entity.ask(command).into_future(),
         }
     }
 
@@ -199,6 +254,8 @@ impl Target {
         match self {
             Self::Plain(entity) => entity.tell(command),
             Self::Snapped(entity) => entity.tell(command),
+            Self::Told(entity) => entity.tell(command),
+            Self::Kept(entity) => entity.tell(command),
         }
         .is_ok()
     }
@@ -231,28 +288,36 @@ impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let clock = ManualClock::new();
-        let profile = Profile::draw(&mut random);
+        let profile = Profile::draw(&mut random, options.kept);
         let entities = random.random_range(1..=5);
+        let first_type = random.random_range(0..TYPES.len());
         let ids: Vec<PersistenceId> = (0..entities)
             .map(|entity| {
-                let entity_type = if entity % 2 == 0 { "Snapped" } else { "Plain" };
+                let entity_type = profile.entity_type(first_type + entity);
                 PersistenceId::new(entity_type, &format!("e{entity}")).expect("a short id")
             })
             .collect();
+        let shared = Shared::new(clock.clone());
         #[cfg_attr(not(feature = "defects"), expect(unused_mut))]
-        let mut storage = Storage::new(clock.clone());
+        let mut storage = Storage::new(&shared, profile.durable_state_delete);
         #[cfg(feature = "defects")]
         {
             storage.forgets_writers = options.defect == Some(super::Defect::UnrecognisedRetry);
             if options.defect == Some(super::Defect::MissingFence) {
                 storage.memory().take_fence_away();
             }
+            if let Some(defect) = super::state_defect(options.defect) {
+                storage.memory().break_states(defect);
+            }
         }
-        let mut ledger = Ledger::new(storage.memory().clone(), ids.clone());
+        let memory = storage.memory().clone();
+        let markers = profile.leaves_markers();
+        let mut ledger = Ledger::new(memory, storage.history(), markers, ids.clone());
         ledger.report.outcome_timeout = profile.settings.outcome_timeout;
+        ledger.report.removing_rows = u64::from(!markers);
         Self {
             random,
-            shared: Shared::new(clock.clone()),
+            shared,
             clock,
             storage,
             profile,
@@ -394,7 +459,9 @@ impl World {
                     .state_codec(ChainCodec)
                     .retention(profile.retention()),
                 profile,
-            ));
+            ))
+            .entity(configure(links::<true>(&self.shared), profile))
+            .entity(configure(links::<false>(&self.shared), profile));
         let frame = Frame {
             workers: profile.workers,
             settings: profile.settings.clone(),
@@ -500,7 +567,8 @@ impl World {
     fn orphan(&mut self, effect: Effect) {
         match effect {
             Effect::Write(batch) => {
-                let what = self.storage.orphan(batch.writes(), &mut self.random);
+                let late = self.profile.leaves_markers();
+                let what = self.storage.orphan(batch.writes(), late, &mut self.random);
                 if what == "late" {
                     self.contend(&batch);
                 }
@@ -572,7 +640,7 @@ impl World {
             return true;
         }
         let entity = self.random.random_range(0..self.ids.len());
-        let action = self.draw_action();
+        let action = self.draw_action(entity);
         let told = self.random.random_ratio(1, 12) && action.first_attempt().is_none();
         self.send_to(at, entity, action, told);
         true
@@ -601,14 +669,8 @@ impl World {
     fn target(&mut self, at: usize, entity: usize) -> Target {
         let keep = self.random.random_bool(0.3);
         let system = &mut self.systems[at];
-        let target = system.kept[entity].take().unwrap_or_else(|| {
-            let id = &self.ids[entity];
-            if id.entity_type() == "Plain" {
-                Target::Plain(system.registry.entity(id.entity_id()))
-            } else {
-                Target::Snapped(system.registry.entity(id.entity_id()))
-            }
-        });
+        let target = system.kept[entity].take();
+        let target = target.unwrap_or_else(|| Target::of(&self.ids[entity], &system.registry));
         if keep {
             system.kept[entity] = Some(target.clone());
         }
@@ -623,7 +685,13 @@ impl World {
         latest.get(at).copied()
     }
 
-    fn draw_action(&mut self) -> Action {
+    fn draw_action(&mut self, entity: usize) -> Action {
+        let id = &self.ids[entity];
+        let keeps_state = keeps_state(id);
+        let takes_ids = !keeps_state || self.profile.leaves_markers();
+        // Two deletions of one state look the same to a writer that does not know the outcome of
+        // its own, unless something goes with them that says whose they are.
+        let may_delete = id.entity_type() == "Told" || keeps_state && !takes_ids;
         let first = self.ledger.next_command();
         let panics = self.profile.panics * 10;
         let panics = self.chance(panics);
@@ -633,6 +701,8 @@ impl World {
         if panics {
             return match random.random_range(0..9) {
                 0 => Action::PanicInHandle,
+                // A state is replaced by the engine's own code.
+                1 if keeps_state => Action::PanicInReply(count),
                 1 => Action::PanicInApply(count),
                 2 => Action::PanicInReply(count),
                 3 => Action::PanicInThenRun(count),
@@ -645,12 +715,15 @@ impl World {
         }
         match random.random_range(0..100) {
             0..20 => Action::Read,
+            20..25 if may_delete => Action::Delete,
             20..45 => Action::Append(count),
-            45..55 => Action::Once {
+            45..55 if takes_ids => Action::Once {
                 first,
                 count,
                 later: random.random_ratio(1, 4),
+                deletes: keeps_state && random.random_ratio(1, 4),
             },
+            45..55 => Action::Append(count),
             55..59 => Action::AppendSilently(count),
             59..64 => Action::AppendThenRun(count),
             64..67 => Action::AppendStop(count),
@@ -786,7 +859,12 @@ impl World {
                 _ => None,
             })
             .collect();
-        if batches.len() > settings.lanes {
+        let is_of_states = |batch: &&&WriteBatch| {
+            let first = batch.writes().first();
+            first.is_some_and(|write| keeps_state(write.persistence_id()))
+        };
+        let of_states = batches.iter().filter(is_of_states).count();
+        if of_states.max(batches.len() - of_states) > settings.lanes {
             return broken("more batches are in flight than there are lanes");
         }
         for (index, batch) in batches.iter().enumerate() {
@@ -865,6 +943,7 @@ impl World {
                     WriteFate::Unavailable,
                     WriteFate::Unavailable,
                     WriteFate::RequestLost,
+                    WriteFate::Imitated,
                     WriteFate::AnswerLost,
                     WriteFate::Late,
                     WriteFate::Mixed,
@@ -874,11 +953,19 @@ impl World {
         } else {
             WriteFate::Answered
         };
+        let fate = match fate {
+            // There is nobody else, and nothing comes late.
+            WriteFate::Overtaken if !self.profile.leaves_markers() => WriteFate::Unavailable,
+            WriteFate::Late | WriteFate::Imitated if !self.profile.leaves_markers() => {
+                WriteFate::RequestLost
+            }
+            fate => fate,
+        };
         match fate {
             WriteFate::Answered => {}
             WriteFate::Rejected => self.trouble(batch, |troubles| troubles.rejected = true),
             WriteFate::Overtaken => self.contend(batch),
-            WriteFate::Late => {
+            WriteFate::Late | WriteFate::Imitated => {
                 self.contend(batch);
                 self.trouble(batch, |troubles| troubles.unavailable = true);
             }
@@ -910,6 +997,9 @@ impl World {
             |answer: &&Result<_, Error>| matches!(answer, Err(Error::Superseded { .. }));
         let superseded = answers.iter().filter(is_superseded).count();
         self.ledger.report.superseded += superseded as u64;
+        let is_stale =
+            |answer: &&Result<_, Error>| matches!(answer, Err(Error::StaleRevision { .. }));
+        self.ledger.report.stale += answers.iter().filter(is_stale).count() as u64;
         answers
     }
 
@@ -941,7 +1031,10 @@ impl World {
                 _ if !request.is_of_recovery() => true,
                 ReadFault::Unavailable => true,
                 // All events are replayed instead, unless they are gone.
-                ReadFault::Undecodable => *is_snapshot && !self.profile.delete_events,
+                ReadFault::Undecodable => {
+                    let has_snapshot = !keeps_state(request.persistence_id());
+                    has_snapshot && *is_snapshot && !self.profile.delete_events
+                }
                 _ => false,
             };
             self.ledger.troubles[entity].unreadable |= !is_harmless;
@@ -1047,7 +1140,7 @@ impl World {
         self.ledger.troubles[entity].contended = true;
         self.ledger.report.foreign += 1;
         let id = self.ids[entity].clone();
-        self.storage.write_foreign_next(&id);
+        self.storage.write_foreign_next(&id, &mut self.random);
         self.log(|| format!("a foreign program writes to {id}"));
         let has_snapshots = id.entity_type() == "Snapped";
         if has_snapshots && self.profile.delete_events && self.random.random_bool(0.5) {
@@ -1258,7 +1351,7 @@ impl World {
     fn look_back(&mut self) -> Checked {
         self.start_system();
         for entity in 0..self.ids.len() {
-            let stored = self.ledger.stored(entity)?;
+            let stored = self.ledger.length(entity)?;
             self.expect_answer(entity, Action::Read)?;
             let unlocked = if self.ledger.is_locked(entity)? {
                 Action::Unlock
@@ -1266,11 +1359,11 @@ impl World {
                 Action::AppendSlowly(1)
             };
             self.expect_answer(entity, unlocked)?;
-            let after = self.ledger.stored(entity)?;
-            if after.count != stored.count + 1 {
+            let after = self.ledger.length(entity)?;
+            if after != stored + 1 {
                 return Err(Violation {
                     rule: "a new system goes on where the old ones ended",
-                    detail: format!("{stored:?}, then {after:?}"),
+                    detail: format!("{stored} steps, then {after}"),
                 });
             }
         }
@@ -1315,10 +1408,7 @@ impl Seat {
     }
 }
 
-fn configure<const KIND: u8>(
-    entity: Entity<Chain<KIND>>,
-    profile: &Profile,
-) -> Entity<Chain<KIND>> {
+fn configure<E: EventSourced>(entity: Entity<E>, profile: &Profile) -> Entity<E> {
     entity
         .mailbox(profile.mailbox)
         .stash(profile.stash)
@@ -1371,6 +1461,8 @@ fn summary(answer: &Result<Written, Error>) -> &'static str {
     match answer {
         Ok(_) => "stored",
         Err(Error::Conflict { .. }) => "conflict",
+        Err(Error::StaleRevision { .. }) => "stale",
+        Err(Error::CommandTaken { .. }) => "taken",
         Err(Error::Superseded { .. }) => "superseded",
         Err(Error::Rejected { .. }) => "rejected",
         Err(error) if error.is_outcome_unknown() => "unknown",
