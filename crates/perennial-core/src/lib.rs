@@ -106,6 +106,9 @@
 //!   it does.
 //! - **Incarnation**: an entity from one recovery to its end, by a stop, a failure or passivation.
 //!   Stash, timers and futures live with an incarnation, the stash also across failures.
+//! - **Plain actor**: an [`Actor`] lives in memory. Work is spread over several by the routers of a
+//!   [`Pool`] or [`Group`], or pulled by them from a [`WorkQueue`]; a [`Topic`] or the [`EventStream`]
+//!   tells them what happens, and the [`Receptionist`] has them find each other.
 //!
 //! # Guarantees
 //!

@@ -182,6 +182,44 @@ async fn a_full_stream_loses_exactly_what_it_has_chosen() {
 }
 
 #[tokio::test]
+async fn losses_are_counted_in_metrics() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let system = system().await;
+    let topic = system.topic::<u32>("numbers");
+    let new = topic.stream(Backlog::new(1, Overflow::DropNew));
+    let old = topic.stream(Backlog::new(1, Overflow::DropOld));
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || {
+        for number in 0..3 {
+            topic.publish(number).expect("it runs");
+        }
+    });
+    let mut seen: Vec<(String, u64)> = recorder
+        .snapshotter()
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let labels: Vec<&str> = key.key().labels().map(|label| label.value()).collect();
+            let DebugValue::Counter(count) = value else {
+                panic!("{value:?} is no counter");
+            };
+            (format!("{} {}", key.key().name(), labels.join(" ")), count)
+        })
+        .collect();
+    seen.sort();
+    let name = "perennial_topic_lost_total";
+    let expected = [
+        (format!("{name} drop-new"), 2),
+        (format!("{name} drop-old"), 2),
+    ];
+    assert_eq!(seen, expected);
+    drop((new, old));
+    system.shutdown().await.expect("in time");
+}
+
+#[tokio::test]
 async fn a_full_actor_loses_exactly_what_it_has_chosen_and_its_mailbox_stays_free() {
     let system = system().await;
     let topic = system.topic::<u32>("numbers");
