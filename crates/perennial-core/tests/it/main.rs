@@ -12,6 +12,7 @@ mod asking_actors;
 mod bare;
 mod breaker;
 mod chaos;
+mod children;
 mod cleanup;
 mod commands;
 mod durable_state;
