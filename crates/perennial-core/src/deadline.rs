@@ -167,6 +167,11 @@ impl Deadlines {
         Until(NonZeroU64::MIN.saturating_add(now.saturating_add(millis(timeout))))
     }
 
+    /// How long it is until a time.
+    pub(crate) fn left(&self, until: Until) -> Duration {
+        Duration::from_millis((until.0.get() - 1).saturating_sub(self.passed()))
+    }
+
     /// Expires `ask` in `timeout`, unless it is over by then.
     #[cfg(test)]
     fn add(&self, timeout: Duration, ask: Arc<dyn Expires>) {

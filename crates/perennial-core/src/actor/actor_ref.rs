@@ -149,21 +149,20 @@ impl<A: Actor> ActorRef<A> {
         Recipient::of(self.clone())
     }
 
-    /// Sends a question, on behalf of `call`.
+    /// Sends a question on behalf of `call`, whose answer is waited for until then.
     pub(crate) fn question<M: Send + 'static>(
         &self,
         message: M,
-        call: Option<Arc<Call>>,
+        call: Arc<Call>,
+        until: Option<Until>,
     ) -> Result<Receiver<A::Reply>, AskError>
     where
         A: Receive<M>,
     {
-        if let Some(call) = &call {
-            call.may_ask_actor(&self.address)?;
-        }
+        call.may_ask_actor(&self.address)?;
         self.address.admit()?;
         let (reply, receiver) = reply::ask();
-        let until = call.as_ref().and_then(|call| call.until);
+        let call = Some(call);
         self.dispatch(message, reply, Behalf { call, until });
         Ok(receiver)
     }

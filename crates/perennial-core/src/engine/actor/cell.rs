@@ -19,6 +19,7 @@ use crate::actor::{
     Actor, ActorCx, ActorPath, Asked, ChildFailed, Directive, Failure, LaterOptions, LaterWork,
     Props, Restarts, StopReason, Terminated, Waiting,
 };
+use crate::call::Until;
 use crate::dead_letters::DeadLetterReason;
 use crate::engine::actor::{ACTORS, ActorAddress, Concerns, Letter, Order, Parcel, Step, Watcher};
 use crate::engine::cell::Whereabouts;
@@ -595,7 +596,15 @@ impl<A: Actor> ActorCell<A> {
         options: LaterOptions,
     ) {
         let token = core.next_later();
-        let mut waiting = asked.send(letter.call(options.exclusive));
+        let call = letter.call(options.exclusive);
+        let registry = self.base.address.registry();
+        let mut timeout = options.timeout.unwrap_or(registry.ask_timeout());
+        let until = Until::of(registry.deadlines(), timeout, Some(&call));
+        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
+            // No longer than whoever asked this actor.
+            timeout = timeout.min(deadlines.left(until));
+        }
+        let mut waiting = asked.send(call, until);
         let waker = Waker::from(Arc::new(AnswerWaker {
             to: Arc::clone(&self.base.address),
             token,
@@ -603,9 +612,6 @@ impl<A: Actor> ActorCell<A> {
         if waiting.wake_by(&waker) {
             self.base.address.order(Order::Answered(token));
         }
-        let timeout = options
-            .timeout
-            .unwrap_or(self.base.address.registry().ask_timeout());
         let timer = core.start_actor_timer(timeout, self.base.key, ActorTimer::Ask(token));
         self.base.rest().open.push(Open {
             token,
