@@ -116,6 +116,14 @@ impl<R> PendingReply<R> {
     }
 }
 
+impl<R> Drop for PendingReply<R> {
+    fn drop(&mut self) {
+        self.reply.complete(Err(AskError::Unknown {
+            reason: "the actor kept the reply and dropped it",
+        }));
+    }
+}
+
 impl<R> fmt::Debug for PendingReply<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingReply")

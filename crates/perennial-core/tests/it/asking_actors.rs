@@ -776,3 +776,37 @@ fn a_wait_is_no_sum_of_the_waits_of_others() {
     t.run();
     assert_eq!(t.ask(&actor, count()), Ok(2));
 }
+
+#[test]
+fn a_reply_that_was_kept_comes_from_anywhere_or_its_outcome_is_unknown() {
+    for_seeds(|t| {
+        let (actor, _) = one(t, quickly());
+        let asked = [(); 3].map(|()| t.task(actor.ask(keep())));
+        let take = run(|teller: &mut Teller, cx| {
+            let kept = std::mem::take(&mut teller.kept);
+            cx.reply(kept)
+        });
+        let mut kept = t.ask(&actor, take).expect("it answers").into_iter();
+        let [first, second, third] = asked;
+        let mut next = || kept.next().expect("three were kept");
+        let reply = next();
+        assert!(!reply.is_abandoned());
+        std::thread::spawn(move || reply.reply(7))
+            .join()
+            .expect("no panic");
+        assert_eq!(first.output(), Ok(7));
+        drop(next());
+        assert_eq!(
+            second.output(),
+            Err(AskError::Unknown {
+                reason: "the actor kept the reply and dropped it"
+            })
+        );
+        // One whose asker has gone knows it.
+        drop(third);
+        t.advance(10 * SECOND);
+        let reply = next();
+        assert!(reply.is_abandoned());
+        reply.reply(7);
+    });
+}
