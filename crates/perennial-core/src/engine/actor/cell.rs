@@ -21,7 +21,9 @@ use crate::actor::{
 };
 use crate::call::Until;
 use crate::dead_letters::DeadLetterReason;
-use crate::engine::actor::{ACTORS, ActorAddress, Concerns, Letter, Order, Parcel, Step, Watcher};
+use crate::engine::actor::{
+    ACTORS, ActorAddress, Concerns, Letter, Order, Parcel, Step, Watcher, let_go,
+};
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
 use crate::engine::{CellKey, LaterDone, LaterFailure, LaterRequest, panic_message};
@@ -228,6 +230,18 @@ impl<A: Actor> Base<A> {
         self.rest.as_ref().map_or(0, |rest| rest.stash.len())
     }
 
+    /// Makes room in the stash, as far as there are messages for which nobody waits.
+    fn forget_abandoned(&mut self) {
+        let stash = std::mem::take(&mut self.rest().stash);
+        for letter in stash {
+            if letter.is_abandoned() {
+                let_go(&self.address, letter);
+            } else {
+                self.rest().stash.push_back(letter);
+            }
+        }
+    }
+
     /// Whether it may have children.
     pub(crate) fn is_stopping(&self) -> bool {
         !matches!(self.phase, Phase::Running)
@@ -334,6 +348,7 @@ impl<A: Actor> Base<A> {
         if let Some(rest) = &mut self.rest {
             for timer in rest.timers.drain(..) {
                 core.cancel_timer(timer.due);
+                let_go(&self.address, timer.make);
             }
         }
     }
@@ -344,8 +359,9 @@ impl<A: Actor> Base<A> {
             return;
         };
         for open in rest.open.drain(..) {
-            if let Some((_, timer)) = open.question {
+            if let Some((waiting, timer)) = open.question {
                 core.cancel_timer(timer);
+                let_go(&self.address, waiting);
             }
             open.letter.fail(VALUE_GONE);
         }
@@ -555,10 +571,10 @@ impl<A: Actor> ActorCell<A> {
 
     fn stash(&mut self, core: &Core, letter: Box<dyn Letter<A>>) {
         let limit = self.base.props.options.stash as usize;
-        let stash = &mut self.base.rest().stash;
-        if stash.len() >= limit {
-            stash.retain(|stashed| !stashed.is_abandoned());
+        if self.base.stashed() >= limit {
+            self.base.forget_abandoned();
         }
+        let stash = &mut self.base.rest().stash;
         if stash.len() < limit {
             stash.push_back(letter.put_aside());
         } else {
@@ -853,12 +869,7 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn drop_actor(&mut self) {
-        if let Some(actor) = self.actor.take()
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(actor)))
-        {
-            let error = panic_message(&*panic);
-            tracing::warn!(actor = %self.base.address, %error, "an actor panicked in its destructor");
-        }
+        let_go(&self.base.address, self.actor.take());
     }
 
     /// Takes the next thing to handle from the queue and handles it. Adds to `places` what is to be
@@ -876,6 +887,8 @@ impl<A: Actor> ActorCell<A> {
                 }
                 if letter.claim() {
                     self.handle(core, letter);
+                } else {
+                    let_go(&self.base.address, letter);
                 }
             }
             Item::Arrived(letter) => self.handle(core, letter),

@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel,
+    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, let_go,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -228,7 +228,9 @@ impl ActorHost {
             }
             Whereabouts::Waiting | Whereabouts::Idle => {}
             Whereabouts::Gone => {
-                self.cells.remove(index);
+                let cell = self.cells.remove(index);
+                let address = Arc::clone(cell.base().address());
+                let_go(&address, cell);
                 core.stats.actors.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -260,6 +262,8 @@ impl Drop for ActorHost {
         // Whoever waits or watches is told, and what is not handled any more is counted.
         for mut cell in self.cells.drain() {
             cell.abandon();
+            let address = Arc::clone(cell.base().address());
+            let_go(&address, cell);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::actor::{
 };
 use crate::call::{Behalf, Call, Party};
 use crate::dead_letters::DeadLetterReason;
-use crate::engine::actor::ActorAddress;
+use crate::engine::actor::{ActorAddress, let_go};
 use crate::error::AskError;
 use crate::event_sourced::Output;
 use crate::reply::ReplyTo;
@@ -282,6 +282,8 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
             error
         };
         self.reply.complete(Err(error));
+        let to = Arc::clone(&self.to);
+        let_go(&to, self);
     }
 
     fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
