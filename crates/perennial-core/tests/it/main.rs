@@ -9,6 +9,7 @@ mod actor_timers;
 mod actors;
 mod asking;
 mod asking_actors;
+mod back_pressure;
 mod bare;
 mod breaker;
 mod chaos;
