@@ -11,11 +11,12 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use perennial_persistence::BoxFuture;
 
-use crate::engine::Address;
 use crate::engine::actor::ActorAddress;
+use crate::engine::{Address, Deadlines};
 use crate::error::AskError;
 use crate::event_sourced::{Output, Work};
 
@@ -59,6 +60,17 @@ impl Behalf {
 pub(crate) struct Until(NonZeroU64);
 
 impl Until {
+    /// `timeout` from now, or the time up to which `call` may take if that is sooner.
+    pub(crate) fn of(
+        deadlines: Option<&Deadlines>,
+        timeout: Duration,
+        call: Option<&Call>,
+    ) -> Option<Self> {
+        let own = deadlines?.until(timeout);
+        let outer = call.and_then(|call| call.until);
+        Some(outer.map_or(own, |outer| outer.min(own)))
+    }
+
     /// So many milliseconds since the start of the deadlines.
     pub(crate) fn at(millis: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(millis))

@@ -159,6 +159,16 @@ impl Deadlines {
         }
     }
 
+    /// The time `timeout` from now.
+    pub(crate) fn until(&self, timeout: Duration) -> Until {
+        Until::at(self.passed().saturating_add(millis(timeout)))
+    }
+
+    /// How long it is until a time.
+    pub(crate) fn left(&self, until: Until) -> Duration {
+        Duration::from_millis(until.millis().saturating_sub(self.passed()))
+    }
+
     /// Expires `ask` in `timeout`, or at the time up to which `call` may take if that is sooner,
     /// unless it is over by then. Gives when that is, more or less.
     ///

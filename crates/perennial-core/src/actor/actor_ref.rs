@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Receive, StopReason, Terminated};
-use crate::call::{Behalf, Call, Party};
+use crate::call::{Behalf, Call, Party, Until};
 use crate::engine::Envelope;
 use crate::engine::actor::{ActorAddress, Draw, Order, Post, Told, Watcher};
 use crate::entity_ref::{Asking, EntityRef};
@@ -150,21 +150,20 @@ impl<A: Actor> ActorRef<A> {
         Recipient::of(self.clone())
     }
 
-    /// Sends a question, on behalf of `call`.
+    /// Sends a question on behalf of `call`, whose answer is waited for until then.
     pub(crate) fn question<M: Send + 'static>(
         &self,
         message: M,
-        call: Option<Arc<Call>>,
+        call: Arc<Call>,
+        until: Option<Until>,
     ) -> Result<Receiver<A::Reply>, AskError>
     where
         A: Receive<M>,
     {
-        if let Some(call) = &call {
-            call.may_ask_actor(&self.address)?;
-        }
+        call.may_ask_actor(&self.address)?;
         self.address.admit()?;
         let (reply, receiver) = reply::ask(Duration::ZERO);
-        let until = call.as_ref().and_then(|call| call.until);
+        let call = Some(call);
         self.dispatch(message, reply, Behalf { call, until });
         Ok(receiver)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::actor::{Actor, ActorCx, ActorRef, Failure, Receive};
-use crate::call::{Behalf, Call};
+use crate::call::{Behalf, Call, Until};
 use crate::engine::actor::{ActorAddress, Letter};
 use crate::error::AskError;
 use crate::event_sourced::{Output, Work};
@@ -54,8 +54,8 @@ pub(crate) struct LaterWork {
 
 /// A question to another actor or entity that is yet to be sent.
 pub(crate) trait Asked<A: Actor>: Send {
-    /// Sends it. `call` says on whose behalf.
-    fn send(self: Box<Self>, call: Arc<Call>) -> Box<dyn Waiting>;
+    /// Sends it. `call` says on whose behalf, `until` how long its answer is waited for.
+    fn send(self: Box<Self>, call: Arc<Call>, until: Option<Until>) -> Box<dyn Waiting>;
 }
 
 /// A question that has been sent.
@@ -91,8 +91,8 @@ pub(crate) struct ToActor<B: Receive<M>, M: Send + 'static> {
 }
 
 impl<A: Actor, B: Receive<M>, M: Send + 'static> Asked<A> for ToActor<B, M> {
-    fn send(self: Box<Self>, call: Arc<Call>) -> Box<dyn Waiting> {
-        Box::new(self.target.question(self.message, Some(call)))
+    fn send(self: Box<Self>, call: Arc<Call>, until: Option<Until>) -> Box<dyn Waiting> {
+        Box::new(self.target.question(self.message, call, until))
     }
 }
 
@@ -113,6 +113,14 @@ impl<R> PendingReply<R> {
     /// Whether nobody waits for it any more.
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_abandoned()
+    }
+}
+
+impl<R> Drop for PendingReply<R> {
+    fn drop(&mut self) {
+        self.reply.complete(Err(AskError::Unknown {
+            reason: "the actor kept the reply and dropped it",
+        }));
     }
 }
 
@@ -297,7 +305,8 @@ impl<A: Actor> ActorCx<'_, A> {
         Outside::default().exclusive()
     }
 
-    /// What follows may take this long, instead of `later-timeout`, or `ask-timeout` for an ask.
+    /// What follows may take this long, instead of `later-timeout`, or `ask-timeout` for an ask. An
+    /// ask waits no longer than whoever asked this actor.
     pub fn timeout(&self, timeout: Duration) -> Outside {
         Outside::default().timeout(timeout)
     }

@@ -69,7 +69,8 @@ impl<A: Actor> Props<A> {
 
     /// How many messages may wait for the actor: 1,024 by default, at least 1 and at most
     /// 1,048,576, within which other values are held. One more is refused as
-    /// [`AskError::Busy`](crate::AskError::Busy) before it is queued.
+    /// [`AskError::Busy`](crate::AskError::Busy) before it is queued. Places are given back in one
+    /// go when the actor has had its turn (`messages-per-turn`) or has nothing left to handle.
     pub fn mailbox(mut self, messages: usize) -> Self {
         self.options.mailbox = bounded(messages, 1);
         self

@@ -216,6 +216,8 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -272,6 +274,87 @@ mod tests {
         let mut restarts = Restarts::default();
         for _ in 0..100 {
             assert!(restarts.next(&supervision, at(0), 0.0).is_some());
+        }
+    }
+    /// A failure: how long after the restart before it, and the chance that is drawn for it.
+    fn failures() -> impl Strategy<Value = Vec<(u32, f64)>> {
+        prop::collection::vec((prop_oneof![0..200_u32, 0..20_000_u32], 0.0..=1.0), 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn every_wait_is_that_of_the_failures_in_a_row(
+            min in 0..100_u32,
+            max in 0..2000_u32,
+            jitter in 0.0..=1.0,
+            failures in failures(),
+        ) {
+            let supervision = Supervision::restart().backoff(at(min), at(max)).jitter(jitter);
+            let max = at(max.max(min));
+            let mut restarts = Restarts::default();
+            let (mut restarted, mut in_a_row) = (None, 0_u32);
+            for (gap, chance) in failures {
+                let now = restarted.unwrap_or_default() + at(gap);
+                // A run of `max` without a failure is as if there had been none.
+                if restarted.is_some_and(|restarted| now - restarted >= max) {
+                    in_a_row = 0;
+                }
+                let least = (f64::from(min) * 2_f64.powf(f64::from(in_a_row.min(60)))).min(f64::from(u32::MAX));
+                let least = Duration::from_secs_f64(least / 1000.0).min(max);
+                let wait = restarts.next(&supervision, now, chance).expect("there is no limit");
+                let most = least + Duration::from_secs_f64(least.as_secs_f64() * jitter);
+                prop_assert!(wait >= least, "{wait:?} is shorter than {least:?}");
+                prop_assert!(wait <= most + Duration::from_nanos(1), "{wait:?} is longer than {most:?}");
+                in_a_row += 1;
+                restarted = Some(now + wait);
+            }
+        }
+
+        #[test]
+        fn no_more_restarts_than_the_limit_in_any_span_of_its_time(
+            limit in 0..5_u32,
+            within in 1..500_u32,
+            failures in failures(),
+        ) {
+            let supervision = Supervision::restart()
+                .backoff(MS, MS)
+                .jitter(0.0)
+                .limit(limit, at(within));
+            let mut restarts = Restarts::default();
+            let mut allowed: Vec<Duration> = Vec::new();
+            let mut now = at(0);
+            for (gap, chance) in failures {
+                now += at(gap);
+                let recent = allowed.iter().filter(|time| now - **time < at(within)).count();
+                let next = restarts.next(&supervision, now, chance);
+                // Exactly: one that is within the limit is not refused either.
+                prop_assert_eq!(next.is_some(), recent < limit as usize);
+                if next.is_some() {
+                    allowed.push(now);
+                }
+                prop_assert!(restarts.counted.len() <= limit as usize);
+            }
+        }
+
+        #[test]
+        fn no_numbers_make_it_panic(
+            min in any::<u64>(),
+            max in any::<u64>(),
+            jitter in any::<f64>(),
+            limit in proptest::option::of((any::<u32>(), any::<u64>())),
+            times in prop::collection::vec((any::<u64>(), 0.0..=1.0), 1..40),
+        ) {
+            let mut supervision = Supervision::restart()
+                .backoff(Duration::from_nanos(min), Duration::from_secs(max))
+                .jitter(jitter);
+            if let Some((restarts, within)) = limit {
+                supervision = supervision.limit(restarts, Duration::from_nanos(within));
+            }
+            let mut restarts = Restarts::default();
+            for (now, chance) in times {
+                // Also when the clock were to step back.
+                restarts.next(&supervision, Duration::from_millis(now), chance);
+            }
         }
     }
 }

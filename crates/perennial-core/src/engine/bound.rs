@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use tokio::sync::Notify;
 
@@ -88,6 +88,8 @@ impl Bound {
             // From here on no wake-up is missed. A place that became free before is seen by the
             // attempt.
             freed.as_mut().enable();
+            // Either the attempt sees what was said before a wake-up of all, or that wakes this.
+            fence(Ordering::SeqCst);
             if let Some(done) = attempt() {
                 return done;
             }
@@ -97,6 +99,7 @@ impl Bound {
 
     /// Has everybody who waits try again, as there is something new to know.
     pub(crate) fn wake_all(&self) {
+        fence(Ordering::SeqCst);
         if let Some(room) = self.room.get() {
             room.notify_waiters();
         }
@@ -150,7 +153,13 @@ impl Drop for Waiting<'_> {
 mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+    use std::sync::{Arc, Barrier, mpsc};
     use std::task::Poll;
+    use std::time::{Duration, Instant};
+
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
 
     use super::*;
 
@@ -201,5 +210,163 @@ mod tests {
             drop(first);
             assert_eq!(poll(second.as_mut()).await, Poll::Ready(()));
         });
+    }
+    /// What many threads do with one bound, and how many of them were inside at once.
+    struct Crowd {
+        bound: Bound,
+        limit: usize,
+        inside: AtomicUsize,
+        /// The most that were inside at any time.
+        most: AtomicUsize,
+        /// Those who came in, and those who gave up or were refused.
+        entered: AtomicUsize,
+        refused: AtomicUsize,
+    }
+
+    impl Crowd {
+        fn new(limit: usize) -> Self {
+            Self {
+                bound: Bound::default(),
+                limit,
+                inside: AtomicUsize::new(0),
+                most: AtomicUsize::new(0),
+                entered: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
+            }
+        }
+
+        fn come_in(&self) -> bool {
+            let came_in = self.bound.enter(self.limit);
+            if came_in {
+                let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(inside, Ordering::SeqCst);
+                self.entered.fetch_add(1, Ordering::SeqCst);
+            }
+            came_in
+        }
+
+        fn go_out(&self, places: usize) {
+            self.inside.fetch_sub(places, Ordering::SeqCst);
+            self.bound.leave(places);
+        }
+
+        /// What one thread does, by chance.
+        fn run(&self, seed: u64, rounds: usize) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut held = 0;
+            for _ in 0..rounds {
+                match random.random_range(0..10) {
+                    // Whoever has a place waits for no other: then nobody might ever leave.
+                    0..4 if held == 0 => {
+                        let enter = || self.come_in().then_some(());
+                        futures_executor::block_on(self.bound.wait(enter));
+                        held += 1;
+                    }
+                    4..6 if held == 0 => {
+                        let polls = random.random_range(1..4);
+                        let enter = || self.come_in().then_some(());
+                        let waited = give_up(self.bound.wait(enter), polls);
+                        let count = if waited { &mut held } else { &mut 0 };
+                        *count += 1;
+                        self.refused
+                            .fetch_add(usize::from(!waited), Ordering::SeqCst);
+                    }
+                    6 => {
+                        let came_in = self.come_in();
+                        held += usize::from(came_in);
+                        self.refused
+                            .fetch_add(usize::from(!came_in), Ordering::SeqCst);
+                    }
+                    7 => self.bound.wake_all(),
+                    _ => {
+                        // All at once, as an actor gives back those of a run.
+                        self.go_out(held);
+                        held = 0;
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            self.go_out(held);
+        }
+    }
+
+    /// Waits for so many polls only. Gives whether that was enough.
+    fn give_up(future: impl Future<Output = ()>, polls: usize) -> bool {
+        let mut future = pin!(future);
+        futures_executor::block_on(async {
+            for _ in 0..polls {
+                if poll(future.as_mut()).await.is_ready() {
+                    return true;
+                }
+                std::thread::yield_now();
+            }
+            false
+        })
+    }
+
+    #[test]
+    fn many_threads_take_no_more_places_than_there_are_and_none_waits_for_ever() {
+        const THREADS: u64 = 8;
+        const ROUNDS: usize = 2_000;
+        for (limit, seed) in [(1, 0), (2, 100), (5, 200), (64, 300)] {
+            let crowd = Arc::new(Crowd::new(limit));
+            (0..limit).for_each(|_| assert!(crowd.come_in()));
+            let together = Arc::new(Barrier::new(8));
+            let (done, all_done) = mpsc::channel();
+            for thread in 0..THREADS {
+                let (crowd, done) = (Arc::clone(&crowd), done.clone());
+                let together = Arc::clone(&together);
+                std::thread::spawn(move || {
+                    together.wait();
+                    crowd.run(seed + thread, ROUNDS);
+                    done.send(()).expect("the test waits");
+                });
+            }
+            // Some wait or are refused before there is any room.
+            let begin = Instant::now();
+            while senders(crowd.bound.count.load(Ordering::SeqCst)) == 0
+                && crowd.refused.load(Ordering::SeqCst) == 0
+            {
+                assert!(begin.elapsed() < Duration::from_secs(60), "nobody came");
+                std::thread::yield_now();
+            }
+            crowd.go_out(limit);
+            for thread in 0..THREADS {
+                let ended = all_done.recv_timeout(Duration::from_secs(60));
+                assert!(ended.is_ok(), "only {thread} have ended: {:?}", crowd.bound);
+            }
+            let most = crowd.most.load(Ordering::SeqCst);
+            assert!(most <= limit, "{most} were inside, of {limit}");
+            assert!(crowd.entered.load(Ordering::SeqCst) > 100);
+            // Neither a place nor a waiting sender is left in the count.
+            assert_eq!(crowd.bound.count.load(Ordering::SeqCst), 0);
+            assert!(crowd.bound.enter(1), "there is room again");
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_end_is_woken_however_close_it_comes() {
+        for round in 0..500 {
+            let (bound, ended) = (Arc::new(Bound::default()), Arc::new(AtomicBool::new(false)));
+            assert!(bound.enter(1));
+            let (done, all_done) = mpsc::channel();
+            for _ in 0..3 {
+                let (bound, ended, done) = (Arc::clone(&bound), Arc::clone(&ended), done.clone());
+                std::thread::spawn(move || {
+                    let over = || ended.load(Ordering::Acquire).then_some(());
+                    futures_executor::block_on(bound.wait(over));
+                    done.send(()).expect("the test waits");
+                });
+            }
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            ended.store(true, Ordering::Release);
+            bound.wake_all();
+            for _ in 0..3 {
+                let woken = all_done.recv_timeout(Duration::from_secs(60));
+                assert!(woken.is_ok(), "round {round}: {bound:?}");
+            }
+        }
     }
 }

@@ -491,6 +491,67 @@ fn a_panic_of_any_hook_concerns_its_actor_alone() {
     }
 }
 
+/// Panics when its value is dropped, and when its factory and its messages are.
+struct Brittle {
+    _inside: Bomb,
+}
+
+impl Actor for Brittle {}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "dropped");
+    }
+}
+
+impl Receive<Bomb> for Brittle {
+    type Reply = ();
+
+    fn receive(&mut self, bomb: Bomb, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+        std::mem::forget(bomb);
+        cx.reply(())
+    }
+}
+
+struct Break;
+
+impl Receive<Break> for Brittle {
+    type Reply = ();
+
+    fn receive(&mut self, _: Break, _: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+        Err(Failure::new("broken"))
+    }
+}
+
+#[test]
+fn a_panic_in_a_destructor_does_not_reach_the_worker() {
+    let t = TestSystem::builder().workers(1).start();
+    let (bystander, _lines) = one(&t, quickly());
+    let in_factory = Bomb;
+    let props = Props::new(move || {
+        let _captured = &in_factory;
+        Brittle { _inside: Bomb }
+    });
+    let brittle = t
+        .spawn("brittle", props.supervision(quickly()))
+        .expect("the name is free");
+    t.tell(&brittle, Break).expect("room");
+    t.advance(ms(2));
+    assert!(t.is_running(&brittle));
+    let ended = t.watch(&brittle);
+    brittle.tell(Break).expect("room");
+    t.run();
+    // Waits while the actor is down, and is dropped with it.
+    brittle.tell(Bomb).expect("room");
+    brittle.stop_now();
+    assert!(ended.is_done());
+    assert_eq!(t.dead_letters(DeadLetterReason::Stopped), 1);
+    assert_eq!((t.actors(), t.waiting()), (1, 0));
+    assert_eq!(t.ask(&bystander, count()), Ok(1));
+}
+
 #[test]
 fn a_decider_that_panics_stops_its_actor() {
     let t = TestSystem::new();

@@ -401,6 +401,18 @@ impl TestSystem {
             .is_some_and(|worker| target.inside(worker).is_some())
     }
 
+    /// The number of the worker on which an actor or entity lives.
+    ///
+    /// # Panics
+    /// For an entity with an id that cannot be one.
+    #[track_caller]
+    pub fn worker_of<T: Inside>(&self, target: &T) -> usize {
+        match target.worker(&self.inner.registry) {
+            Some(number) => number,
+            None => panic!("{target:?} lives nowhere"),
+        }
+    }
+
     /// Waits for the end of an actor without keeping it from it: the task has ended when it has.
     ///
     /// # Panics

@@ -21,9 +21,11 @@ use crate::actor::{
     Actor, ActorCx, ActorPath, Asked, ChildFailed, Directive, Failure, LaterOptions, LaterWork,
     Props, Restarts, StopReason, Terminated, Waiting,
 };
+use crate::call::Until;
 use crate::dead_letters::DeadLetterReason;
 use crate::engine::actor::{
     ACTORS, ActorAddress, Concerns, Letter, Life, Listener, NewChild, Order, Parcel, Step, Watcher,
+    let_go,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::{Core, TimerKey};
@@ -267,6 +269,18 @@ impl<A: Actor> Base<A> {
         self.rest.as_ref().map_or(0, |rest| rest.stash.len())
     }
 
+    /// Makes room in the stash, as far as there are messages for which nobody waits.
+    fn forget_abandoned(&mut self) {
+        let stash = std::mem::take(&mut self.rest().stash);
+        for letter in stash {
+            if letter.is_abandoned() {
+                let_go(&self.address, letter);
+            } else {
+                self.rest().stash.push_back(letter);
+            }
+        }
+    }
+
     /// Whether it may have children.
     pub(crate) fn is_stopping(&self) -> bool {
         !matches!(self.phase, Phase::Running)
@@ -383,6 +397,7 @@ impl<A: Actor> Base<A> {
         if let Some(rest) = &mut self.rest {
             for timer in rest.timers.drain(..) {
                 core.cancel_timer(timer.due);
+                let_go(&self.address, timer.make);
             }
         }
     }
@@ -403,8 +418,9 @@ impl<A: Actor> Base<A> {
             return;
         };
         for open in rest.open.drain(..) {
-            if let Some((_, timer)) = open.question {
+            if let Some((waiting, timer)) = open.question {
                 core.cancel_timer(timer);
+                let_go(&self.address, waiting);
             }
             open.letter.fail(VALUE_GONE);
         }
@@ -664,10 +680,10 @@ impl<A: Actor> ActorCell<A> {
 
     fn stash(&mut self, core: &Core, letter: Box<dyn Letter<A>>) {
         let limit = self.base.props.options.stash as usize;
-        let stash = &mut self.base.rest().stash;
-        if stash.len() >= limit {
-            stash.retain(|stashed| !stashed.is_abandoned());
+        if self.base.stashed() >= limit {
+            self.base.forget_abandoned();
         }
+        let stash = &mut self.base.rest().stash;
         if stash.len() < limit {
             stash.push_back(letter.put_aside());
         } else {
@@ -708,7 +724,15 @@ impl<A: Actor> ActorCell<A> {
         options: LaterOptions,
     ) {
         let token = core.next_later();
-        let mut waiting = asked.send(letter.call(options.exclusive));
+        let call = letter.call(options.exclusive);
+        let registry = self.base.address.registry();
+        let mut timeout = options.timeout.unwrap_or(registry.ask_timeout());
+        let until = Until::of(registry.deadlines(), timeout, Some(&call));
+        if let (Some(deadlines), Some(until)) = (registry.deadlines(), until) {
+            // No longer than whoever asked this actor.
+            timeout = timeout.min(deadlines.left(until));
+        }
+        let mut waiting = asked.send(call, until);
         let waker = Waker::from(Arc::new(AnswerWaker {
             to: Arc::clone(&self.base.address),
             token,
@@ -716,9 +740,6 @@ impl<A: Actor> ActorCell<A> {
         if waiting.wake_by(&waker) {
             self.base.address.order(Order::Answered(token));
         }
-        let timeout = options
-            .timeout
-            .unwrap_or(self.base.address.registry().ask_timeout());
         let timer = core.start_actor_timer(timeout, self.base.key, ActorTimer::Ask(token));
         self.base.rest().open.push(Open {
             token,
@@ -965,12 +986,7 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn drop_actor(&mut self) {
-        if let Some(actor) = self.actor.take()
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(actor)))
-        {
-            let error = panic_message(&*panic);
-            tracing::warn!(actor = %self.base.address, %error, "an actor panicked in its destructor");
-        }
+        let_go(&self.base.address, self.actor.take());
     }
 
     /// Takes the next thing to handle from the queue and handles it. Adds to `places` what is to be
@@ -988,6 +1004,8 @@ impl<A: Actor> ActorCell<A> {
                 }
                 if letter.claim() {
                     self.handle(core, letter);
+                } else {
+                    let_go(&self.base.address, letter);
                 }
             }
             Item::Arrived(letter) => self.handle(core, letter),

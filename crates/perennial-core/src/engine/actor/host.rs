@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel,
+    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, let_go,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -262,7 +262,9 @@ impl ActorHost {
             }
             Whereabouts::Waiting | Whereabouts::Idle => {}
             Whereabouts::Gone => {
-                self.cells.remove(index);
+                let cell = self.cells.remove(index);
+                let address = Arc::clone(cell.base().address());
+                let_go(&address, cell);
                 core.stats.actors.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -298,6 +300,8 @@ impl Drop for ActorHost {
             let note = |cut_off: &mut CutOff| cut_off.add_actor(address);
             address.registry().note_cut_off(note);
             cell.abandon();
+            let address = Arc::clone(cell.base().address());
+            let_go(&address, cell);
         }
     }
 }

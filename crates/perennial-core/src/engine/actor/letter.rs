@@ -14,7 +14,7 @@ use crate::actor::{
 use crate::call::{Behalf, Call, Party};
 use crate::dead_letters::DeadLetterReason;
 use crate::engine::Stamp;
-use crate::engine::actor::ActorAddress;
+use crate::engine::actor::{ActorAddress, let_go};
 use crate::error::AskError;
 use crate::event_sourced::Output;
 use crate::reply::ReplyTo;
@@ -192,11 +192,14 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
         if self.take_place() {
             self.to.leave(1);
         }
+        let to = Arc::clone(&self.to);
+        let_go(&to, self);
     }
 
     fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        self.message = None;
         note_dead::<M>(&self.to, reason);
+        // It is counted.
+        let_go(&self.to, self.message.take());
         self.fail(error);
     }
 
@@ -460,6 +463,8 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
             error
         };
         self.reply.complete(Err(error));
+        let to = Arc::clone(&self.to);
+        let_go(&to, self);
     }
 
     fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {

@@ -14,6 +14,7 @@ mod cell;
 mod host;
 mod letter;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ pub use host::Newcomer;
 pub(crate) use host::{ActorHost, NewActor, NewChild};
 pub use letter::Parcel;
 pub(crate) use letter::{Draw, Letter, Post, Step, Told, put_aside};
+
+use crate::engine::panic_message;
 
 /// The host of actors, beside those of entity types, in a [`CellKey`](crate::engine::CellKey).
 pub(crate) const ACTORS: usize = usize::MAX;
@@ -48,6 +51,14 @@ impl ActorInput {
             }
             _ => {}
         }
+    }
+}
+
+/// Drops what users have made. A panic in a destructor of theirs concerns nobody else.
+pub(crate) fn let_go<T>(of: &ActorAddress, what: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(what))) {
+        let error = panic_message(&*panic);
+        tracing::warn!(actor = %of, %error, "a destructor panicked");
     }
 }
 
