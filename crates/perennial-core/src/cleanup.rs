@@ -520,7 +520,8 @@ impl Cleanup {
             return Ok(0);
         };
         if row.payload.is_none() && !reset {
-            // It was done before.
+            // It was done before, but for the replies perhaps.
+            self.replies(store, id).await?;
             return Ok(0);
         }
         let events = if reset {
@@ -529,9 +530,10 @@ impl Cleanup {
         } else {
             0
         };
-        self.replies(store, id).await?;
         if !self.dry_run {
             if reset {
+                // The row goes last, as by it the rest is found again if this breaks off.
+                self.replies(store, id).await?;
                 states.remove(id).await?;
             } else {
                 let revision = row.revision;
@@ -541,6 +543,7 @@ impl Cleanup {
                 for answer in states.write_states(&[write]).await {
                     answer?;
                 }
+                self.replies(store, id).await?;
             }
         }
         self.deleted(id, Kept::State, row.revision, 1);

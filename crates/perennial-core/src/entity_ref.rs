@@ -201,13 +201,13 @@ impl<E, C> Ask<E, C> {
     /// Gives the command an id, under which it takes effect once however often it is asked: whoever
     /// did not get the answer asks again with the same id and command.
     ///
-    /// A command that persists events, or changes a durable state, stores its reply with them. The same id gets that reply from
-    /// then on, without another event, also after a restart of the entity, on another node, and
-    /// after a crash between the commit and the answer; what was to follow the first time
-    /// ([`Effect::then_run`]) does not follow again. While the first attempt is under way, the
-    /// second one waits for its outcome. A command that persists nothing, such as one that is
-    /// refused, stores nothing and is decided anew. The id with another command is an error
-    /// ([`AskError::CommandIdReused`]).
+    /// A command that persists events, or changes a durable state, stores its reply with it. The
+    /// same id gets that reply from then on, without another event or change, also after a restart
+    /// of the entity, on another node, and after a crash between the commit and the answer; what was
+    /// to follow the first time ([`Effect::then_run`]) does not follow again. While the first attempt
+    /// is under way, the second one waits for its outcome. A command that persists nothing, such as
+    /// one that is refused, stores nothing and is decided anew. The id with another command is an
+    /// error ([`AskError::CommandIdReused`]).
     ///
     /// An entity knows its latest ids only: as many as `command-window` says, not older than
     /// `command-window-age` (see [`EntityConfig`]). Entities of which only the state is kept

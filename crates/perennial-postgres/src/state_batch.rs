@@ -394,6 +394,9 @@ fn too_large(write: &StateWrite) -> Option<Error> {
 
 /// How many writes of an id may go as one. Only the last state is sent, but all that goes with them.
 fn most_at_once(write: FoldedWrite<'_, '_>) -> usize {
+    if !write.has_company() {
+        return write.len();
+    }
     let mut of_each = vec![0; write.len()];
     for (index, one) in write.companions() {
         of_each[index] += one.bytes();

@@ -554,6 +554,10 @@ async fn a_clean_up_of_a_state_takes_its_replies() {
         assert_eq!(pay(&till, "x", 1).await, paid([1]));
         system.shutdown().await.expect("it stops");
         let (system, till) = start(&bed).await;
+        // It breaks off once, and is finished by the next one.
+        bed.faults.reply_deletes.next(ChangeFault::Unavailable);
+        assert!(system.cleanup().run(task, [id()]).await.is_err());
+        assert_eq!(replies(&bed).len(), 1);
         let done = system.cleanup().run(task, [id()]).await.expect("done");
         assert_eq!((done.ids, done.failed), (1, 0));
         assert_eq!(replies(&bed), []);

@@ -72,15 +72,10 @@ fn store(
         Err(_) if tables.state_defect == Some(StateDefect::TakesAnyRevision) => 0,
         Err(stale) => return Err(stale).into(),
     };
+    let witness = write.witness(stored);
     #[cfg(feature = "defects")]
-    let stored_by_proof = if tables.state_defect == Some(StateDefect::TrustsRows) {
-        0
-    } else {
-        stored
-    };
-    #[cfg(not(feature = "defects"))]
-    let stored_by_proof = stored;
-    if let Some(witness) = write.witness(stored_by_proof)
+    let witness = witness.filter(|_| tables.state_defect != Some(StateDefect::TrustsRows));
+    if let Some(witness) = witness
         && let Err(error) = witness.is_own(id, occupant(tables, id, &witness).as_ref())
     {
         return Err(error).into();
