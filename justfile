@@ -18,6 +18,10 @@ bench *ARGS:
 flights *ARGS:
     cargo run --release -p flights -- {{ARGS}}
 
+# Rows gathered by an actor and written together.
+bulk *ARGS:
+    cargo run --release -p bulk_processor -- {{ARGS}}
+
 # perennial and the JVM in turns on one database; needs a JDK and Maven.
 interop *ARGS:
     scripts/interop {{ARGS}}
@@ -34,9 +38,9 @@ simulate-one SEED:
 proptest CASES="100000":
     PROPTEST_CASES={{CASES}} cargo test --release --workspace
 
-# Kills the flights example again and again, on both stores.
+# Kills the examples again and again, on both stores.
 kill ROUNDS="20":
-    PERENNIAL_TEST_KILLS={{ROUNDS}} scripts/test -p perennial-it flights
+    PERENNIAL_TEST_KILLS={{ROUNDS}} scripts/test -p perennial-it crash_recovery
 
 # The documentation, in the browser.
 doc:
