@@ -1,6 +1,6 @@
 //! Plain actors: messages, replies, failures, children, watching, time.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use perennial_core::config::ConfigSource;
@@ -8,6 +8,7 @@ use perennial_core::{
     Actor, ActorCx, ActorRef, ActorSystem, AskError, ChildFailed, Failure, PendingReply, Props,
     Receive, Received, StopReason, Supervision, Terminated,
 };
+use perennial_testkit::ManualClock;
 
 use crate::fixture::DEADLINE;
 
@@ -267,5 +268,62 @@ async fn an_ask_that_waits_for_itself_fails_at_once_with_its_path() {
         path: "/one -> /b -> /one".into(),
     };
     assert_eq!(answer, Ok(Ok(Err(cycle))));
+    system.shutdown().await.expect("in time");
+}
+
+/// An exclusive future keeps everything out, and so also the receive time-out.
+#[tokio::test]
+async fn no_receive_timeout_comes_while_an_exclusive_future_is_open() {
+    struct Waiting {
+        log: mpsc::Sender<&'static str>,
+    }
+    impl Actor for Waiting {
+        fn receive_timeout(&mut self, _: &mut ActorCx<'_, Self>) -> Result<(), Failure> {
+            self.log.send("timed out")?;
+            Ok(())
+        }
+    }
+    struct WaitFor(tokio::sync::oneshot::Receiver<()>);
+    impl Receive<WaitFor> for Waiting {
+        type Reply = ();
+        fn receive(&mut self, wait: WaitFor, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            cx.set_receive_timeout(Duration::from_secs(1));
+            let waited = cx.exclusive().timeout(Duration::MAX);
+            waited.later(wait.0, |_, waiting: &mut Self, cx| {
+                waiting.log.send("waited")?;
+                cx.reply(())
+            })
+        }
+    }
+    let clock = ManualClock::new();
+    let system = ActorSystem::in_memory(ConfigSource::empty())
+        .set("system.workers", 1)
+        .expect("a key")
+        .clock(Arc::new(clock.clone()))
+        .start()
+        .await
+        .expect("a system without a store starts");
+    let (log, lines) = mpsc::channel();
+    let waiting = system.spawn("waiting", move || Waiting { log: log.clone() });
+    let waiting = waiting.expect("the name is free");
+    let (props, _lines) = teller();
+    let bystander = system.spawn("bystander", props).expect("the name is free");
+    let pass = async || {
+        clock.advance(Duration::from_secs(5));
+        // The first answer has the worker look at its clock.
+        for _ in 0..2 {
+            bystander.ask(count()).await.expect("it answers");
+        }
+    };
+    let (done, wait) = tokio::sync::oneshot::channel();
+    waiting.tell(WaitFor(wait)).expect("there is room");
+    for _ in 0..3 {
+        pass().await;
+    }
+    assert!(lines.try_recv().is_err(), "it is not re-entered");
+    done.send(()).expect("it waits");
+    assert_eq!(lines.recv_timeout(DEADLINE), Ok("waited"));
+    pass().await;
+    assert_eq!(lines.recv_timeout(DEADLINE), Ok("timed out"));
     system.shutdown().await.expect("in time");
 }

@@ -1007,6 +1007,8 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                 }
             }
             ActorTimer::Idle => {
+                // Not while something keeps everything else waiting.
+                let is_held = self.base.is_held();
                 let Some(idle) = self.base.rest.as_mut().and_then(|rest| rest.idle.as_mut()) else {
                     return;
                 };
@@ -1014,7 +1016,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     .since
                     .saturating_add(idle.after)
                     .saturating_sub(core.now);
-                let is_due = left.is_zero() && self.queue.is_empty();
+                let is_due = left.is_zero() && self.queue.is_empty() && !is_held;
                 if is_due {
                     idle.since = core.now;
                 }
