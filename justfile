@@ -30,6 +30,10 @@ alive ACTORS="1000000":
 flights *ARGS:
     cargo run --release -p flights -- {{ARGS}}
 
+# Rows gathered by an actor and written together.
+bulk *ARGS:
+    cargo run --release -p bulk_processor -- {{ARGS}}
+
 # perennial and the JVM in turns on one database; needs a JDK and Maven.
 interop *ARGS:
     scripts/interop {{ARGS}}
@@ -46,9 +50,9 @@ simulate-one SEED TEST="every_promise_is_kept":
 proptest CASES="100000":
     PROPTEST_CASES={{CASES}} cargo test --release --workspace
 
-# Kills the flights example again and again, on both stores.
+# Kills the examples again and again, on both stores.
 kill ROUNDS="20":
-    PERENNIAL_TEST_KILLS={{ROUNDS}} scripts/test -p perennial-it flights
+    PERENNIAL_TEST_KILLS={{ROUNDS}} scripts/test -p perennial-it crash_recovery
 
 # The documentation, in the browser.
 doc:

@@ -1,10 +1,14 @@
 //! Plain actors on a real system: messages, replies, failures, children, watching.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use perennial_core::config::ConfigSource;
-use perennial_core::{ActorRef, ActorSystem, AskError, Failure, StopReason, Supervision};
+use perennial_core::{
+    Actor, ActorCx, ActorRef, ActorSystem, AskError, Failure, Receive, Received, StopReason,
+    Supervision,
+};
+use perennial_testkit::ManualClock;
 
 use crate::actor_fixture::{Lines, Teller, count, quickly, run, teller};
 use crate::fixture::DEADLINE;
@@ -217,4 +221,61 @@ async fn a_shutdown_does_not_wait_for_an_actor_that_waits_before_it_begins_anew(
     let answer = tokio::time::timeout(DEADLINE, late).await;
     assert_eq!(answer, Ok(Err(AskError::Stopped)));
     stopping.await.expect("no panic").expect("in time");
+}
+
+/// An exclusive future keeps everything out, and so also the receive time-out.
+#[tokio::test]
+async fn no_receive_timeout_comes_while_an_exclusive_future_is_open() {
+    struct Waiting {
+        log: mpsc::Sender<&'static str>,
+    }
+    impl Actor for Waiting {
+        fn receive_timeout(&mut self, _: &mut ActorCx<'_, Self>) -> Result<(), Failure> {
+            self.log.send("timed out")?;
+            Ok(())
+        }
+    }
+    struct WaitFor(tokio::sync::oneshot::Receiver<()>);
+    impl Receive<WaitFor> for Waiting {
+        type Reply = ();
+        fn receive(&mut self, wait: WaitFor, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            cx.set_receive_timeout(Duration::from_secs(1));
+            let waited = cx.exclusive().timeout(Duration::MAX);
+            waited.later(wait.0, |_, waiting: &mut Self, cx| {
+                waiting.log.send("waited")?;
+                cx.reply(())
+            })
+        }
+    }
+    let clock = ManualClock::new();
+    let system = ActorSystem::in_memory(ConfigSource::empty())
+        .set("system.workers", 1)
+        .expect("a key")
+        .clock(Arc::new(clock.clone()))
+        .start()
+        .await
+        .expect("a system without a store starts");
+    let (log, lines) = mpsc::channel();
+    let waiting = system.spawn("waiting", move || Waiting { log: log.clone() });
+    let waiting = waiting.expect("the name is free");
+    let (props, _lines) = teller();
+    let bystander = system.spawn("bystander", props).expect("the name is free");
+    let pass = async || {
+        clock.advance(Duration::from_secs(5));
+        // The first answer has the worker look at its clock.
+        for _ in 0..2 {
+            bystander.ask(count()).await.expect("it answers");
+        }
+    };
+    let (done, wait) = tokio::sync::oneshot::channel();
+    waiting.tell(WaitFor(wait)).expect("there is room");
+    for _ in 0..3 {
+        pass().await;
+    }
+    assert!(lines.try_recv().is_err(), "it is not re-entered");
+    done.send(()).expect("it waits");
+    assert_eq!(lines.recv_timeout(DEADLINE), Ok("waited"));
+    pass().await;
+    assert_eq!(lines.recv_timeout(DEADLINE), Ok("timed out"));
+    system.shutdown().await.expect("in time");
 }

@@ -583,7 +583,11 @@ async fn a_machine_that_goes_on_after_a_failed_entry_makes_transitions_again() {
             hasty: false,
         })
         .await;
+        // What was stashed comes back, as the state is another one.
+        t.lamp.tell(Shine(1)).expect("there is room");
         assert!(t.lamp.ask(goto(On { by: 1 })).await.is_err());
+        t.settle().await;
+        assert_eq!(t.log.take().last().map(String::as_str), Some("shines 1"));
         assert_eq!(t.goto(Off).await, On { by: 1 });
         assert_eq!(t.goto(On { by: 2 }).await, Off);
     }

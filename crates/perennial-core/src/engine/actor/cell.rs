@@ -777,7 +777,7 @@ impl<A: Actor> ActorCell<A> {
     /// The actor's code has failed.
     fn failed(&mut self, core: &mut Core, failure: Failure) {
         let is_to_stop = std::mem::take(&mut self.base.stop);
-        self.base.unstash = false;
+        let unstash = std::mem::take(&mut self.base.unstash);
         if self.is_ending() {
             tracing::warn!(actor = %self.base.address, error = %failure, "an actor failed while it ended");
             return;
@@ -833,7 +833,11 @@ impl<A: Actor> ActorCell<A> {
             parent.order(Order::ChildFailed(failed, concerns));
         }
         match directive {
-            Directive::Resume => self.after(core),
+            Directive::Resume => {
+                // What made it want what is stashed stays as well.
+                self.base.unstash = unstash;
+                self.after(core);
+            }
             Directive::Restart => self.restart(core, &failure, wait),
             Directive::Stop | Directive::Escalate => {
                 self.stop(core, StopReason::Failed(failure), false);
