@@ -162,60 +162,6 @@ mod tests {
     }
 
     #[test]
-    fn metrics_count_by_reason() {
-        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-        use perennial_persistence::SystemClock;
-
-        use crate::engine::actor::NewAddress;
-        use crate::engine::{Assembly, Frame, Settings};
-
-        let frame = Frame {
-            workers: 1,
-            settings: Settings::default(),
-            inbox: 1,
-            ask_timeout: Duration::from_secs(1),
-            deadlines: None,
-            clock: Arc::new(SystemClock::new()),
-        };
-        let registry = Assembly::new().build(frame, || [0; 32]).registry;
-        let address = NewAddress {
-            name: Some("a".into()),
-            parent: None,
-            worker: 0,
-            mailbox: 1,
-            stops_unreferenced: false,
-        };
-        let address = Arc::new(ActorAddress::new(&registry, address));
-        let recorder = DebuggingRecorder::new();
-        metrics::with_local_recorder(&recorder, || {
-            let letters = registry.dead_letters();
-            letters.note::<u8>(&address, DeadLetterReason::Stopped);
-            letters.note::<u8>(&address, DeadLetterReason::Unhandled);
-            letters.note::<u16>(&address, DeadLetterReason::Stopped);
-        });
-        let mut seen: Vec<(String, u64)> = recorder
-            .snapshotter()
-            .snapshot()
-            .into_vec()
-            .into_iter()
-            .map(|(key, _, _, value)| {
-                let labels: Vec<&str> = key.key().labels().map(|label| label.value()).collect();
-                let DebugValue::Counter(count) = value else {
-                    panic!("{value:?} is no counter");
-                };
-                (format!("{} {}", key.key().name(), labels.join(" ")), count)
-            })
-            .collect();
-        seen.sort();
-        let name = "perennial_dead_letters_total";
-        let expected = [
-            (format!("{name} stopped"), 2),
-            (format!("{name} unhandled"), 1),
-        ];
-        assert_eq!(seen, expected);
-    }
-
-    #[test]
     fn a_limit_of_0_logs_nothing() {
         let limit = DeadLetterLog {
             lines: 0,

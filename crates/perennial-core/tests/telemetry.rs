@@ -10,8 +10,8 @@ use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use perennial_core::config::ConfigSource;
 use perennial_core::{
-    Actor, ActorCx, ActorSystem, AskError, Cx, Effect, Entity, EventSourced, Failure, Handle,
-    Props, Receive, Received, Supervision,
+    Actor, ActorCx, ActorSystem, AskError, Backlog, Cx, Effect, Entity, EventSourced, Failure,
+    Handle, Overflow, Props, Receive, Received, Supervision, WorkQueue, WorkQueueProps,
 };
 use perennial_persistence::telemetry::metric::{self, Kind};
 use perennial_persistence::telemetry::{MESSAGE_TARGET, label, span};
@@ -227,6 +227,15 @@ async fn every_metric_of_the_list_is_told_and_no_other() {
     let counted = start("counted", "counts", &faults).await;
     assert_eq!(silent.entity::<Tally>("a").ask(Order::Add(1)).await, Ok(1));
     assert_eq!(counted.entity::<Tally>("a").ask(Order::Add(1)).await, Ok(1));
+    // One message more than a subscriber has room for, and work that nobody has done at the end.
+    let topic = counted.topic::<u32>("numbers");
+    let numbers = topic.stream(Backlog::new(1, Overflow::DropNew));
+    for number in 1..=2 {
+        topic.publish(number).expect("it runs");
+    }
+    drop(numbers);
+    let jobs: WorkQueue<u32, ()> = counted.work_queue("jobs", WorkQueueProps::default());
+    jobs.try_submit(1).expect("there is room");
     silent.shutdown().await.expect("in time");
     counted.shutdown().await.expect("in time");
     let system = start("told", "timings", &faults).await;

@@ -49,6 +49,7 @@ impl ActorInput {
             Order::Watch(Watcher::Outside(sender)) => {
                 let _ = sender.send(reason);
             }
+            Order::Watch(Watcher::Listener(_, listener)) => listener.life(&self.to, Life::Ended),
             _ => {}
         }
     }
