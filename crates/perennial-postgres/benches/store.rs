@@ -5,7 +5,7 @@
 //! Cases: `lone` (one event at a time, floor: a bare prepared INSERT), `batch-N` (N events of N
 //! entities on each of two connections, floor: a bare INSERT … SELECT FROM UNNEST), `state` and
 //! `states-N` (the same with durable states, each round on rows that are there; floor: a bare
-//! INSERT … SELECT FROM UNNEST ON CONFLICT DO UPDATE), `recover` (10,000 ids of 100 events, floor: bare pipelined SELECTs; `recover-small` has 1,000 ids).
+//! INSERT … SELECT FROM UNNEST ON CONFLICT DO UPDATE under the expected revision), `recover` (10,000 ids of 100 events, floor: bare pipelined SELECTs; `recover-small` has 1,000 ids).
 //! Payloads have 100 bytes. The server keeps its default durability (`fsync` and
 //! `synchronous_commit` on) unless the fixture's environment says otherwise.
 //!
@@ -494,7 +494,8 @@ const UPSERT_STATES: &str = "INSERT INTO durable_state (slice, entity_type, pers
      $7::bytea[]) AS new (slice, entity_type, persistence_id, revision, ser_id, manifest, payload) \
      ON CONFLICT (persistence_id) DO UPDATE SET revision = excluded.revision, db_timestamp = \
      excluded.db_timestamp, state_ser_id = excluded.state_ser_id, state_ser_manifest = \
-     excluded.state_ser_manifest, state_payload = excluded.state_payload";
+     excluded.state_ser_manifest, state_payload = excluded.state_payload \
+     WHERE durable_state.revision = excluded.revision - 1";
 
 async fn upsert_states(
     client: &Client,
@@ -505,7 +506,7 @@ async fn upsert_states(
     let slices: Vec<i32> = ids.iter().map(|id| id.slice().into()).collect();
     let types: Vec<&str> = ids.iter().map(PersistenceId::entity_type).collect();
     let names: Vec<&str> = ids.iter().map(PersistenceId::as_str).collect();
-    client
+    let stored = client
         .execute(
             upsert,
             &[
@@ -520,4 +521,9 @@ async fn upsert_states(
         )
         .await
         .expect("an upsert");
+    assert_eq!(
+        usize::try_from(stored),
+        Ok(ids.len()),
+        "the expected revisions"
+    );
 }

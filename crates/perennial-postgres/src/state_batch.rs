@@ -291,11 +291,17 @@ impl Batch for StateBatch<'_> {
         }
         let rows = write_batch(self.executor, &changes, &additions, &removals).await?;
         let left_out = pending.len() - rows.len().min(pending.len());
+        let mut next = 0;
         for row in &rows {
             let name: &str = row.get(0);
-            let found = pending
-                .binary_search_by(|&id| self.folded.get(id).persistence_id().as_str().cmp(name));
+            let name_of = |id: usize| self.folded.get(id).persistence_id().as_str();
+            // They come in the order in which they were sent, as a rule and not by promise.
+            let found = match pending.get(next) {
+                Some(&id) if name_of(id) == name => Ok(next),
+                _ => pending.binary_search_by(|&id| name_of(id).cmp(name)),
+            };
             if let Ok(at) = found {
+                next = at + 1;
                 let id = pending[at];
                 match timestamp(row.get(1)) {
                     Ok(timestamp) => self.note_stored(id, Written { timestamp }),

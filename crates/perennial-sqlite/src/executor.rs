@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use perennial_persistence::{Clock, Error, OpenError, Previous, SchemaCheck, Timestamp};
 use rusqlite::types::Value;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Synchronous};
@@ -390,7 +389,7 @@ impl Writer {
 
     fn run(mut self, mut requests: mpsc::Receiver<Request<Box<dyn WriteJob>>>) {
         let mut jobs: Vec<Box<dyn WriteJob>> = Vec::new();
-        while let Some(request) = next_request(&mut requests) {
+        while let Some(request) = requests.blocking_recv() {
             let mut events = 0;
             let mut next = Some(request);
             while let Some(request) = next {
@@ -506,22 +505,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Waits for work: awake at first, as a caller that writes one event after the other sends the
-/// next one right after the answer, and putting a thread to sleep and waking it costs a tenth of
-/// a flush on a fast disk.
-fn next_request<J>(requests: &mut mpsc::Receiver<Request<J>>) -> Option<Request<J>> {
-    const AWAKE: Duration = Duration::from_micros(30);
-    let start = Instant::now();
-    while start.elapsed() < AWAKE {
-        match requests.try_recv() {
-            Ok(request) => return Some(request),
-            Err(TryRecvError::Disconnected) => return None,
-            Err(TryRecvError::Empty) => std::thread::yield_now(),
-        }
-    }
-    requests.blocking_recv()
 }
 
 /// The largest `db_timestamp` of a table.

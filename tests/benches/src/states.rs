@@ -78,7 +78,8 @@ impl Side for States {
     }
 }
 
-/// Multi-row upserts on some connections at once, each with its share of the rows.
+/// Multi-row upserts on some connections at once, each with its share of the rows. As ours, they
+/// replace a state only if it has the revision that is expected, and notice if one has not.
 pub(crate) struct Upserts {
     connections: Vec<Rows>,
 }
@@ -104,7 +105,8 @@ impl Upserts {
                         db_timestamp = excluded.db_timestamp,
                         state_ser_id = excluded.state_ser_id,
                         state_ser_manifest = excluded.state_ser_manifest,
-                        state_payload = excluded.state_payload",
+                        state_payload = excluded.state_payload
+                     WHERE durable_state.revision = excluded.revision - 1",
                 )
                 .await?;
             let ids = ids_of("Tally", rows, connection, connections);
@@ -147,7 +149,8 @@ impl Rows {
             // What a batch has to be put together from, every time anew.
             self.revision += 1;
             let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
-            self.client
+            let stored = self
+                .client
                 .execute(
                     &self.upsert,
                     &[
@@ -161,6 +164,9 @@ impl Rows {
                     ],
                 )
                 .await?;
+            if usize::try_from(stored)? != count {
+                return Err(format!("{stored} of {count} states had the expected revision").into());
+            }
             rows += u32::try_from(count)?;
         }
         let rate = f64::from(rows) / start.elapsed().as_secs_f64();

@@ -9,7 +9,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix::fut::ActorFuture;
@@ -411,9 +411,7 @@ impl WorkerActor {
 
     fn dispatch(&self, out: Outbox) {
         for batch in out.writes {
-            self.outside
-                .persistence
-                .spawn(write(self.outside.clone(), self.index, batch));
+            self.send(batch);
         }
         for request in out.reads {
             let outside = self.outside.clone();
@@ -479,6 +477,28 @@ impl WorkerActor {
                     .post(index, Input::LaterDone(Box::new(done)));
             });
         }
+    }
+}
+
+impl WorkerActor {
+    /// Has a batch written.
+    ///
+    /// A lone write is begun here: a store that hands its work on to a thread of its own has it on
+    /// its way before the persistence runtime's thread has woken up. Larger ones are left to that
+    /// thread, as putting a statement together would keep this one from other entities. Whatever the
+    /// store starts belongs to that runtime in any case.
+    fn send(&self, batch: WriteBatch) {
+        let persistence = &self.outside.persistence;
+        let is_lone = batch.writes().len() == 1;
+        let mut write = Box::pin(write(self.outside.clone(), self.index, batch));
+        if is_lone {
+            let _entered = persistence.enter();
+            let mut nobody_waits = Context::from_waker(Waker::noop());
+            if write.as_mut().poll(&mut nobody_waits).is_ready() {
+                return;
+            }
+        }
+        persistence.spawn(write);
     }
 }
 

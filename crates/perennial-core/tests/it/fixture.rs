@@ -481,6 +481,8 @@ impl Latch {
 pub(crate) struct Calls {
     /// The batches of writes: the ids of the writes in each, with their numbers of events.
     batches: Mutex<Vec<Vec<(PersistenceId, usize)>>>,
+    /// Where each batch was begun and where it went on.
+    places: Mutex<Vec<[Place; 2]>>,
     pub(crate) writing: Level,
     /// Pages read.
     pub(crate) reading: Level,
@@ -491,6 +493,26 @@ pub(crate) struct Calls {
 impl Calls {
     pub(crate) fn batches(&self) -> Vec<Vec<(PersistenceId, usize)>> {
         lock(&self.batches).clone()
+    }
+
+    pub(crate) fn places(&self) -> Vec<[Place; 2]> {
+        lock(&self.places).clone()
+    }
+}
+
+/// Where code of a store runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) thread: std::thread::ThreadId,
+    pub(crate) runtime: tokio::runtime::Id,
+}
+
+impl Place {
+    fn here() -> Self {
+        Self {
+            thread: std::thread::current().id(),
+            runtime: tokio::runtime::Handle::current().id(),
+        }
     }
 }
 
@@ -586,6 +608,9 @@ impl Journal for WatchedJournal {
     ) -> BoxFuture<'a, Vec<Result<Written, Error>>> {
         Box::pin(async move {
             let _entered = self.calls.writing.enter();
+            let begun = Place::here();
+            tokio::task::yield_now().await;
+            lock(&self.calls.places).push([begun, Place::here()]);
             lock(&self.calls.batches).push(
                 batch
                     .iter()

@@ -49,6 +49,18 @@ async fn a_lone_write_goes_out_at_once() {
     assert_eq!(sizes, [1; 10]);
 }
 
+/// What a store starts while a write is begun must not end with the worker's thread.
+#[tokio::test]
+async fn a_lone_write_is_begun_by_its_worker_as_if_on_the_persistence_runtime() {
+    let bed = Bed::new();
+    let system = bed.start(&[]).await;
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    let [begun, went_on] = bed.calls.places()[0];
+    assert_ne!(begun.thread, went_on.thread);
+    assert_eq!(begun.runtime, went_on.runtime);
+}
+
 #[tokio::test]
 async fn every_lane_has_one_batch_in_flight() {
     let bed = Bed::new();
