@@ -332,6 +332,10 @@ impl<A: Actor> Base<A> {
     }
 
     pub(crate) fn cancel_timer(&mut self, core: &mut Core, key: &str) {
+        #[cfg(feature = "defects")]
+        if core.defects.keep_cancelled_timers {
+            return;
+        }
         if let Some(rest) = &mut self.rest
             && let Some(at) = rest.timers.iter().position(|timer| timer.key == key)
         {
@@ -577,6 +581,10 @@ impl<A: Actor> ActorCell<A> {
         let stash = &mut self.base.rest().stash;
         if stash.len() < limit {
             stash.push_back(letter.put_aside());
+            #[cfg(feature = "defects")]
+            if core.defects.unstash_backwards {
+                stash.rotate_right(1);
+            }
         } else {
             letter.reject(DeadLetterReason::StashFull, core.busy("the actor's stash"));
         }
@@ -830,6 +838,12 @@ impl<A: Actor> ActorCell<A> {
         self.clear(core);
         self.drop_actor();
         self.base.phase = Phase::Ended;
+        #[cfg(feature = "defects")]
+        if core.defects.lose_at_end {
+            std::mem::take(&mut self.queue)
+                .into_iter()
+                .for_each(std::mem::forget);
+        }
         self.tell_the_end(&reason);
     }
 
@@ -880,12 +894,18 @@ impl<A: Actor> ActorCell<A> {
         };
         match item {
             Item::Letter(mut letter) => {
-                *places += usize::from(letter.take_place());
+                let has_place = letter.take_place();
+                #[cfg(feature = "defects")]
+                let has_place = has_place && !(core.defects.keep_places && letter.is_abandoned());
+                *places += usize::from(has_place);
                 if self.queue.is_empty() {
                     // Before the reply is out: whoever gets it may come back at once.
                     self.base.address.leave(std::mem::take(places));
                 }
-                if letter.claim() {
+                let is_claimed = letter.claim();
+                #[cfg(feature = "defects")]
+                let is_claimed = is_claimed || core.defects.handle_expired;
+                if is_claimed {
                     self.handle(core, letter);
                 } else {
                     let_go(&self.base.address, letter);
@@ -896,7 +916,10 @@ impl<A: Actor> ActorCell<A> {
             Item::Signal(signal) => match *signal {
                 Signal::Terminated(terminated) => {
                     // It may be watched no more, or was told of since.
-                    if self.base.is_told_of(&terminated.path.0) {
+                    let is_told = self.base.is_told_of(&terminated.path.0);
+                    #[cfg(feature = "defects")]
+                    let is_told = is_told || core.defects.tell_unwatched;
+                    if is_told {
                         self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
                     }
                 }
@@ -980,12 +1003,19 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         &mut self.base
     }
 
-    fn receive(&mut self, _: &mut Core, parcel: Box<dyn Parcel>) {
+    fn receive(&mut self, core: &mut Core, parcel: Box<dyn Parcel>) {
         let mut landing: Option<Box<dyn Letter<A>>> = None;
         parcel.land(&mut landing);
         if let Some(letter) = landing {
             self.queue.push_back(Item::Letter(letter));
         }
+        #[cfg(feature = "defects")]
+        if core.defects.overtake {
+            let last = self.queue.len() - 1;
+            self.queue.swap(last.saturating_sub(1), last);
+        }
+        #[cfg(not(feature = "defects"))]
+        let _ = core;
     }
 
     fn run(&mut self, core: &mut Core) {
