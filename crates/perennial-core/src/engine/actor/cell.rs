@@ -1085,6 +1085,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
             }
             Order::ChildFailed(failed, concerns) => self.child_failed(core, failed, concerns),
             Order::Answered(token) => self.answered(core, token),
+            Order::NeverCame => {}
         }
     }
 
