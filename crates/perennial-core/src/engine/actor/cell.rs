@@ -840,9 +840,12 @@ impl<A: Actor> ActorCell<A> {
         self.base.phase = Phase::Ended;
         #[cfg(feature = "defects")]
         if core.defects.lose_at_end {
-            std::mem::take(&mut self.queue)
-                .into_iter()
-                .for_each(std::mem::forget);
+            for item in std::mem::take(&mut self.queue) {
+                if let Item::Letter(mut letter) = item {
+                    self.base.address.leave(usize::from(letter.take_place()));
+                    std::mem::forget(letter);
+                }
+            }
         }
         self.tell_the_end(&reason);
     }

@@ -175,21 +175,21 @@ impl ActorHost {
         newcomer.address.set_cell(index);
         entry.insert(actor.cell(index));
         core.stats.actors.fetch_add(1, Ordering::Relaxed);
-        let cell = &mut self.cells[index];
+        if self.is_draining {
+            self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
+        }
+        self.place(core, index);
         for early in self
             .early
             .remove(&newcomer.address.uid())
             .unwrap_or_default()
         {
+            // It may have ended by what came before.
             match early {
-                Early::Parcel(parcel) => cell.receive(core, parcel),
-                Early::Order(input) => cell.order(core, input.order),
+                Early::Parcel(parcel) => self.receive(core, parcel),
+                Early::Order(input) => self.order(core, input),
             }
         }
-        if self.is_draining {
-            cell.order(core, Order::Stop(StopReason::SystemStopped));
-        }
-        self.place(core, index);
     }
 
     pub(crate) fn receive(&mut self, core: &mut Core, parcel: Box<dyn Parcel>) {

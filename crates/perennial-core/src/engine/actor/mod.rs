@@ -248,6 +248,36 @@ mod tests {
         }
     }
 
+    /// Stops another one and watches it.
+    struct Outlive(ActorRef<Watching>);
+
+    impl Receive<Outlive> for Watching {
+        type Reply = ();
+
+        fn receive(&mut self, other: Outlive, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            other.0.stop_now();
+            cx.watch(&other.0);
+            other.0.tell(Watch(cx.myself()))?;
+            cx.reply(())
+        }
+    }
+
+    #[test]
+    fn an_actor_may_be_ended_by_what_came_before_its_spawn() {
+        let (registry, mut first, _second) = two_workers();
+        let count = Arc::default();
+        let early = registry.spawn(None, watching(0, &count)).expect("no name");
+        turn(&mut first);
+        let actor = registry.spawn(None, watching(0, &count)).expect("no name");
+        let spawn = first.1.try_recv().expect("it was sent");
+        early.tell(Outlive(actor.clone())).expect("room");
+        turn(&mut first);
+        first.0.turn([spawn]);
+        assert_eq!((count.load(Ordering::Relaxed), actor.queue_depth()), (1, 0));
+        assert_eq!(registry.dead_letter_counts()[0].1, 1);
+        assert_eq!(registry.live_actors(), 1);
+    }
+
     #[test]
     fn messages_that_are_lost_with_their_worker_are_dead_letters() {
         let (registry, mut first, second) = two_workers();
