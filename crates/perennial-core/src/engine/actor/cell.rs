@@ -101,6 +101,8 @@ enum Item<A: Actor> {
     Letter(Box<dyn Letter<A>>),
     /// One whose work outside has ended; these stand at the front.
     Arrived(Box<dyn Letter<A>>),
+    /// One that was stashed; these stand behind those.
+    Unstashed(Box<dyn Letter<A>>),
     /// A timer, by its token; passed over if it was cancelled meanwhile.
     Timer(u64),
     Signal(Box<Signal>),
@@ -510,19 +512,23 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn unstash(&mut self) {
-        // Behind what has come back from outside.
-        let at = self.arrived();
+        // Behind what has come back from outside, and what was unstashed and not handled yet.
+        let at = self.front(|item| matches!(item, Item::Arrived(_) | Item::Unstashed(_)));
         if let Some(rest) = &mut self.base.rest {
             for letter in rest.stash.drain(..).rev() {
-                self.queue.insert(at, Item::Letter(letter));
+                self.queue.insert(at, Item::Unstashed(letter));
             }
         }
     }
 
     /// How many letters at the front have come back from outside.
     fn arrived(&self) -> usize {
-        let is_arrived = |item: &&Item<A>| matches!(item, Item::Arrived(_));
-        self.queue.iter().take_while(is_arrived).count()
+        self.front(|item| matches!(item, Item::Arrived(_)))
+    }
+
+    /// How many at the front are of a kind.
+    fn front(&self, is_of: impl Fn(&Item<A>) -> bool) -> usize {
+        self.queue.iter().take_while(|item| is_of(item)).count()
     }
 
     fn handle(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>) {
@@ -792,7 +798,7 @@ impl<A: Actor> ActorCell<A> {
             match item {
                 Item::Arrived(letter) => letter.fail(VALUE_GONE),
                 Item::Signal(_) | Item::Timer(_) => {}
-                Item::Letter(_) | Item::Stop(_) | Item::Unreferenced => self.queue.push_back(item),
+                _ => self.queue.push_back(item),
             }
         }
     }
@@ -859,7 +865,7 @@ impl<A: Actor> ActorCell<A> {
         let queued = std::mem::take(&mut self.queue)
             .into_iter()
             .filter_map(|item| match item {
-                Item::Letter(letter) => Some(letter),
+                Item::Letter(letter) | Item::Unstashed(letter) => Some(letter),
                 Item::Arrived(letter) => {
                     letter.fail(VALUE_GONE);
                     None
@@ -905,15 +911,9 @@ impl<A: Actor> ActorCell<A> {
                     // Before the reply is out: whoever gets it may come back at once.
                     self.base.address.leave(std::mem::take(places));
                 }
-                let is_claimed = letter.claim();
-                #[cfg(feature = "defects")]
-                let is_claimed = is_claimed || core.defects.handle_expired;
-                if is_claimed {
-                    self.handle(core, letter);
-                } else {
-                    let_go(&self.base.address, letter);
-                }
+                self.handle_if_wanted(core, letter);
             }
+            Item::Unstashed(letter) => self.handle_if_wanted(core, letter),
             Item::Arrived(letter) => self.handle(core, letter),
             Item::Timer(token) => self.handle_timer(core, token),
             Item::Signal(signal) => match *signal {
@@ -936,6 +936,18 @@ impl<A: Actor> ActorCell<A> {
                     self.stop(core, StopReason::Unreferenced, true);
                 }
             }
+        }
+    }
+
+    /// Handles a message, unless whoever asked has gone.
+    fn handle_if_wanted(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>) {
+        let is_claimed = letter.claim();
+        #[cfg(feature = "defects")]
+        let is_claimed = is_claimed || core.defects.handle_expired;
+        if is_claimed {
+            self.handle(core, letter);
+        } else {
+            let_go(&self.base.address, letter);
         }
     }
 
