@@ -46,6 +46,14 @@ simulate SEEDS="10000":
 simulate-one SEED TEST="every_promise_is_kept":
     PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test simulation {{TEST}} -- --exact --nocapture
 
+# Plain actors under a seeded order, with many seeds.
+simulate-actors SEEDS="10000":
+    PERENNIAL_SIMULATION_SEEDS={{SEEDS}} cargo test --release -p perennial-testkit --all-features --test actor_simulation -- --nocapture
+
+# One of these seeds again, with its trace.
+simulate-actors-one SEED:
+    PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test actor_simulation every_promise_is_kept -- --nocapture
+
 # Property tests with many more cases.
 proptest CASES="100000":
     PROPTEST_CASES={{CASES}} cargo test --release --workspace

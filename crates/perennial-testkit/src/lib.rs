@@ -54,13 +54,16 @@
 //!   then events, state and reply; no database, no runtime, no sleeping.
 //! - `system`, with the feature `spec`: tests of actors and of what they do together, on a whole system
 //!   in virtual time.
-//! - `simulation`, with the feature of that name: the engine under a seeded order of everything.
+//! - `simulation`, with the feature of that name: the engine under a seeded order of everything;
+//!   `actor_simulation` for plain actors.
 //! - `postgres`, with the feature of that name: throw-away PostgreSQL databases and servers.
 //!
 //! It is a dev-dependency. Nothing in it is meant for production: the store in memory loses
 //! everything with the process and copies what it reads. Nor does it replace tests against the
 //! database that will be used: that one has connections to lose and rows that others wrote.
 
+#[cfg(feature = "simulation")]
+pub mod actor_simulation;
 pub mod contract;
 #[cfg(all(feature = "postgres", unix))]
 pub mod postgres;

@@ -255,6 +255,20 @@ pub struct Defects {
     pub keep_later_writes: bool,
     /// A command with an id is handled although it was handled before.
     pub handle_again: bool,
+    /// What waits for an actor that ends is lost.
+    pub lose_at_end: bool,
+    /// An actor is told of an end whether it watches or not.
+    pub tell_unwatched: bool,
+    /// A timer of an actor that is cancelled fires all the same.
+    pub keep_cancelled_timers: bool,
+    /// A message is handled although its asker was told that it would not be.
+    pub handle_expired: bool,
+    /// What an actor has stashed comes back in the wrong order.
+    pub unstash_backwards: bool,
+    /// A message takes the place before the one that came before it.
+    pub overtake: bool,
+    /// The place in a mailbox is not given back of a message whose asker has gone.
+    pub keep_places: bool,
 }
 
 /// A timer that has not fired yet: when it does, and a count, so that timers of one instant fire in

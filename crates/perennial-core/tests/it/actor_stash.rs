@@ -265,3 +265,41 @@ fn a_start_may_take_what_waits_in_the_stash() {
     t.advance(ms(10));
     assert_eq!(told(&lines), ["started", "receive time-out", "stashed"]);
 }
+
+#[test]
+fn what_came_back_first_stays_before_what_is_stashed_later() {
+    for_seeds(|t| {
+        let (actor, lines) = one(t, quickly());
+        t.tell(&actor, later("first")).expect("room");
+        // Takes out the first one and puts itself aside; the next one takes that out too.
+        let (open_aside, opened) = oneshot::channel::<()>();
+        let aside = run(move |_, cx| {
+            cx.later(opened, |_, _: &mut Teller, cx| {
+                cx.unstash_all();
+                cx.stash(again())
+            })
+        });
+        let (open_next, opened) = oneshot::channel::<()>();
+        let next = run(move |_, cx| {
+            cx.later(opened, |_, teller: &mut Teller, cx| {
+                teller.count = 1;
+                cx.unstash_all();
+                cx.reply(())
+            })
+        });
+        let (open, opened) = oneshot::channel::<()>();
+        let hold = run(move |_, cx| {
+            cx.exclusive()
+                .later(opened, |_, _: &mut Teller, cx| cx.reply(()))
+        });
+        for message in [aside, next, hold] {
+            t.tell(&actor, message).expect("room");
+        }
+        // Both have come back when the actor may go on.
+        for open in [open_aside, open_next, open] {
+            drop(open);
+            t.run();
+        }
+        assert_eq!(told(&lines), ["first", "again"]);
+    });
+}

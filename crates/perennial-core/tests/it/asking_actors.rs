@@ -300,6 +300,7 @@ fn what_comes_back_for_a_value_that_is_gone_is_not_handled() {
                 })))
             })
             .collect();
+        t.run();
         // Both come back at once; the first one that is handled costs the value.
         drop(opens);
         t.advance(ms(5));

@@ -48,7 +48,7 @@
 mod entity;
 mod ledger;
 mod storage;
-mod trace;
+pub(crate) mod trace;
 mod world;
 
 use std::fmt;

@@ -225,12 +225,8 @@ impl TestSystem {
     }
 
     /// Begins a future that goes on whenever the system does, such as an ask whose answer the test
-    /// looks at later: `t.task(actor.ask(…))`. It is begun before this returns. Dropping the task
-    /// drops the future.
-    ///
-    /// # Panics
-    /// As [`TestSystem::run`].
-    #[track_caller]
+    /// looks at later: `t.task(actor.ask(…))`. It is begun before this returns, and nothing else
+    /// happens yet. Dropping the task drops the future.
     pub fn task<F: IntoFuture>(&self, future: F) -> TestTask<F::Output>
     where
         F::IntoFuture: 'static,
@@ -242,7 +238,7 @@ impl TestSystem {
         tasks.push(task.pollable());
         drop(tasks);
         self.inner.wakes.look_again();
-        self.run();
+        self.poll_tasks();
         task
     }
 
@@ -414,10 +410,6 @@ impl TestSystem {
     }
 
     /// Waits for the end of an actor without keeping it from it: the task has ended when it has.
-    ///
-    /// # Panics
-    /// As [`TestSystem::run`].
-    #[track_caller]
     pub fn watch<A: Actor>(&self, actor: &ActorRef<A>) -> TestTask<Terminated> {
         let actor = actor.downgrade();
         self.task(async move { actor.terminated().await })
@@ -483,6 +475,14 @@ impl TestSystem {
         in_time && actors_ended
     }
 
+    /// Ends every worker at once, as a crash does: nothing is handled or flushed any more. Entities
+    /// come back in another system on the same [store](TestSystemBuilder::store).
+    pub fn crash(&self) {
+        self.inner.registry.stop_actors();
+        self.inner.registry.close();
+        self.inner.driver.borrow_mut().end();
+    }
+
     /// The time by the system's clock.
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
@@ -507,6 +507,11 @@ impl TestSystem {
     /// What goes wrong at the store; see [`Spec::faults`](crate::Spec::faults).
     pub fn faults(&self) -> &Faults {
         &self.inner.faults
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn dead_letter_counts(&self) -> Vec<(DeadLetterReason, u64)> {
+        self.inner.registry.dead_letter_counts()
     }
 
     /// Lets time pass up to `end` until `is_done`. Gives whether it is.

@@ -30,6 +30,16 @@ pub struct ActorAddress {
     registry: Arc<Registry>,
 }
 
+/// Where an actor is, as its worker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stand {
+    /// Somebody has its reference before its worker has heard of it.
+    OnItsWay,
+    /// In this cell.
+    Here(usize),
+    Ended,
+}
+
 /// What an actor's address is made of.
 pub(crate) struct NewAddress {
     /// An anonymous actor has none.
@@ -79,10 +89,13 @@ impl ActorAddress {
         self.name.as_deref()
     }
 
-    /// Its cell, while it has one. Only its own worker may rely on the answer.
-    pub(crate) fn cell(&self) -> Option<usize> {
-        let cell = self.cell.load(Ordering::Relaxed);
-        (cell < Self::ENDED).then_some(cell)
+    /// Where it is on its worker. Only that worker may rely on the answer.
+    pub(crate) fn stand(&self) -> Stand {
+        match self.cell.load(Ordering::Acquire) {
+            Self::NO_CELL => Stand::OnItsWay,
+            Self::ENDED => Stand::Ended,
+            cell => Stand::Here(cell),
+        }
     }
 
     pub(crate) fn set_cell(&self, cell: usize) {

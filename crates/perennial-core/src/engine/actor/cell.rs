@@ -107,6 +107,8 @@ enum Item<A: Actor> {
     Letter(Box<dyn Letter<A>>),
     /// One whose work outside has ended; these stand at the front.
     Arrived(Box<dyn Letter<A>>),
+    /// One that was stashed; these stand behind those.
+    Unstashed(Box<dyn Letter<A>>),
     /// A timer, by its token; passed over if it was cancelled meanwhile.
     Timer(u64),
     Signal(Box<Signal>),
@@ -371,6 +373,10 @@ impl<A: Actor> Base<A> {
     }
 
     pub(crate) fn cancel_timer(&mut self, core: &mut Core, key: &str) {
+        #[cfg(feature = "defects")]
+        if core.defects.keep_cancelled_timers {
+            return;
+        }
         if let Some(rest) = &mut self.rest
             && let Some(at) = rest.timers.iter().position(|timer| timer.key == key)
         {
@@ -588,19 +594,23 @@ impl<A: Actor> ActorCell<A> {
     }
 
     fn unstash(&mut self) {
-        // Behind what has come back from outside.
-        let at = self.arrived();
+        // Behind what has come back from outside, and what was unstashed and not handled yet.
+        let at = self.front(|item| matches!(item, Item::Arrived(_) | Item::Unstashed(_)));
         if let Some(rest) = &mut self.base.rest {
             for letter in rest.stash.drain(..).rev() {
-                self.queue.insert(at, Item::Letter(letter));
+                self.queue.insert(at, Item::Unstashed(letter));
             }
         }
     }
 
     /// How many letters at the front have come back from outside.
     fn arrived(&self) -> usize {
-        let is_arrived = |item: &&Item<A>| matches!(item, Item::Arrived(_));
-        self.queue.iter().take_while(is_arrived).count()
+        self.front(|item| matches!(item, Item::Arrived(_)))
+    }
+
+    /// How many at the front are of a kind.
+    fn front(&self, is_of: impl Fn(&Item<A>) -> bool) -> usize {
+        self.queue.iter().take_while(|item| is_of(item)).count()
     }
 
     fn handle(&mut self, core: &mut Core, mut letter: Box<dyn Letter<A>>) {
@@ -686,6 +696,10 @@ impl<A: Actor> ActorCell<A> {
         let stash = &mut self.base.rest().stash;
         if stash.len() < limit {
             stash.push_back(letter.put_aside());
+            #[cfg(feature = "defects")]
+            if core.defects.unstash_backwards {
+                stash.rotate_right(1);
+            }
         } else {
             letter.reject(
                 DeadLetterReason::StashFull,
@@ -901,7 +915,7 @@ impl<A: Actor> ActorCell<A> {
             match item {
                 Item::Arrived(letter) => letter.fail(VALUE_GONE),
                 Item::Signal(_) | Item::Timer(_) => {}
-                Item::Letter(_) | Item::Stop(_) | Item::Unreferenced => self.queue.push_back(item),
+                _ => self.queue.push_back(item),
             }
         }
     }
@@ -948,6 +962,15 @@ impl<A: Actor> ActorCell<A> {
         self.clear(core);
         self.drop_actor();
         self.base.phase = Phase::Ended;
+        #[cfg(feature = "defects")]
+        if core.defects.lose_at_end {
+            for item in std::mem::take(&mut self.queue) {
+                if let Item::Letter(mut letter) = item {
+                    self.base.address.leave(usize::from(letter.take_place()));
+                    std::mem::forget(letter);
+                }
+            }
+        }
         self.tell_the_end(&reason);
     }
 
@@ -960,7 +983,7 @@ impl<A: Actor> ActorCell<A> {
         let queued = std::mem::take(&mut self.queue)
             .into_iter()
             .filter_map(|item| match item {
-                Item::Letter(letter) => Some(letter),
+                Item::Letter(letter) | Item::Unstashed(letter) => Some(letter),
                 Item::Arrived(letter) => {
                     letter.fail(VALUE_GONE);
                     None
@@ -1001,23 +1024,26 @@ impl<A: Actor> ActorCell<A> {
         };
         match item {
             Item::Letter(mut letter) => {
-                *places += usize::from(letter.take_place());
+                let has_place = letter.take_place();
+                #[cfg(feature = "defects")]
+                let has_place = has_place && !(core.defects.keep_places && letter.is_abandoned());
+                *places += usize::from(has_place);
                 if self.queue.is_empty() {
                     // Before the reply is out: whoever gets it may come back at once.
                     self.base.address.leave(std::mem::take(places));
                 }
-                if letter.claim() {
-                    self.handle(core, letter);
-                } else {
-                    let_go(&self.base.address, letter);
-                }
+                self.handle_if_wanted(core, letter);
             }
+            Item::Unstashed(letter) => self.handle_if_wanted(core, letter),
             Item::Arrived(letter) => self.handle(core, letter),
             Item::Timer(token) => self.handle_timer(core, token),
             Item::Signal(signal) => match *signal {
                 Signal::Terminated(terminated) => {
                     // It may be watched no more, or was told of since.
-                    if self.base.is_told_of(&terminated.path.0) {
+                    let is_told = self.base.is_told_of(&terminated.path.0);
+                    #[cfg(feature = "defects")]
+                    let is_told = is_told || core.defects.tell_unwatched;
+                    if is_told {
                         self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
                     }
                 }
@@ -1031,6 +1057,18 @@ impl<A: Actor> ActorCell<A> {
                     self.stop(core, StopReason::Unreferenced, true);
                 }
             }
+        }
+    }
+
+    /// Handles a message, unless whoever asked has gone.
+    fn handle_if_wanted(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>) {
+        let is_claimed = letter.claim();
+        #[cfg(feature = "defects")]
+        let is_claimed = is_claimed || core.defects.handle_expired;
+        if is_claimed {
+            self.handle(core, letter);
+        } else {
+            let_go(&self.base.address, letter);
         }
     }
 
@@ -1101,12 +1139,19 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         &mut self.base
     }
 
-    fn receive(&mut self, _: &mut Core, parcel: Box<dyn Parcel>) {
+    fn receive(&mut self, core: &mut Core, parcel: Box<dyn Parcel>) {
         let mut landing: Option<Box<dyn Letter<A>>> = None;
         parcel.land(&mut landing);
         if let Some(letter) = landing {
             self.queue.push_back(Item::Letter(letter));
         }
+        #[cfg(feature = "defects")]
+        if core.defects.overtake {
+            let last = self.queue.len() - 1;
+            self.queue.swap(last.saturating_sub(1), last);
+        }
+        #[cfg(not(feature = "defects"))]
+        let _ = core;
     }
 
     fn run(&mut self, core: &mut Core) {
@@ -1191,6 +1236,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
             }
             Order::ChildFailed(failed, concerns) => self.child_failed(core, failed, concerns),
             Order::Answered(token) => self.answered(core, token),
+            Order::NeverCame => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! The actors of one worker.
 
 use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +10,7 @@ use slab::Slab;
 use crate::actor::{Actor, Placement, Props, SpawnError, StopReason};
 use crate::engine::actor::cell::{ActorCell, AnyCell};
 use crate::engine::actor::{
-    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, let_go,
+    ActorAddress, ActorInput, ActorPeek, ActorTimer, NewAddress, Order, Parcel, Stand, let_go,
 };
 use crate::engine::cell::Whereabouts;
 use crate::engine::core::Core;
@@ -21,6 +22,23 @@ use crate::shutdown::CutOff;
 #[derive(Default)]
 pub(crate) struct ActorHost {
     cells: Slab<Box<dyn AnyCell>>,
+    /// What has come for actors that have not, by their numbers: a reference may go round while the
+    /// spawn still waits in the inbox.
+    early: BTreeMap<u64, Vec<Early>>,
+}
+
+enum Early {
+    Parcel(Box<dyn Parcel>),
+    Order(ActorInput),
+}
+
+impl Early {
+    fn refuse(self, reason: StopReason) {
+        match self {
+            Self::Parcel(parcel) => parcel.refuse(AskError::Stopped),
+            Self::Order(input) => input.refuse(reason),
+        }
+    }
 }
 
 /// An actor on its way to its worker. Dropped there, it has ended.
@@ -44,6 +62,8 @@ impl Drop for Newcomer {
         if let Some(parent) = self.address.parent() {
             parent.order(Order::ChildEnded(Arc::clone(&self.address)));
         }
+        // For those who were early.
+        self.address.order(Order::NeverCame);
     }
 }
 
@@ -193,27 +213,57 @@ impl ActorHost {
             self.cells[index].order(core, Order::Stop(StopReason::SystemStopped));
         }
         self.place(core, index);
+        for early in self
+            .early
+            .remove(&newcomer.address.uid())
+            .unwrap_or_default()
+        {
+            // It may have ended by what came before.
+            match early {
+                Early::Parcel(parcel) => self.receive(core, parcel),
+                Early::Order(input) => self.order(core, input),
+            }
+        }
     }
 
     pub(crate) fn receive(&mut self, core: &mut Core, parcel: Box<dyn Parcel>) {
-        let cell = parcel.to().cell();
-        match cell.and_then(|index| Some((index, self.cells.get_mut(index)?))) {
-            Some((index, cell)) => {
-                cell.receive(core, parcel);
+        match parcel.to().stand() {
+            Stand::Here(index) => {
+                self.cells[index].receive(core, parcel);
                 self.place(core, index);
             }
-            None => parcel.refuse(AskError::Stopped),
+            Stand::OnItsWay => {
+                let early = self.early.entry(parcel.to().uid()).or_default();
+                early.push(Early::Parcel(parcel));
+            }
+            Stand::Ended => {
+                self.refuse_early(parcel.to().uid());
+                parcel.refuse(AskError::Stopped);
+            }
         }
     }
 
     pub(crate) fn order(&mut self, core: &mut Core, input: ActorInput) {
-        let cell = input.to.cell();
-        match cell.and_then(|index| Some((index, self.cells.get_mut(index)?))) {
-            Some((index, cell)) => {
-                cell.order(core, input.order);
+        match input.to.stand() {
+            Stand::Here(index) => {
+                self.cells[index].order(core, input.order);
                 self.place(core, index);
             }
-            None => input.refuse(StopReason::NotFound),
+            Stand::OnItsWay => {
+                let early = self.early.entry(input.to.uid()).or_default();
+                early.push(Early::Order(input));
+            }
+            Stand::Ended => {
+                self.refuse_early(input.to.uid());
+                input.refuse(StopReason::NotFound);
+            }
+        }
+    }
+
+    /// An actor has ended, whether it ever came here or not.
+    fn refuse_early(&mut self, uid: u64) {
+        for early in self.early.remove(&uid).unwrap_or_default() {
+            early.refuse(StopReason::NotFound);
         }
     }
 
@@ -233,7 +283,10 @@ impl ActorHost {
 
     /// What an actor is like, if it has not ended.
     pub(crate) fn peek<A: Actor>(&self, address: &ActorAddress) -> Option<ActorPeek<'_, A>> {
-        let cell: &dyn Any = &**self.cells.get(address.cell()?)?;
+        let Stand::Here(index) = address.stand() else {
+            return None;
+        };
+        let cell: &dyn Any = &**self.cells.get(index)?;
         cell.downcast_ref().map(ActorCell::peek)
     }
 
@@ -295,6 +348,9 @@ impl ActorHost {
 impl Drop for ActorHost {
     fn drop(&mut self) {
         // Whoever waits or watches is told, and what is not handled any more is counted.
+        for early in std::mem::take(&mut self.early).into_values().flatten() {
+            early.refuse(StopReason::SystemStopped);
+        }
         for mut cell in self.cells.drain() {
             let address = cell.base().address();
             let note = |cut_off: &mut CutOff| cut_off.add_actor(address);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::actor::{ChildFailed, StopReason};
-pub(crate) use address::{ActorAddress, NewAddress};
+pub(crate) use address::{ActorAddress, NewAddress, Stand};
 pub use cell::ActorPeek;
 pub(crate) use cell::{ActorTimer, Base};
 pub use host::Newcomer;
@@ -83,6 +83,8 @@ pub(crate) enum Order {
     ChildFailed(ChildFailed, Concerns),
     /// The answer to a question is there.
     Answered(u64),
+    /// It has ended on the way to its worker.
+    NeverCame,
 }
 
 /// Whom a failure concerns besides the one that failed.
@@ -131,6 +133,7 @@ impl std::fmt::Debug for ActorInput {
             Order::ChildEnded(_) => "ChildEnded",
             Order::ChildFailed(..) => "ChildFailed",
             Order::Answered(_) => "Answered",
+            Order::NeverCame => "NeverCame",
         };
         write!(f, "{order} to {}", self.to)
     }
@@ -160,7 +163,10 @@ mod tests {
             terminated: &Terminated,
             _: &mut ActorCx<'_, Self>,
         ) -> Result<(), Failure> {
-            assert!(matches!(terminated.reason, StopReason::SystemStopped));
+            assert!(matches!(
+                terminated.reason,
+                StopReason::SystemStopped | StopReason::NotFound
+            ));
             self.0.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
@@ -216,6 +222,79 @@ mod tests {
             turn(&mut first);
             assert_eq!(count.load(Ordering::Relaxed), told);
         }
+    }
+
+    /// Tells another one to watch it, and asks nobody who that is.
+    struct Pass(ActorRef<Watching>);
+
+    impl Receive<Pass> for Watching {
+        type Reply = ();
+
+        fn receive(&mut self, pass: Pass, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            cx.watch(&pass.0);
+            for _ in 0..2 {
+                pass.0.tell(Watch(cx.myself()))?;
+            }
+            cx.reply(())
+        }
+    }
+
+    #[test]
+    fn what_comes_to_an_actor_before_its_spawn_does_waits_for_it() {
+        let (registry, mut first, _second) = two_workers();
+        let count = Arc::default();
+        let early = registry.spawn(None, watching(0, &count)).expect("no name");
+        turn(&mut first);
+        for spawned in [true, false] {
+            // Its worker has not looked for it yet when somebody there has its reference already,
+            // from a place that both know.
+            let actor = registry.spawn(None, watching(0, &count)).expect("no name");
+            let spawn = first.1.try_recv().expect("it was sent");
+            early.tell(Pass(actor.clone())).expect("room");
+            turn(&mut first);
+            assert_eq!((count.load(Ordering::Relaxed), actor.queue_depth()), (0, 2));
+            if spawned {
+                first.0.turn([spawn]);
+                assert_eq!((count.load(Ordering::Relaxed), actor.queue_depth()), (0, 0));
+                assert_eq!(registry.dead_letter_counts()[0].1, 0);
+            } else {
+                // It never comes there, and whoever was early is told.
+                drop(spawn);
+                turn(&mut first);
+                assert_eq!((count.load(Ordering::Relaxed), actor.queue_depth()), (1, 0));
+                assert_eq!(registry.dead_letter_counts()[0].1, 2);
+            }
+        }
+    }
+
+    /// Stops another one and watches it.
+    struct Outlive(ActorRef<Watching>);
+
+    impl Receive<Outlive> for Watching {
+        type Reply = ();
+
+        fn receive(&mut self, other: Outlive, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+            other.0.stop_now();
+            cx.watch(&other.0);
+            other.0.tell(Watch(cx.myself()))?;
+            cx.reply(())
+        }
+    }
+
+    #[test]
+    fn an_actor_may_be_ended_by_what_came_before_its_spawn() {
+        let (registry, mut first, _second) = two_workers();
+        let count = Arc::default();
+        let early = registry.spawn(None, watching(0, &count)).expect("no name");
+        turn(&mut first);
+        let actor = registry.spawn(None, watching(0, &count)).expect("no name");
+        let spawn = first.1.try_recv().expect("it was sent");
+        early.tell(Outlive(actor.clone())).expect("room");
+        turn(&mut first);
+        first.0.turn([spawn]);
+        assert_eq!((count.load(Ordering::Relaxed), actor.queue_depth()), (1, 0));
+        assert_eq!(registry.dead_letter_counts()[0].1, 1);
+        assert_eq!(registry.live_actors(), 1);
     }
 
     #[test]
