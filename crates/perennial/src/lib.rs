@@ -67,6 +67,8 @@
 //!   events are the only thing that changes it. One [`Handle`] impl per command says what the
 //!   command does. Of a [`DurableState`] only the latest state is kept, and no events.
 //! - An *effect* is what a handler returns: what to store, a reply, what to run afterwards.
+//! - An [`Actor`] lives in memory alone. It handles typed messages too ([`Receive`]), has children,
+//!   supervision, timers, and watches others.
 //! - A *store* keeps events, snapshots and states. It is chosen by name in the configuration and linked
 //!   in by a cargo feature.
 //!
@@ -83,11 +85,11 @@
 //! | `sqlite` (default) | the embedded store: one file, no server |
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
 //! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
-//! | `testkit` | for tests: `testkit::Spec` for one entity, and the store in memory |
+//! | `testkit` | for tests: `testkit::Spec` for one entity, `testkit::TestSystem` for a whole system, and the store in memory |
 //!
 //! # What it does not do yet
 //!
-//! Plain actors, many nodes, projections. See `docs/roadmap.md` of the repository.
+//! Many nodes, projections. See `docs/roadmap.md` of the repository.
 
 mod plugins;
 
@@ -96,6 +98,11 @@ use std::path::Path;
 pub use futures_executor::block_on;
 pub use perennial_core::cleanup;
 pub use perennial_core::config::{self, ConfigError, ConfigSource};
+pub use perennial_core::{
+    Actor, ActorCx, ActorPath, ActorRef, ActorTimers, Answer, AskActor, ChildFailed,
+    DeadLetterReason, Directive, Failure, Outside, PendingReply, Placement, Props, Receive,
+    Received, Recipient, SpawnError, StopReason, Supervision, Terminated, WeakActorRef,
+};
 pub use perennial_core::{
     ActorSystem, Ask, AskError, AskOnce, Asking, BreakerState, Cx, Durable, DurableState, Effect,
     Entity, EntityRef, EventSourced, Handle, OpenStore, PersistFailed, PersistFailure, Recovery,
@@ -123,6 +130,10 @@ mod guide {
     #[doc = include_str!("../../../docs/guide/test-an-entity.md")]
     mod test_an_entity {}
 
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/test-an-actor.md")]
+    mod test_an_actor {}
+
     #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
     mod change_an_events_format {}
 
@@ -137,8 +148,8 @@ mod guide {
 /// What most programs need.
 pub mod prelude {
     pub use crate::{
-        ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity, EntityRef, EventSourced,
-        FromConfig, Handle,
+        Actor, ActorCx, ActorRef, ActorSystem, AskError, Cx, Durable, DurableState, Effect, Entity,
+        EntityRef, EventSourced, FromConfig, Handle, Props, Receive, Received,
     };
 }
 
