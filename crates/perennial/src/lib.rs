@@ -67,6 +67,8 @@
 //!   events are the only thing that changes it. One [`Handle`] impl per command says what the
 //!   command does. Of a [`DurableState`] only the latest state is kept, and no events.
 //! - An *effect* is what a handler returns: what to store, a reply, what to run afterwards.
+//! - An [`Actor`] lives in memory alone. It handles typed messages too ([`Receive`]), has children,
+//!   supervision, timers, and watches others.
 //! - A *store* keeps events, snapshots and states. It is chosen by name in the configuration and linked
 //!   in by a cargo feature.
 //!
@@ -84,7 +86,7 @@
 //! | `postgres` | the PostgreSQL store, on the tables of Pekko's R2DBC plugin |
 //! | `postgres-tls` | the same with TLS, as `sslmode` says; without it only plain connections |
 //! | `actix-interop` | `actix_interop`: actors of actix and ours talk to each other |
-//! | `testkit` | for tests: `testkit::Spec` for one entity, and the store in memory |
+//! | `testkit` | for tests: `testkit::Spec` for one entity, `testkit::TestSystem` for a whole system, and the store in memory |
 //!
 //! # What it does not do yet
 //!
@@ -146,6 +148,10 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/test-an-entity.md")]
     mod test_an_entity {}
+
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/test-an-actor.md")]
+    mod test_an_actor {}
 
     #[doc = include_str!("../../../docs/guide/change-an-events-format.md")]
     mod change_an_events_format {}

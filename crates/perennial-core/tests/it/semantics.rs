@@ -28,7 +28,7 @@ fn every_guarantee_names_tests_that_exist() {
         {
             let parts: Vec<&str> = name.split("::").collect();
             let (file, test) = match parts[..] {
-                ["simulation" | "flights"] => continue,
+                ["simulation" | "actor_simulation" | "flights"] => continue,
                 ["contract", suite] => (format!("perennial-testkit/src/contract/{suite}.rs"), ""),
                 ["contract", suite, test] => {
                     (format!("perennial-testkit/src/contract/{suite}.rs"), test)
@@ -43,6 +43,10 @@ fn every_guarantee_names_tests_that_exist() {
                     "perennial-testkit/tests/spec_properties.rs".to_owned(),
                     test,
                 ),
+                ["test_system", test] => {
+                    ("perennial-testkit/tests/test_system.rs".to_owned(), test)
+                }
+                ["core", file, test] => (format!("perennial-core/src/{file}.rs"), test),
                 ["postgres", file] => (format!("perennial-postgres/tests/{file}.rs"), ""),
                 ["postgres", file, test] => (format!("perennial-postgres/tests/{file}.rs"), test),
                 ["persistence", "golden", test] => {
