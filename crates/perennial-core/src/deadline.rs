@@ -161,8 +161,8 @@ impl Deadlines {
         let now = if is_driven || self.asleep.load(Ordering::Acquire) {
             millis(self.elapsed())
         } else {
-            // The last look is less than a tick ago, if the thread is on time.
-            self.now.load(Ordering::Relaxed) + millis(TICK)
+            // The last look is less than a tick ago, if the thread is on time, and was rounded down.
+            self.now.load(Ordering::Relaxed) + millis(TICK) + 1
         };
         Until(NonZeroU64::MIN.saturating_add(now.saturating_add(millis(timeout))))
     }
