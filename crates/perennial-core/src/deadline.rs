@@ -161,7 +161,17 @@ impl Deadlines {
 
     /// The time `timeout` from now.
     pub(crate) fn until(&self, timeout: Duration) -> Until {
-        Until::at(self.passed().saturating_add(millis(timeout)))
+        Until::at(self.now().saturating_add(millis(timeout)))
+    }
+
+    /// The time in milliseconds, never too early: without a look at the clock while the thread looks.
+    fn now(&self) -> u64 {
+        let is_driven = matches!(self.time, Time::Driven(_));
+        if is_driven || self.asleep.load(Ordering::Acquire) {
+            return millis(self.elapsed());
+        }
+        // The last look is less than a tick ago, if the thread is on time, and was rounded down.
+        self.now.load(Ordering::Relaxed) + millis(TICK) + 1
     }
 
     /// How long it is until a time.
@@ -181,12 +191,7 @@ impl Deadlines {
         ask: Arc<dyn Expires>,
     ) -> Until {
         let is_driven = matches!(self.time, Time::Driven(_));
-        let now = if is_driven || self.asleep.load(Ordering::Acquire) {
-            millis(self.elapsed())
-        } else {
-            self.now.load(Ordering::Relaxed)
-        };
-        let own = Until::at(now.saturating_add(millis(timeout)));
+        let own = self.until(timeout);
         let outer = call.and_then(|call| call.until);
         let until = outer.map_or(own, |outer| outer.min(own));
         let entry = if is_driven {

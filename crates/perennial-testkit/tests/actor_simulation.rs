@@ -4,10 +4,10 @@
 //! which one that begins, and `PERENNIAL_SIMULATION_SEED` replays one alone and prints its trace.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
 
-use perennial_testkit::actor_simulation::{self, Failure, Options, Report};
+use perennial_testkit::actor_simulation::{self, Failure, Options, PLANNED, Report};
 
 /// How many seeds are tried unless the environment says otherwise.
 const SEEDS: u64 = 300;
@@ -20,13 +20,16 @@ fn from_environment(name: &str) -> Option<u64> {
 
 /// Actors of the simulation panic as they are told to; a line for each would hide everything else.
 fn hide_planned_panics() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        let text = info.payload().downcast_ref::<String>();
-        if !text.is_some_and(|text| text.starts_with("as planned")) {
-            hook(info);
-        }
-    }));
+    static HIDDEN: Once = Once::new();
+    HIDDEN.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = info.payload().downcast_ref::<String>();
+            if !text.is_some_and(|text| text.starts_with(PLANNED)) {
+                hook(info);
+            }
+        }));
+    });
 }
 
 /// Runs all seeds, on all processors.

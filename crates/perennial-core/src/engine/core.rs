@@ -257,8 +257,8 @@ pub struct Defects {
     pub handle_again: bool,
     /// What waits for an actor that ends is lost.
     pub lose_at_end: bool,
-    /// An actor is told of an end whether it watches or not.
-    pub tell_unwatched: bool,
+    /// An actor is told twice of an end, and whether it still watches or not.
+    pub tell_twice: bool,
     /// A timer of an actor that is cancelled fires all the same.
     pub keep_cancelled_timers: bool,
     /// A message is handled although its asker was told that it would not be.

@@ -41,6 +41,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use model::Violation;
+pub use player::PLANNED;
 use world::World;
 
 /// How a run is made.
@@ -98,7 +99,7 @@ impl Options {
 pub enum Defect {
     /// What waits for an actor that ends is lost.
     LostAtTheEnd,
-    /// The news of an end is told whether anybody watches or not.
+    /// The news of an end is told twice, and whether anybody still watches or not.
     ToldAgain,
     /// A timer that is cancelled fires all the same.
     FiredAfterCancel,
@@ -116,7 +117,7 @@ pub enum Defect {
 fn defects(defect: Option<Defect>) -> perennial_core::engine::Defects {
     let mut defects = perennial_core::engine::Defects::default();
     defects.lose_at_end = defect == Some(Defect::LostAtTheEnd);
-    defects.tell_unwatched = defect == Some(Defect::ToldAgain);
+    defects.tell_twice = defect == Some(Defect::ToldAgain);
     defects.keep_cancelled_timers = defect == Some(Defect::FiredAfterCancel);
     defects.handle_expired = defect == Some(Defect::HandledAfterExpiry);
     defects.unstash_backwards = defect == Some(Defect::UnstashedBackwards);

@@ -1,7 +1,9 @@
 //! Many plain actors alive at once: how long it takes to spawn them, what each costs, and that every
 //! one of them answers.
 //!
-//!     cargo run --release -p perennial-bench --bin alive [ACTORS]
+//! ```text
+//! cargo run --release -p perennial-bench --bin alive [ACTORS]
+//! ```
 
 use std::error::Error;
 use std::time::Instant;

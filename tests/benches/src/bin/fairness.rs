@@ -4,7 +4,9 @@
 //! asked once every millisecond meanwhile, whatever became of the asks before, and what is measured is
 //! the time of each ask.
 //!
-//!     cargo run --release -p perennial-bench --bin fairness
+//! ```text
+//! cargo run --release -p perennial-bench --bin fairness
+//! ```
 
 use std::error::Error;
 use std::sync::Arc;

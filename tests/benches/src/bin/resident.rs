@@ -1,7 +1,9 @@
 //! What an idle entity costs in memory: brings many entities back from an SQLite file and looks at
 //! the process's resident memory on the way.
 //!
-//!     cargo run --release -p perennial-bench --bin resident [ENTITIES]
+//! ```text
+//! cargo run --release -p perennial-bench --bin resident [ENTITIES]
+//! ```
 //!
 //! The figure is the growth between half and all of them, so that caches and threads, which are
 //! there from the beginning, do not count.

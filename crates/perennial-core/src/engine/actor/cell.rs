@@ -1042,7 +1042,7 @@ impl<A: Actor> ActorCell<A> {
                     // It may be watched no more, or was told of since.
                     let is_told = self.base.is_told_of(&terminated.path.0);
                     #[cfg(feature = "defects")]
-                    let is_told = is_told || core.defects.tell_unwatched;
+                    let is_told = is_told || core.defects.tell_twice;
                     if is_told {
                         self.hook(core, |actor, cx| actor.terminated(&terminated, cx));
                     }
@@ -1227,7 +1227,13 @@ impl<A: Actor> AnyCell for ActorCell<A> {
                     rest.listeners.remove(&uid);
                 }
             }
-            Order::Terminated(address, reason) => self.terminated(address, reason),
+            Order::Terminated(address, reason) => {
+                #[cfg(feature = "defects")]
+                if core.defects.tell_twice {
+                    self.terminated(Arc::clone(&address), reason.clone());
+                }
+                self.terminated(address, reason);
+            }
             Order::ChildEnded(child) => {
                 if let Some(rest) = &mut self.base.rest {
                     rest.children.remove(&child.uid());

@@ -55,9 +55,10 @@ impl Newcomer {
 
 impl Drop for Newcomer {
     fn drop(&mut self) {
-        if self.actor.is_none() {
+        let Some(actor) = self.actor.take() else {
             return;
-        }
+        };
+        let_go(&self.address, actor);
         self.address.end();
         if let Some(parent) = self.address.parent() {
             parent.order(Order::ChildEnded(Arc::clone(&self.address)));

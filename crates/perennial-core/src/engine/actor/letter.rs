@@ -315,7 +315,7 @@ impl<A: Receive<M>, M: Send + 'static> Post<A, M> {
     }
 
     /// Counts the message as a dead letter; once.
-    fn is_dead(&mut self, reason: DeadLetterReason) {
+    fn count_as_dead(&mut self, reason: DeadLetterReason) {
         let is_counted = std::mem::replace(&mut self.is_counted, true);
         // Whoever asked and has gone knows that it was not handled, and so does whoever keeps it.
         if !is_counted && !self.reply.is_abandoned() && !matches!(self.stage, Stage::Kept(_)) {
@@ -468,7 +468,7 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
     }
 
     fn reject(mut self: Box<Self>, reason: DeadLetterReason, error: AskError) {
-        self.is_dead(reason);
+        self.count_as_dead(reason);
         self.fail(error);
     }
 
@@ -493,7 +493,7 @@ impl<A: Receive<M>, M: Send + 'static> Drop for Post<A, M> {
         }
         // Its worker has ended, and what stood in its queues is gone with it.
         if matches!(self.stage, Stage::Message(_)) {
-            self.is_dead(DeadLetterReason::Stopped);
+            self.count_as_dead(DeadLetterReason::Stopped);
         }
     }
 }

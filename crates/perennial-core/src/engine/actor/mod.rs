@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::actor::{ChildFailed, StopReason};
+use crate::engine::panic_message;
 pub(crate) use address::{ActorAddress, NewAddress, Stand};
 pub use cell::ActorPeek;
 pub(crate) use cell::{ActorTimer, Base};
@@ -27,8 +28,6 @@ pub use host::Newcomer;
 pub(crate) use host::{ActorHost, NewActor, NewChild};
 pub use letter::Parcel;
 pub(crate) use letter::{Draw, Letter, Post, Step, Told, put_aside};
-
-use crate::engine::panic_message;
 
 /// The host of actors, beside those of entity types, in a [`CellKey`](crate::engine::CellKey).
 pub(crate) const ACTORS: usize = usize::MAX;

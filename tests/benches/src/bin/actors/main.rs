@@ -5,7 +5,9 @@
 //! of a message, not what happens when there is no room. Memory is measured in a process of its own
 //! for each library.
 //!
-//!     cargo run --release -p perennial-bench --bin actors -- [CASE…] [--rounds N]
+//! ```text
+//! cargo run --release -p perennial-bench --bin actors -- [CASE…] [--rounds N]
+//! ```
 //!
 //! Variables such as `PERENNIAL__SYSTEM__SPIN_BEFORE_PARK` apply to perennial.
 
