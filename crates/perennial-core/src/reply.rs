@@ -22,6 +22,8 @@ const CLAIMED: u8 = 1;
 const EXPIRED: u8 = 2;
 /// The caller has its answer.
 const ANSWERED: u8 = 3;
+/// Sent by a timer, and not handled yet; nobody waits for an answer.
+const FIRED: u8 = 4;
 
 struct Slot<R> {
     state: AtomicU8,
@@ -98,6 +100,27 @@ impl<R: Send> Expires for Slot<R> {
     }
 }
 
+/// What a timer has sent, as the timer sees it.
+pub(crate) trait Fired: Send + Sync {
+    /// Whether it is still to be handled.
+    fn is_waiting(&self) -> bool;
+
+    /// Sees to it that it is not handled any more. Gives whether it would have been.
+    fn cancel(&self) -> bool;
+}
+
+impl<R: Send> Fired for Slot<R> {
+    fn is_waiting(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FIRED
+    }
+
+    fn cancel(&self) -> bool {
+        self.state
+            .compare_exchange(FIRED, EXPIRED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
 /// What a caller is told whose command was being handled when the time ran out.
 const OUT_OF_TIME: AskError = AskError::Unknown {
     reason: "the time ran out while the command was being handled",
@@ -132,13 +155,43 @@ impl<R> ReplyTo<R> {
         Self { slot: None }
     }
 
-    /// Claims the command for handling; `false` if its caller has given up.
-    pub(crate) fn claim(&self) -> bool {
-        self.slot.as_ref().is_none_or(|slot| {
+    /// The end of what a timer sends, and the timer's own.
+    pub(crate) fn timer() -> (Self, Arc<dyn Fired>)
+    where
+        R: Send + 'static,
+    {
+        let slot = Arc::new(Slot {
+            state: AtomicU8::new(FIRED),
+            answer: Mutex::new(Answer {
+                result: None,
+                waker: None,
+            }),
+        });
+        let fired = Arc::clone(&slot);
+        (Self { slot: Some(slot) }, fired)
+    }
+
+    /// Claims the command for handling; `false` if its caller, or its timer, has given up.
+    pub(crate) fn claim(&mut self) -> bool {
+        let Some(slot) = &self.slot else { return true };
+        let claimed =
             slot.state
-                .compare_exchange(WAITING, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        })
+                .compare_exchange(WAITING, CLAIMED, Ordering::AcqRel, Ordering::Acquire);
+        match claimed {
+            Ok(_) => true,
+            Err(FIRED) => {
+                let answered = slot.state.compare_exchange(
+                    FIRED,
+                    ANSWERED,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
+                // From here on it is a command like any other that nobody waits for.
+                self.slot = None;
+                answered.is_ok()
+            }
+            Err(_) => false,
+        }
     }
 
     /// Whether its caller has given up, so that it will not be handled.
@@ -273,11 +326,11 @@ mod tests {
 
     #[test]
     fn either_the_worker_or_the_deadline_gets_the_command() {
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         assert!(matches!(receiver.expire(), Err(AskError::Unknown { .. })));
 
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert_eq!(receiver.expire(), Err(AskError::Expired));
         assert!(!reply.claim());
     }
@@ -292,18 +345,18 @@ mod tests {
 
     #[test]
     fn a_dropped_ask_is_not_handled() {
-        let (reply, receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, receiver) = ask::<u8>(Duration::ZERO);
         drop(receiver);
         assert!(!reply.claim());
     }
 
     #[test]
     fn a_dropped_reply_tells_what_is_known() {
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         drop(reply);
         assert_eq!(receiver.try_take(), Some(Err(AskError::Stopped)));
 
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         drop(reply);
         assert!(matches!(
@@ -321,7 +374,7 @@ mod tests {
         reply.complete(Ok(7));
         assert_eq!(receiver.try_take(), None);
 
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         receiver.expires().expire();
         assert!(!reply.claim());
         assert_eq!(receiver.try_take(), Some(Err(AskError::Expired)));
@@ -330,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_command_put_aside_can_expire() {
-        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
         assert!(reply.claim());
         reply.unclaim();
         assert_eq!(receiver.expire(), Err(AskError::Expired));

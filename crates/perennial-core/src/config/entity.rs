@@ -46,7 +46,7 @@ pub struct EntityConfig {
     /// `restart_min` or more. A store that says that it is unavailable is asked again without that.
     pub recovery_timeout: Duration,
     /// How many commands may wait at one entity. 4,096 by default; from 1 to 1,048,576. Beyond it
-    /// commands are refused as busy, and repeated timers pass over their times.
+    /// commands are refused as busy.
     pub mailbox: usize,
     /// How many commands one entity may put aside. 1,024 by default; from 0 to 1,048,576. A
     /// command that would be stashed beyond it is refused as busy.

@@ -35,6 +35,7 @@ use crate::event_sourced::{
 };
 use crate::fsm::{Machine, MachineAction, MachineHooks, STATE_TIMEOUT};
 use crate::pubsub::Unpublished;
+use crate::reply::Fired;
 
 /// One entity.
 pub(crate) struct Cell<E: EventSourced> {
@@ -158,6 +159,26 @@ struct UserTimer<E: EventSourced> {
     due: TimerKey,
     period: Option<Duration>,
     make: crate::event_sourced::MakeCommand<E>,
+    /// What it sent last.
+    fired: Option<Arc<dyn Fired>>,
+}
+
+impl<E: EventSourced> UserTimer<E> {
+    /// Whether what it sent last is still to be handled.
+    fn is_waiting(&self) -> bool {
+        self.fired.as_ref().is_some_and(|fired| fired.is_waiting())
+    }
+
+    /// Whether nothing more comes of it.
+    fn is_over(&self) -> bool {
+        self.period.is_none() && self.fired.is_some() && !self.is_waiting()
+    }
+
+    /// Ends it with what it has sent. Gives whether that stands in the queue for nothing now.
+    fn cancel(self, core: &mut Core) -> bool {
+        core.cancel_timer(self.due);
+        self.fired.is_some_and(|fired| fired.cancel())
+    }
 }
 
 /// What the test kit sees of an entity in memory.
@@ -313,7 +334,8 @@ impl<E: EventSourced> Cell<E> {
     /// Whether the time-out of a machine's state is still to come, which nobody would bring it back
     /// for.
     fn is_timing_a_state(&self) -> bool {
-        self.timers.iter().any(|timer| timer.key == STATE_TIMEOUT)
+        let mut timers = self.timers.iter();
+        timers.any(|timer| timer.key == STATE_TIMEOUT && !timer.is_over())
     }
 
     /// Puts the cell into the run queue unless it is there.
@@ -953,12 +975,14 @@ impl<E: EventSourced> Cell<E> {
                 self.cancel_timer(core, &key);
                 let token = core.next_later();
                 let due = core.start_cell_timer(delay, self.key, CellTimer::User(token));
+                self.timers.retain(|timer| !timer.is_over());
                 self.timers.push(UserTimer {
                     key,
                     token,
                     due,
                     period,
                     make,
+                    fired: None,
                 });
             }
             TimerOp::Cancel(key) => self.cancel_timer(core, &key),
@@ -967,25 +991,40 @@ impl<E: EventSourced> Cell<E> {
     }
 
     fn cancel_timer(&mut self, core: &mut Core, key: &str) {
-        if let Some(at) = self.timers.iter().position(|timer| timer.key == key) {
-            let timer = self.timers.swap_remove(at);
-            core.cancel_timer(timer.due);
-        }
+        self.cancel_timers_if(core, |of| of == key);
     }
 
     /// Cancels the timers that the entity's code has started, but not that of a machine's state.
     fn cancel_own_timers(&mut self, core: &mut Core) {
-        let is_own = |timer: &mut UserTimer<E>| timer.key != STATE_TIMEOUT;
-        for timer in self.timers.extract_if(.., is_own) {
-            core.cancel_timer(timer.due);
-        }
+        self.cancel_timers_if(core, |key| key != STATE_TIMEOUT);
     }
 
     /// Cancels all timers of the entity.
     pub(crate) fn cancel_timers(&mut self, core: &mut Core) {
-        for timer in self.timers.drain(..) {
-            core.cancel_timer(timer.due);
+        self.cancel_timers_if(core, |_| true);
+    }
+
+    /// Cancels the timers with such keys, and what they have sent.
+    fn cancel_timers_if(&mut self, core: &mut Core, is_meant: impl Fn(&str) -> bool) {
+        let meant = self.timers.extract_if(.., |timer| is_meant(&timer.key));
+        let left = meant.map(|timer| timer.cancel(core)).filter(|left| *left);
+        if left.count() > 0 {
+            self.forget_abandoned();
         }
+    }
+
+    /// Takes what need not be handled any more out of the queue, so that it keeps nobody here.
+    fn forget_abandoned(&mut self) {
+        let mut places = 0;
+        self.queue.retain_mut(|command| {
+            let is_over =
+                command.is_abandoned() && !command.has_arrived() && command.command_key().is_none();
+            if is_over {
+                places += usize::from(command.take_place());
+            }
+            !is_over
+        });
+        self.address.leave_queue(places);
     }
 
     /// A timer of the cell has fired.
@@ -1023,24 +1062,21 @@ impl<E: EventSourced> Cell<E> {
                     return;
                 };
                 let timer = &mut self.timers[at];
-                // What the entity cannot keep up with would pile up for ever.
-                let too_many = timer.period.is_some() && self.queue.len() >= entity.config.mailbox;
-                let made = if too_many {
-                    Ok(None)
-                } else {
-                    let address = &self.address;
-                    catch_unwind(AssertUnwindSafe(|| (timer.make)(address)))
-                };
-                match timer.period {
-                    Some(period) => {
-                        timer.due = core.start_cell_timer(period, self.key, CellTimer::User(token));
-                    }
-                    None => {
-                        self.timers.swap_remove(at);
-                    }
+                if let Some(period) = timer.period {
+                    timer.due = core.start_cell_timer(period, self.key, CellTimer::User(token));
                 }
+                // What the entity cannot keep up with would pile up for ever.
+                if timer.is_waiting() {
+                    return;
+                }
+                let address = &self.address;
+                let made = catch_unwind(AssertUnwindSafe(|| (timer.make)(address)));
                 match made {
-                    Ok(command) => self.queue.extend(command),
+                    Ok(Some((command, fired))) => {
+                        timer.fired = Some(fired);
+                        self.queue.push_back(command);
+                    }
+                    Ok(None) => {}
                     Err(panic) => {
                         self.panicked(entity, core, None, "clone", panic_message(&*panic));
                     }

@@ -20,7 +20,7 @@ use crate::event_sourced::{
     Restore,
 };
 use crate::pubsub::UnhandledCommand;
-use crate::reply::ReplyTo;
+use crate::reply::{Fired, ReplyTo};
 
 /// A command in a worker's inbox.
 pub trait Delivery: Send {
@@ -52,8 +52,8 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Whether the reply is still to be made from the state.
     fn needs_state(&self) -> bool;
 
-    /// Claims the command for handling; `false` if its caller has given up.
-    fn claim(&self) -> bool;
+    /// Claims the command for handling; `false` if its caller, or its timer, has given up.
+    fn claim(&mut self) -> bool;
 
     /// Whether it need not be handled any more, as its caller has given up.
     fn is_abandoned(&self) -> bool;
@@ -178,15 +178,17 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
     }
 
     /// A command that the entity sends itself.
-    pub(crate) fn from_timer(address: Arc<Address>, command: C) -> Self {
+    /// A command that a timer sends, and the timer's hold on it.
+    pub(crate) fn from_timer(address: Arc<Address>, command: C) -> (Self, Arc<dyn Fired>) {
+        let (reply, fired) = ReplyTo::timer();
         let aside = Aside {
             address,
-            reply: ReplyTo::nobody(),
+            reply,
             identity: None,
             behalf: Behalf::default(),
             future_ran: false,
         };
-        Self::put_aside(command, aside)
+        (Self::put_aside(command, aside), fired)
     }
 
     /// A command that is kept elsewhere, where its place is counted.
@@ -313,7 +315,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
         matches!(self.stage, Stage::Computed(_))
     }
 
-    fn claim(&self) -> bool {
+    fn claim(&mut self) -> bool {
         match self.stage {
             // Claimed since its future ran.
             Stage::Command(_) if self.future_ran => !self.reply.is_abandoned(),

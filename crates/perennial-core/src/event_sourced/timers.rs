@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use crate::engine::{Address, Envelope, Queued};
 use crate::event_sourced::{EventSourced, Handle};
+use crate::reply::Fired;
 
 /// Starts and cancels timers of the entity whose handler runs.
 ///
 /// A timer sends a command to its own entity. Timers live in memory with the incarnation that
 /// started them: they end when it stops, restarts or is passivated. A timer that waits does not
 /// keep it from being passivated; a command that a timer has sent counts as activity like any
-/// other. A timer with the key of a running one replaces it; what that one has already sent
-/// is still handled.
+/// other. A timer with the key of a running one replaces it. Nothing of a timer that was cancelled
+/// or replaced, or has ended, is handled, also if it had been sent already.
 #[derive(Clone, Copy)]
 pub struct Timers<'a, E: EventSourced> {
     pub(crate) ops: &'a RefCell<Vec<TimerOp<E>>>,
@@ -36,17 +37,13 @@ impl<E: EventSourced> Timers<'_, E> {
             key: key.into(),
             delay,
             period: None,
-            make: Box::new(move |address| {
-                command.take().map(|command| -> Box<dyn Queued<E>> {
-                    Box::new(Envelope::from_timer(Arc::clone(address), command))
-                })
-            }),
+            make: Box::new(move |address| command.take().map(|command| sent(address, command))),
         });
     }
 
     /// Sends `command` every `period`, the first time after one period. A period below a
-    /// millisecond counts as one. A time at which the entity's queue is as long as its `mailbox`
-    /// allows is passed over.
+    /// millisecond counts as one. A time at which the command of the one before is still to be
+    /// handled is passed over.
     pub fn start_repeated<C: Clone + Send + 'static>(
         &self,
         key: impl Into<Cow<'static, str>>,
@@ -60,12 +57,7 @@ impl<E: EventSourced> Timers<'_, E> {
             key: key.into(),
             delay: period,
             period: Some(period),
-            make: Box::new(move |address| {
-                Some(Box::new(Envelope::from_timer(
-                    Arc::clone(address),
-                    command.clone(),
-                )))
-            }),
+            make: Box::new(move |address| Some(sent(address, command.clone()))),
         });
     }
 
@@ -90,7 +82,15 @@ impl<E: EventSourced> fmt::Debug for Timers<'_, E> {
     }
 }
 
-pub(crate) type MakeCommand<E> = Box<dyn FnMut(&Arc<Address>) -> Option<Box<dyn Queued<E>>> + Send>;
+/// A command that a timer has sent, and the timer's hold on it.
+pub(crate) type Sent<E> = (Box<dyn Queued<E>>, Arc<dyn Fired>);
+
+pub(crate) type MakeCommand<E> = Box<dyn FnMut(&Arc<Address>) -> Option<Sent<E>> + Send>;
+
+fn sent<E: Handle<C>, C: Send + 'static>(address: &Arc<Address>, command: C) -> Sent<E> {
+    let (envelope, fired) = Envelope::from_timer(Arc::clone(address), command);
+    (Box::new(envelope), fired)
+}
 
 /// What a handler asked of its timers; carried out when it has returned.
 pub(crate) enum TimerOp<E: EventSourced> {

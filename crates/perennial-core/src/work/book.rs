@@ -207,15 +207,15 @@ impl<W, R, T> Book<W, R, T> {
             return Begun::Void;
         };
         out.is_begun = true;
-        match &mut out.item {
-            Some(item) if item.attempts > 0 || item.reply.claim() => {
-                item.attempts = item.attempts.saturating_add(1);
-                Begun::Work(Arc::clone(&item.work), item.attempts)
-            }
-            _ => match self.take_back(ticket) {
-                Some(item) => Begun::Abandoned(item),
-                None => Begun::Void,
-            },
+        if let Some(item) = &mut out.item
+            && (item.attempts > 0 || item.reply.claim())
+        {
+            item.attempts = item.attempts.saturating_add(1);
+            return Begun::Work(Arc::clone(&item.work), item.attempts);
+        }
+        match self.take_back(ticket) {
+            Some(item) => Begun::Abandoned(item),
+            None => Begun::Void,
         }
     }
 

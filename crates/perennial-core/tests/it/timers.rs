@@ -8,7 +8,7 @@ use perennial_testkit::ManualClock;
 use tokio::sync::oneshot;
 
 use crate::fixture::{
-    Bed, Ledger, Note, Panic, Read, Record, ledger, mark, run, send, settle, until,
+    Bed, Ledger, Note, Panic, Pending, Read, Record, ledger, mark, run, send, settle, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -209,29 +209,139 @@ async fn actions_and_continuations_may_start_timers() {
     assert_eq!(t.record.lines(), ["continuation", "action"]);
 }
 
+/// An entity that is busy until it is let go on.
+struct Busy {
+    done: oneshot::Sender<()>,
+    answer: Pending<()>,
+}
+
+impl Busy {
+    async fn begin(t: &Timed) -> Self {
+        let (done, wait) = oneshot::channel::<()>();
+        let busy = run(move |_, cx| cx.later(wait, |_, _, cx| cx.reply(())));
+        let answer = send(&t.entity, busy);
+        settle(&t.system).await;
+        Self { done, answer }
+    }
+
+    async fn end(self, t: &Timed) {
+        self.done.send(()).expect("the future waits");
+        assert_eq!(self.answer.answer().await, Ok(()));
+        settle(&t.system).await;
+    }
+}
+
 #[tokio::test]
-async fn ticks_of_an_entity_that_cannot_handle_them_do_not_pile_up() {
-    const MAILBOX: usize = 5;
-    let t = Timed::start(ledger().mailbox(MAILBOX)).await;
+async fn times_are_passed_over_at_which_the_one_before_still_waits() {
+    let t = Timed::start(ledger()).await;
     t.start_repeated("key", 1, "tick").await;
-    let (done, wait) = oneshot::channel::<()>();
-    let later = send(
-        &t.entity,
-        run(move |_, cx| cx.later(wait, |_, _, cx| cx.reply(()))),
-    );
-    settle(&t.system).await;
+    let busy = Busy::begin(&t).await;
     for _ in 0..20 {
         t.pass(1).await;
     }
     assert_eq!(t.record.lines(), [] as [&str; 0]);
-    done.send(()).expect("the future waits");
-    assert_eq!(later.answer().await, Ok(()));
-    settle(&t.system).await;
-    assert_eq!(t.record.lines().len(), MAILBOX);
+    busy.end(&t).await;
+    assert_eq!(t.record.lines().len(), 1);
     // It goes on ticking.
     t.pass(1).await;
-    assert_eq!(t.record.lines().len(), MAILBOX + 1);
+    assert_eq!(t.record.lines().len(), 2);
     assert_eq!(t.entity.ask(Note(1)).await, Ok(vec![1]));
+}
+
+#[tokio::test]
+async fn nothing_of_a_timer_is_handled_once_it_is_cancelled_or_replaced() {
+    let t = Timed::start(ledger()).await;
+    t.start_single("cancelled", 1, "cancelled").await;
+    t.start_repeated("replaced", 1, "replaced").await;
+    t.start_single("kept", 1, "kept").await;
+    let busy = Busy::begin(&t).await;
+    // Stands before what the timers send.
+    let replacement = mark("replacement", &t.record);
+    let cancel = run(move |_, cx| {
+        cx.timers().cancel("cancelled");
+        cx.timers()
+            .start_single("replaced", SECOND * 5, replacement);
+        cx.reply(())
+    });
+    t.entity.tell(cancel).expect("room");
+    t.pass(1).await;
+    busy.end(&t).await;
+    assert_eq!(t.record.lines(), ["kept"]);
+    t.pass(5).await;
+    assert_eq!(t.record.lines(), ["kept", "replacement"]);
+
+    // All of them.
+    t.start_single("one", 1, "one").await;
+    t.start_repeated("other", 1, "other").await;
+    let busy = Busy::begin(&t).await;
+    let cancel = run(move |_, cx| {
+        cx.timers().cancel_all();
+        cx.reply(())
+    });
+    t.entity.tell(cancel).expect("room");
+    t.pass(1).await;
+    busy.end(&t).await;
+    t.pass(5).await;
+    assert_eq!(t.record.lines(), ["kept", "replacement"]);
+}
+
+#[tokio::test]
+async fn what_a_timer_has_sent_ends_with_a_restart_and_with_a_stop() {
+    let t = Timed::start(ledger()).await;
+    for ends in [false, true] {
+        t.start_single("single", 1, "single").await;
+        t.start_repeated("repeated", 1, "repeated").await;
+        let busy = Busy::begin(&t).await;
+        if ends {
+            let stop = run(|_, cx| cx.reply(()).then_stop());
+            t.entity.tell(stop).expect("room");
+        } else {
+            t.entity.tell(Panic).expect("room");
+        }
+        t.pass(1).await;
+        busy.end(&t).await;
+        t.pass(100).await;
+        // What comes for nothing brings no entity back: the bystander alone is there.
+        if ends {
+            until("the entity has left", || t.system.stats().resident == 1).await;
+        }
+        assert_eq!(t.entity.ask(Read).await, Ok(vec![]));
+        assert_eq!(t.record.lines(), [] as [&str; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_timer_has_sent_and_was_put_aside_is_a_command_like_any_other() {
+    #[derive(Clone)]
+    struct AsideOnce(Record, bool);
+    impl Handle<AsideOnce> for Ledger {
+        type Reply = ();
+        fn handle(&self, once: AsideOnce, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+            let AsideOnce(record, is_aside) = once;
+            if is_aside {
+                record.add("handled");
+                cx.reply(())
+            } else {
+                cx.stash(AsideOnce(record, true))
+            }
+        }
+    }
+
+    let t = Timed::start(ledger()).await;
+    let aside = AsideOnce(t.record.clone(), false);
+    let start = run(move |_, cx| {
+        cx.timers().start_single("key", SECOND, aside);
+        cx.reply(())
+    });
+    assert_eq!(t.entity.ask(start).await, Ok(()));
+    t.pass(1).await;
+    let go_on = run(|_, cx| {
+        cx.timers().cancel("key");
+        cx.reply(()).then_unstash_all()
+    });
+    assert_eq!(t.entity.ask(go_on).await, Ok(()));
+    settle(&t.system).await;
+    assert_eq!(t.record.lines(), ["handled"]);
 }
 
 #[tokio::test]

@@ -1061,7 +1061,7 @@ impl<A: Actor> ActorCell<A> {
     }
 
     /// Handles a message, unless whoever asked has gone.
-    fn handle_if_wanted(&mut self, core: &mut Core, letter: Box<dyn Letter<A>>) {
+    fn handle_if_wanted(&mut self, core: &mut Core, mut letter: Box<dyn Letter<A>>) {
         let is_claimed = letter.claim();
         #[cfg(feature = "defects")]
         let is_claimed = is_claimed || core.defects.handle_expired;

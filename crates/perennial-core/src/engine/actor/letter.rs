@@ -37,7 +37,7 @@ pub(crate) trait Letter<A: Actor>: Send {
     fn take_place(&mut self) -> bool;
 
     /// Claims it for handling; `false` if nobody waits for it any more.
-    fn claim(&self) -> bool;
+    fn claim(&mut self) -> bool;
 
     /// Whether nobody waits for it any more.
     fn is_abandoned(&self) -> bool;
@@ -153,7 +153,7 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Told<A, M> {
         self.stamp.take()
     }
 
-    fn claim(&self) -> bool {
+    fn claim(&mut self) -> bool {
         true
     }
 
@@ -397,7 +397,7 @@ impl<A: Receive<M>, M: Send + 'static> Letter<A> for Post<A, M> {
         std::mem::take(&mut self.admitted)
     }
 
-    fn claim(&self) -> bool {
+    fn claim(&mut self) -> bool {
         match self.stage {
             // Claimed since work ran for it.
             Stage::Message(_) if self.future_ran => !self.reply.is_abandoned(),
