@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_dropped_reply_tells_what_is_known() {
-        let (mut reply, mut receiver) = ask::<u8>(Duration::ZERO);
+        let (reply, mut receiver) = ask::<u8>(Duration::ZERO);
         drop(reply);
         assert_eq!(receiver.try_take(), Some(Err(AskError::Stopped)));
 
