@@ -607,6 +607,7 @@ impl SystemPlace {
 struct Held {
     registry: Arc<Registry>,
     id: PersistenceId,
+    worker: usize,
 }
 
 impl Held {
@@ -618,11 +619,12 @@ impl Held {
             registry: Arc::clone(registry),
             answer,
         }));
-        let sent = registry.post(registry.worker_of(id), hold);
+        let sent = registry.post(registry.home_of(id).worker(), hold);
         match answered.await {
-            Ok(Ok(())) => Ok(Self {
+            Ok(Ok(worker)) => Ok(Self {
                 registry: Arc::clone(registry),
                 id: id.clone(),
+                worker,
             }),
             Ok(Err(HoldRefused::Resident)) => Err(CleanupError::Resident { persistence_id }),
             Ok(Err(HoldRefused::Held)) => Err(CleanupError::InUse { persistence_id }),
@@ -637,7 +639,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // A worker that has ended holds nothing.
-        let worker = self.registry.worker_of(&self.id);
-        self.registry.post(worker, Input::LetGo(self.id.clone()));
+        let let_go = Input::LetGo(self.id.clone());
+        self.registry.post(self.worker, let_go);
     }
 }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::actor::Recipient;
 use crate::call::{Behalf, Call};
 use crate::command::{Identity, Repeatable};
-use crate::engine::{Address, Envelope, Registry};
+use crate::engine::{Admitted, Address, Envelope, Registry};
 use crate::error::AskError;
 use crate::event_sourced::{EventSourced, Handle};
 use crate::reply::{self, Receiver, ReplyTo};
@@ -126,8 +126,8 @@ impl<E: EventSourced> EntityRef<E> {
             Ok(address) => address,
             Err(error) => return Err(error.clone()),
         };
-        address.admit()?;
-        Self::dispatch(address, command);
+        let admitted = address.admit()?;
+        Self::dispatch(address, admitted, command);
         Ok(())
     }
 
@@ -146,19 +146,21 @@ impl<E: EventSourced> EntityRef<E> {
             Ok(address) => address,
             Err(error) => return Err(error.clone()),
         };
-        address.admit_in_time().await?;
-        Self::dispatch(address, command);
+        let admitted = address.admit_in_time().await?;
+        Self::dispatch(address, admitted, command);
         Ok(())
     }
 
-    fn dispatch<C: Send + 'static>(address: &Arc<Address>, command: C)
+    fn dispatch<C: Send + 'static>(address: &Arc<Address>, admitted: Admitted, command: C)
     where
         E: Handle<C>,
     {
         let to = Arc::clone(address);
         let behalf = Behalf::default();
-        let envelope = Envelope::<E, C>::admitted(to, command, ReplyTo::nobody(), None, behalf);
-        address.send(Box::new(envelope));
+        let worker = admitted.worker();
+        let nobody = ReplyTo::nobody();
+        let envelope = Envelope::<E, C>::admitted(to, admitted, command, nobody, None, behalf);
+        address.send(worker, Box::new(envelope));
     }
 }
 
@@ -284,9 +286,10 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
         {
             return Asking::refused(error);
         }
-        if let Err(error) = address.admit() {
-            return Asking::refused(error);
-        }
+        let admitted = match address.admit() {
+            Ok(admitted) => admitted,
+            Err(error) => return Asking::refused(error),
+        };
         let registry = address.registry();
         let (reply, receiver) = reply::ask(registry.spin_before_yield());
         let timeout = self.timeout.unwrap_or(registry.ask_timeout());
@@ -295,8 +298,10 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
             .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
         let to = Arc::clone(&address);
         let behalf = Behalf { call, until };
-        let envelope = Envelope::<E, C>::admitted(to, self.command, reply, identity, behalf);
-        address.send(Box::new(envelope));
+        let worker = admitted.worker();
+        let command = self.command;
+        let envelope = Envelope::<E, C>::admitted(to, admitted, command, reply, identity, behalf);
+        address.send(worker, Box::new(envelope));
         Asking::sent(receiver)
     }
 }

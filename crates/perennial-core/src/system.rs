@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use perennial_persistence::{
-    BoxFuture, Clock, DurableStateDelete, OpenError, PersistenceId, SEPARATOR, Store, SystemClock,
-    Timestamp,
+    BoxFuture, Clock, DurableStateDelete, OpenError, PersistenceId, SEPARATOR, Slice, Store,
+    SystemClock, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -209,6 +209,7 @@ impl ActorSystem {
             sum.actor_failures += stats.actor_failures.load(Ordering::Relaxed);
             sum.actor_restarts += stats.actor_restarts.load(Ordering::Relaxed);
             sum.slow_handlers += stats.slow_handlers.load(Ordering::Relaxed);
+            sum.moved_entities += stats.moved.load(Ordering::Relaxed);
             for breaker in &stats.breakers {
                 let report = breaker.report();
                 sum.refused_for_store += report.refused;
@@ -253,6 +254,23 @@ impl ActorSystem {
             }
         };
         self.inner.stats.iter().enumerate().map(of_worker).collect()
+    }
+
+    /// Gives slices to a worker, by its index; nothing happens if there is none with that.
+    ///
+    /// Workers that are busy give slices away by themselves (`rebalance`); this is for whoever knows
+    /// more of what is to come. Each entity of the slices moves by itself: it handles nothing more,
+    /// waits for its writes, and is brought back by the other worker with its next command, as after
+    /// a passivation; commands that come meanwhile wait and keep their order. One that has timers,
+    /// open futures, or a snapshot or deletion under way stays until these have ended, and one that
+    /// is not in memory moves with its next command.
+    pub fn move_slices(&self, slices: impl IntoIterator<Item = Slice>, worker: usize) {
+        self.inner.registry.move_slices(slices, worker);
+    }
+
+    /// The index of the worker that owns a slice.
+    pub fn owner(&self, slice: Slice) -> usize {
+        self.inner.registry.owner(slice)
     }
 
     /// Deletes what the stores keep of entities that are not in memory.
@@ -394,6 +412,8 @@ pub struct SystemStats {
     pub actor_restarts: u64,
     /// Commands that took longer than `system.slow-handler`; each is named in the log.
     pub slow_handlers: u64,
+    /// Entities that have gone from one worker to another.
+    pub moved_entities: u64,
     /// Commands that were refused as `Busy` because they needed a store that was slow or down.
     pub refused_for_store: u64,
     /// How often a worker found a store slow or down.

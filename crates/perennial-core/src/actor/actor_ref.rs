@@ -519,7 +519,7 @@ impl<E: Handle<C>, C: Send + 'static> Takes<C> for EntityRef<E> {
     fn take_kept(&self, command: Box<dyn Draw<C>>) -> Result<(), AskError> {
         let address = self.entity_address()?;
         let to = Arc::clone(address);
-        address.send(Box::new(Envelope::<E, C>::kept(to, command)));
+        address.send_uncounted(Box::new(Envelope::<E, C>::kept(to, command)));
         Ok(())
     }
 

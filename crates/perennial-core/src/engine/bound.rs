@@ -9,40 +9,109 @@ use tokio::sync::Notify;
 
 /// Counts the places that are taken. Whoever sends takes one before anything is queued, whoever
 /// handles gives it back.
+///
+/// It carries a mark besides, of which everybody learns who takes a place: so it is certain which
+/// mark belongs to a place, and how many places were taken when the mark was changed.
 #[derive(Default)]
 pub(crate) struct Bound {
-    /// Places that are taken in the lower half, senders that wait for one in the upper half.
+    /// From below: places that are taken, senders that wait for one, the mark.
     count: AtomicU64,
     /// Woken when a place becomes free; there from the first sender on that waits.
     room: OnceLock<Box<Notify>>,
 }
 
-const SENDER: u64 = 1 << 32;
+/// A sender that waits, and the lowest bit of the mark.
+const SENDER: u64 = 1 << 26;
+const MARK: u64 = 1 << 52;
 
 fn taken(count: u64) -> u64 {
     count & (SENDER - 1)
 }
 
 fn senders(count: u64) -> u64 {
-    count >> 32
+    (count & (MARK - 1)) / SENDER
 }
 
-/// The largest limit that a [`Bound`] can have.
+fn mark(count: u64) -> Mark {
+    Mark((count / MARK) as u16)
+}
+
+/// What a [`Bound`] carries besides its counts; of 12 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(pub(crate) u16);
+
+/// There was no room.
+pub(crate) struct Full {
+    /// A place was taken for a moment under this mark, and the mark has been changed since.
+    pub(crate) withdrawn: Option<Mark>,
+}
+
+/// The largest limit that a [`Bound`] can have: 33,554,432.
 const LARGEST: u64 = SENDER / 2;
 
 impl Bound {
+    /// One that nobody has entered, with a mark.
+    pub(crate) fn marked(mark: Mark) -> Self {
+        Self {
+            count: AtomicU64::new(u64::from(mark.0) * MARK),
+            room: OnceLock::new(),
+        }
+    }
+
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn enter(&self, limit: usize) -> bool {
+        self.enter_marked(limit).is_ok()
+    }
+
+    /// Takes a place if fewer than `limit` are taken, and gives the mark of that moment.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    pub(crate) fn enter_marked(&self, limit: usize) -> Result<Mark, Full> {
         let limit = (limit as u64).min(LARGEST);
         if taken(self.count.load(Ordering::Relaxed)) >= limit {
-            return false;
+            return Err(Full { withdrawn: None });
         }
-        if taken(self.count.fetch_add(1, Ordering::Relaxed)) < limit {
-            return true;
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        if taken(before) < limit {
+            return Ok(mark(before));
         }
         // Others were faster.
-        self.leave(1);
-        false
+        Err(Full {
+            withdrawn: self.withdraw(mark(before)),
+        })
+    }
+
+    /// Gives back a place that was taken under a mark and led to nothing. Gives the mark if it is
+    /// another one by now, so that the place was counted at the change.
+    pub(crate) fn withdraw(&self, entered: Mark) -> Option<Mark> {
+        (mark(self.leave_one()) != entered).then_some(entered)
+    }
+
+    /// The mark.
+    pub(crate) fn mark(&self) -> Mark {
+        mark(self.count.load(Ordering::Acquire))
+    }
+
+    /// Changes the mark, and gives how many places were taken at that moment.
+    pub(crate) fn set_mark(&self, new: Mark) -> usize {
+        let set = |count| Some((count & (MARK - 1)) | (u64::from(new.0) * MARK));
+        let before = self
+            .count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, set);
+        let (Ok(before) | Err(before)) = before;
+        usize::try_from(taken(before)).unwrap_or(usize::MAX)
+    }
+
+    /// Takes places whatever the limit is.
+    pub(crate) fn add(&self, places: usize) {
+        self.count.fetch_add(places as u64, Ordering::Relaxed);
+    }
+
+    fn leave_one(&self) -> u64 {
+        let before = self.count.fetch_sub(1, Ordering::AcqRel);
+        self.wake(before, 1);
+        before
     }
 
     /// A place that was taken and is given back when it is dropped, unless it is [kept](Place::keep).
@@ -57,11 +126,16 @@ impl Bound {
         }
         // Acquires what a waiting sender has released: its place to wait at.
         let before = self.count.fetch_sub(places as u64, Ordering::AcqRel);
+        self.wake(before, places as u64);
+    }
+
+    /// Wakes as many as there are places now, of those who waited before.
+    fn wake(&self, before: u64, places: u64) {
         let waiting = senders(before);
         if waiting > 0
             && let Some(room) = self.room.get()
         {
-            for _ in 0..waiting.min(places as u64) {
+            for _ in 0..waiting.min(places) {
                 room.notify_one();
             }
         }
@@ -112,11 +186,12 @@ impl fmt::Debug for Bound {
         f.debug_struct("Bound")
             .field("taken", &taken(count))
             .field("senders", &senders(count))
+            .field("mark", &mark(count).0)
             .finish()
     }
 }
 
-/// A place in a [`Bound`].
+/// A place in a [`Bound`] without a mark.
 pub(crate) struct Place<'a>(Option<&'a Bound>);
 
 impl Place<'_> {

@@ -97,6 +97,8 @@ enum Phase {
     Down,
     /// Stopped; to be forgotten.
     Stopped,
+    /// Goes to another worker as soon as everything has come that was sent to it here.
+    Left,
 }
 
 #[derive(Clone, Copy)]
@@ -105,6 +107,8 @@ enum Next {
     Restart { after: Duration, doomed: bool },
     /// Ends, unless commands have come in the meantime.
     Stop,
+    /// Goes to another worker. If a write has failed, the later ones are doomed.
+    Leave { doomed: bool },
 }
 
 /// What is being done about a snapshot; one thing at a time.
@@ -206,6 +210,8 @@ pub(crate) enum Whereabouts {
     Idle,
     /// It is to be forgotten.
     Gone,
+    /// It may go to another worker.
+    Left,
 }
 
 /// Why a command fails whose own events were never tried.
@@ -280,6 +286,7 @@ impl<E: EventSourced> Cell<E> {
     pub(crate) fn whereabouts(&self, entity: &EntityDef<E>, draining: bool) -> Whereabouts {
         match &self.phase {
             Phase::Waiting | Phase::Draining(_) => Whereabouts::Waiting,
+            Phase::Left => Whereabouts::Left,
             Phase::Recovering(recovering) => {
                 if recovering.has_work() {
                     Whereabouts::Runnable
@@ -1103,7 +1110,7 @@ impl<E: EventSourced> Cell<E> {
     pub(crate) fn is_doomed(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Draining(Next::Restart { doomed: true, .. })
+            Phase::Draining(Next::Restart { doomed: true, .. } | Next::Leave { doomed: true })
         )
     }
 
@@ -1375,6 +1382,10 @@ impl<E: EventSourced> Cell<E> {
                     doomed,
                 }
             }
+            // A write failed while the entity was leaving.
+            (Phase::Draining(Next::Leave { .. }), Next::Restart { doomed, .. }) => {
+                Next::Leave { doomed }
+            }
             (_, next) => next,
         });
         self.drained(core);
@@ -1410,8 +1421,40 @@ impl<E: EventSourced> Cell<E> {
                 self.phase = Phase::Backoff(None);
                 core.start_cell_timer(after, self.key, CellTimer::Backoff);
             }
+            Next::Leave { .. } => self.phase = Phase::Left,
             Next::Stop | Next::Restart { .. } => self.want_recovery(core),
         }
+    }
+
+    /// Whether the entity has nothing under way but writes, so that it may leave for another worker.
+    /// What an entity is about to do at its time would be lost on the way.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.is_ready()
+            && self.barrier.is_none()
+            && self.laters.is_empty()
+            && self.signals.is_empty()
+            && self.deletions.is_empty()
+            && matches!(self.upkeep, Upkeep::None)
+            && self.timers.iter().all(UserTimer::is_over)
+            && !self.queue.iter().any(|command| command.has_arrived())
+    }
+
+    /// The entity leaves for another worker: handles nothing more here. Gives how many of the
+    /// admitted commands are here already.
+    pub(crate) fn leave(&mut self, core: &mut Core) -> usize {
+        self.give_up(core, Next::Leave { doomed: false });
+        let repetitions = self.commands.as_ref().map_or(0, |known| known.with_places());
+        self.queue.iter().filter(|command| command.has_place()).count() + repetitions
+    }
+
+    /// Something that was sent here before the entity left.
+    pub(crate) fn arrived_late(&mut self, command: Box<dyn Queued<E>>) {
+        self.queue.push_back(command);
+    }
+
+    /// What goes with the entity to its new worker.
+    pub(crate) fn take_queue(&mut self) -> VecDeque<Box<dyn Queued<E>>> {
+        std::mem::take(&mut self.queue)
     }
 
     /// Becomes another incarnation, whose state is not known yet. What is still under way for the

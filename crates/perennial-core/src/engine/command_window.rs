@@ -218,6 +218,12 @@ impl<E: EventSourced> CommandWindow<E> {
     }
 
     /// A command waits for the future of the one that it repeats.
+    /// How many of those that wait hold places in the bounded queues.
+    pub(super) fn with_places(&self) -> usize {
+        let waiting = self.waiting.iter();
+        waiting.filter(|command| command.has_place()).count()
+    }
+
     pub(super) fn wait_for_first(&mut self, command: Box<dyn Queued<E>>) {
         self.waiting.push(command);
     }

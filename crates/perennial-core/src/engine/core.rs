@@ -16,7 +16,9 @@ use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::pulse::Pulse;
 use crate::engine::recovery::Part;
 use crate::engine::tally::{Bounded, BusyCounts, Timings, TypeStats};
-use crate::engine::{CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, ReplyCleanup};
+use crate::engine::{
+    CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, Registry, ReplyCleanup,
+};
 use crate::error::{AskError, CLEANED_UP, STORE_AWAY};
 
 /// What all cells of a worker share.
@@ -56,6 +58,11 @@ pub(crate) struct Core {
     pub(super) breakers: Vec<Breaker>,
     /// Entities that are kept out of memory.
     held: BTreeSet<PersistenceId>,
+    registry: Arc<Registry>,
+    /// Which worker of the registry this is.
+    worker: usize,
+    /// Whether it has ever given a slice away, so that it may have entities of other workers.
+    has_given: bool,
     permits: usize,
     /// When replies of entity types are next deleted by age, by the index of the type.
     sweeps: Vec<Duration>,
@@ -223,6 +230,8 @@ pub struct Stats {
     pub actor_restarts: AtomicU64,
     /// Commands that took longer than `slow-handler`.
     pub slow_handlers: AtomicU64,
+    /// Entities that have gone to another worker.
+    pub moved: AtomicU64,
     /// Whether it still turns, and whose code runs.
     pub pulse: Pulse,
     /// How it stands with the way to each store.
@@ -314,6 +323,7 @@ impl Core {
         seed: [u8; 32],
         stats: Arc<Stats>,
         stores: usize,
+        (registry, worker): (Arc<Registry>, usize),
     ) -> Self {
         let lanes = settings.lanes.max(1) * stores.max(1);
         Self {
@@ -344,6 +354,9 @@ impl Core {
             incarnations: 0,
             laters: 0,
             held: BTreeSet::new(),
+            registry,
+            worker,
+            has_given: false,
             sweeps: Vec::new(),
             wanting: [VecDeque::new(), VecDeque::new()],
         }
@@ -554,6 +567,32 @@ impl Core {
             self.start_timer(probe_at, Timed::Probe(breaker));
         }
         change
+    }
+
+    /// Which worker this is.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// Gives slices to another worker, of those that are this one's. What is kept out of memory
+    /// keeps its slice here.
+    pub(super) fn give_slices(&mut self, slices: &[Slice], to: usize) {
+        for slice in slices.iter().copied() {
+            let is_held = || self.held.iter().any(|id| id.slice() == slice);
+            if !self.draining && self.registry.owner(slice) == self.worker && !is_held() {
+                self.registry.give_slice(slice, to);
+                self.has_given = true;
+            }
+        }
+    }
+
+    /// Where an entity belongs whose slice was given away.
+    pub(crate) fn belongs_elsewhere(&self, id: &PersistenceId) -> Option<usize> {
+        if !self.has_given || self.draining {
+            return None;
+        }
+        let owner = self.registry.owner(id.slice());
+        (owner != self.worker && !self.held.contains(id)).then_some(owner)
     }
 
     /// Keeps an entity out of memory that is not there.

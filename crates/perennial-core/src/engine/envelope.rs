@@ -13,7 +13,7 @@ use crate::call::{Behalf, Call, Party};
 use crate::command::{CommandKey, Identity};
 use crate::engine::Stamp;
 use crate::engine::actor::Draw;
-use crate::engine::mailbox::Address;
+use crate::engine::mailbox::{Address, Admitted};
 use crate::error::AskError;
 use crate::event_sourced::{
     Body, Continuation, Cx, Effect, EventSourced, Handle, LaterWork, MakeReply, Outcome, Output,
@@ -48,6 +48,12 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Whether the command held a place in the bounded queues, which is the caller's to give back
     /// now: the command is on its way out of them.
     fn take_place(&mut self) -> bool;
+
+    /// Whether it holds such a place.
+    fn has_place(&self) -> bool;
+
+    /// It is on its way to another worker, and its place is there from now on.
+    fn move_place(&mut self, to: usize);
 
     /// Whether the reply is still to be made from the state.
     fn needs_state(&self) -> bool;
@@ -109,8 +115,8 @@ pub(crate) enum Handled<E: EventSourced> {
 /// A command with its caller.
 pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     address: Arc<Address>,
-    /// Whether it holds a place in the bounded queues.
-    admitted: bool,
+    /// Whether it holds a place in the bounded queues, and at which worker.
+    admitted: Option<Admitted>,
     /// Whether the future of a `later` has run for it.
     future_ran: bool,
     stage: Stage<E, C>,
@@ -159,6 +165,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
     /// A command that has been admitted to the queues of `address`.
     pub(crate) fn admitted(
         address: Arc<Address>,
+        admitted: Admitted,
         command: C,
         reply: ReplyTo<E::Reply>,
         identity: Option<Box<Identity<E::Reply>>>,
@@ -168,7 +175,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             stamp,
-            admitted: true,
+            admitted: Some(admitted),
             future_ran: false,
             stage: Stage::Command(command),
             reply,
@@ -177,7 +184,6 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         }
     }
 
-    /// A command that the entity sends itself.
     /// A command that a timer sends, and the timer's hold on it.
     pub(crate) fn from_timer(address: Arc<Address>, command: C) -> (Self, Arc<dyn Fired>) {
         let (reply, fired) = ReplyTo::timer();
@@ -196,7 +202,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address,
             stamp: None,
-            admitted: false,
+            admitted: None,
             future_ran: false,
             stage: Stage::Kept(command),
             reply: ReplyTo::nobody(),
@@ -214,7 +220,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
         Self {
             address: aside.address,
             stamp: None,
-            admitted: false,
+            admitted: None,
             future_ran: aside.future_ran,
             stage: Stage::Command(command),
             reply: aside.reply,
@@ -287,8 +293,8 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
 
     fn fail(mut self: Box<Self>, error: AskError) {
         // The caller may come back at once, and then finds its place free.
-        if self.take_place() {
-            self.address.leave_queue(1);
+        if let Some(admitted) = self.admitted.take() {
+            self.address.leave(admitted);
         }
         if error == AskError::Stopped && !self.reply.is_abandoned() {
             self.address.registry().note_refused();
@@ -308,7 +314,17 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
 
 impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
     fn take_place(&mut self) -> bool {
-        std::mem::take(&mut self.admitted)
+        self.admitted.take().is_some()
+    }
+
+    fn has_place(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    fn move_place(&mut self, to: usize) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.move_to(self.address.registry(), to);
+        }
     }
 
     fn needs_state(&self) -> bool {
@@ -428,8 +444,8 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
 
 impl<E: Handle<C>, C: Send + 'static> Drop for Envelope<E, C> {
     fn drop(&mut self) {
-        if self.admitted {
-            self.address.leave_queue(1);
+        if let Some(admitted) = self.admitted.take() {
+            self.address.leave(admitted);
         }
     }
 }

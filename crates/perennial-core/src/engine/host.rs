@@ -13,7 +13,9 @@ use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone};
+use crate::engine::{
+    Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone,
+};
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 use crate::fsm::MachineHooks;
@@ -41,6 +43,10 @@ pub(crate) trait AnyHost: Any + Send {
     fn snapshot_saved(&mut self, core: &mut Core, key: CellKey, result: Result<(), Error>);
     /// The end of a deletion.
     fn events_deleted(&mut self, core: &mut Core, done: DeletionDone);
+    /// A place for a command, which was taken before its entity left, was given back.
+    fn withdrawn(&mut self, core: &mut Core, id: &PersistenceId);
+    /// An entity has come from another worker.
+    fn arrived(&mut self, core: &mut Core, arrival: Arrival);
     /// A cell's timer.
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer);
     /// Forgets cells that have been idle for long enough.
@@ -64,6 +70,40 @@ pub(crate) struct Host<E: EventSourced> {
     idle: VecDeque<(Duration, CellKey)>,
     /// State machines that are observed while they are not in memory.
     observed: HashMap<PersistenceId, MachineHooks<E>>,
+    /// Entities that go to another worker.
+    leaving: HashMap<PersistenceId, Leaving<E>>,
+    /// What has come for entities that are still on their way from another worker.
+    arriving: HashMap<PersistenceId, Commands<E>>,
+}
+
+type Commands<E> = VecDeque<Box<dyn Queued<E>>>;
+
+/// An entity that goes to another worker, as soon as all commands have come that were sent to it
+/// here.
+struct Leaving<E: EventSourced> {
+    address: Arc<Address>,
+    to: usize,
+    /// How many are still to come.
+    pending: usize,
+    /// Its cell, if it is in memory.
+    cell: Option<usize>,
+    /// What has come, if it is not.
+    commands: Commands<E>,
+}
+
+/// What goes with it.
+struct Luggage<E: EventSourced> {
+    commands: Commands<E>,
+    /// Its machine, if that is observed.
+    machine: Option<MachineHooks<E>>,
+}
+
+impl<E: EventSourced> Baggage for Luggage<E> {
+    fn refuse(self: Box<Self>) {
+        for command in self.commands {
+            command.fail(AskError::Stopped);
+        }
+    }
 }
 
 impl<E: EventSourced> Host<E> {
@@ -74,6 +114,8 @@ impl<E: EventSourced> Host<E> {
             cells: Slab::new(),
             idle: VecDeque::new(),
             observed: HashMap::new(),
+            leaving: HashMap::new(),
+            arriving: HashMap::new(),
         }
     }
 
@@ -98,7 +140,16 @@ impl<E: EventSourced> Host<E> {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
+        if let Some(to) = core.belongs_elsewhere(cell.address().persistence_id())
+            && cell.may_leave()
+        {
+            return self.leave(core, index, to);
+        }
         match cell.whereabouts(&self.entity, core.draining) {
+            Whereabouts::Left => {
+                let id = cell.address().persistence_id().clone();
+                self.depart(core, &id);
+            }
             Whereabouts::Runnable => cell.schedule(core),
             Whereabouts::Waiting => {}
             Whereabouts::Idle => {
@@ -113,8 +164,118 @@ impl<E: EventSourced> Host<E> {
                     self.idle.push_back((at, cell.key()));
                 }
             }
-            Whereabouts::Gone => self.remove(core, index),
+            Whereabouts::Gone => {
+                let id = cell.address().persistence_id().clone();
+                self.remove(core, index);
+                if let Some(leaving) = self.leaving.get_mut(&id) {
+                    leaving.cell = None;
+                    self.depart(core, &id);
+                }
+            }
         }
+    }
+
+    /// An entity in memory leaves for another worker.
+    fn leave(&mut self, core: &mut Core, index: usize, to: usize) {
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
+        let address = Arc::clone(cell.address());
+        let sent = address.depart(to);
+        let here = cell.leave(core);
+        let id = address.persistence_id().clone();
+        let leaving = Leaving {
+            address,
+            to,
+            pending: sent.saturating_sub(here),
+            cell: Some(index),
+            commands: Commands::new(),
+        };
+        self.leaving.insert(id.clone(), leaving);
+        self.place(core, index);
+    }
+
+    /// Sends an entity to its new worker, if there is nothing more to wait for.
+    fn depart(&mut self, core: &mut Core, id: &PersistenceId) {
+        let Some(leaving) = self.leaving.get(id) else {
+            return;
+        };
+        let has_left = leaving.cell.is_none_or(|cell| {
+            let cell = self.cells.get(cell);
+            cell.is_some_and(|cell| {
+                matches!(
+                    cell.whereabouts(&self.entity, core.draining),
+                    Whereabouts::Left
+                )
+            })
+        });
+        if leaving.pending > 0 || !has_left {
+            return;
+        }
+        let Some(mut leaving) = self.leaving.remove(id) else {
+            return;
+        };
+        if let Some(index) = leaving.cell {
+            let mut commands = self.cells[index].take_queue();
+            commands.append(&mut leaving.commands);
+            leaving.commands = commands;
+            self.remove(core, index);
+        }
+        for command in &mut leaving.commands {
+            command.move_place(leaving.to);
+        }
+        let luggage = Luggage {
+            commands: leaving.commands,
+            machine: self.observed.remove(id),
+        };
+        core.stats.moved.fetch_add(1, Ordering::Relaxed);
+        let registry = Arc::clone(leaving.address.registry());
+        let arrival = Input::Arrived(Box::new(Arrival {
+            address: leaving.address,
+            baggage: Box::new(luggage),
+        }));
+        if let Err(input) = registry.send(leaving.to, arrival) {
+            input.refuse();
+        }
+    }
+
+    /// A command has come whose entity is not here, or will not be for long.
+    fn redirect(&mut self, core: &mut Core, command: Box<dyn Delivery>) {
+        let address = Arc::clone(command.address());
+        let id = address.persistence_id();
+        let home = address.home();
+        if home.worker() == core.worker() {
+            if home.is_on_its_way() {
+                let commands = self.arriving.entry(id.clone()).or_default();
+                commands.extend(landed(command));
+                return;
+            }
+            // It is not in memory, so it moves with this command.
+            let to = core.belongs_elsewhere(id).unwrap_or(core.worker());
+            let leaving = Leaving {
+                to,
+                pending: address.depart(to),
+                address: Arc::clone(&address),
+                cell: None,
+                commands: Commands::new(),
+            };
+            self.leaving.insert(id.clone(), leaving);
+        }
+        let Some(leaving) = self.leaving.get_mut(id) else {
+            // One that needs no place, and came after all that do.
+            address.send(home.worker(), command);
+            return;
+        };
+        if let Some(command) = landed::<E>(command) {
+            leaving.pending = leaving
+                .pending
+                .saturating_sub(usize::from(command.has_place()));
+            match leaving.cell.and_then(|cell| self.cells.get_mut(cell)) {
+                Some(cell) => cell.arrived_late(command),
+                None => leaving.commands.push_back(command),
+            }
+        }
+        self.depart(core, id);
     }
 
     /// Adds a cell, which recovers when it gets its first command.
@@ -167,8 +328,35 @@ impl<E: EventSourced> Host<E> {
     }
 }
 
+/// An entity cannot be brought into memory, as its state's `Default` has panicked.
+fn cannot_begin(id: &PersistenceId, reason: Arc<str>) -> RecoveryFailed {
+    tracing::error!(persistence_id = %id, error = %reason, "the entity panicked");
+    RecoveryFailed {
+        persistence_id: id.clone(),
+        seq_nr: None,
+        reason,
+    }
+}
+
+/// A command, as the host of its type sees it.
+fn landed<E: EventSourced>(command: Box<dyn Delivery>) -> Option<Box<dyn Queued<E>>> {
+    let mut landing: Option<Box<dyn Queued<E>>> = None;
+    command.land(&mut landing);
+    landing
+}
+
 impl<E: EventSourced> AnyHost for Host<E> {
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>) {
+        let address = command.address();
+        let home = address.home();
+        if home.worker() != core.worker()
+            || home.is_on_its_way()
+            || core
+                .belongs_elsewhere(address.persistence_id())
+                .is_some_and(|_| address.cell().is_none())
+        {
+            return self.redirect(core, command);
+        }
         let there = command.address().cell();
         let has_state = there
             .and_then(|index| self.cells.get(index))
@@ -186,22 +374,14 @@ impl<E: EventSourced> AnyHost for Host<E> {
             None => match self.add(core, Arc::clone(command.address())) {
                 Ok(index) => index,
                 Err(reason) => {
-                    let persistence_id = command.address().persistence_id().clone();
-                    tracing::error!(%persistence_id, error = %reason, "the entity panicked");
-                    return command.refuse(AskError::RecoveryFailed(RecoveryFailed {
-                        persistence_id,
-                        seq_nr: None,
-                        reason,
-                    }));
+                    let failure = cannot_begin(command.address().persistence_id(), reason);
+                    return command.refuse(AskError::RecoveryFailed(failure));
                 }
             },
         };
-        let mut landing: Option<Box<dyn Queued<E>>> = None;
-        command.land(&mut landing);
-        let Some(command) = landing else {
-            return;
-        };
-        if let Some(cell) = self.cells.get_mut(index) {
+        if let Some(cell) = self.cells.get_mut(index)
+            && let Some(command) = landed(command)
+        {
             cell.enqueue(core, command);
         }
         self.place(core, index);
@@ -267,6 +447,48 @@ impl<E: EventSourced> AnyHost for Host<E> {
         self.place(core, index);
     }
 
+    fn withdrawn(&mut self, core: &mut Core, id: &PersistenceId) {
+        if let Some(leaving) = self.leaving.get_mut(id) {
+            leaving.pending = leaving.pending.saturating_sub(1);
+            self.depart(core, id);
+        }
+    }
+
+    fn arrived(&mut self, core: &mut Core, arrival: Arrival) {
+        let Arrival { address, baggage } = arrival;
+        let baggage: Box<dyn Any> = baggage;
+        let Ok(luggage) = baggage.downcast::<Luggage<E>>() else {
+            return;
+        };
+        let Luggage {
+            mut commands,
+            machine,
+        } = *luggage;
+        let id = address.persistence_id();
+        address.arrive();
+        commands.extend(self.arriving.remove(id).into_iter().flatten());
+        if let Some(machine) = machine {
+            self.observed.insert(id.clone(), machine);
+        }
+        if commands.is_empty() {
+            return;
+        }
+        match self.add(core, Arc::clone(&address)) {
+            Ok(index) => {
+                for command in commands {
+                    self.cells[index].enqueue(core, command);
+                }
+                self.place(core, index);
+            }
+            Err(reason) => {
+                let failure = cannot_begin(id, reason);
+                for command in commands {
+                    command.fail(AskError::RecoveryFailed(failure.clone()));
+                }
+            }
+        }
+    }
+
     fn timer(&mut self, core: &mut Core, key: CellKey, timer: CellTimer) {
         self.with(core, key, |cell, entity, core| {
             cell.timer(entity, core, timer);
@@ -319,7 +541,7 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn is_empty(&self) -> bool {
-        self.cells.is_empty()
+        self.cells.is_empty() && self.leaving.is_empty() && self.arriving.is_empty()
     }
 
     #[cfg(test)]
@@ -337,6 +559,14 @@ impl<E: EventSourced> Drop for Host<E> {
                 address.registry().note_cut_off(|cut_off| {
                     cut_off.add_entity(address.persistence_id(), waiting, begun);
                 });
+            }
+        }
+        let leaving = self.leaving.iter();
+        let leaving = leaving.map(|(id, leaving)| (id, &leaving.commands, &leaving.address));
+        for (id, commands, address) in leaving {
+            if !commands.is_empty() {
+                let registry = address.registry();
+                registry.note_cut_off(|cut_off| cut_off.add_entity(id, commands.len(), 0));
             }
         }
     }

@@ -38,6 +38,11 @@ impl Local {
         }
     }
 
+    /// Whose it is.
+    pub(super) fn place(&self) -> (Arc<Registry>, usize) {
+        (Arc::clone(&self.registry), self.worker)
+    }
+
     fn hand_over(&mut self) {
         for (worker, inputs) in self.others.iter_mut().enumerate() {
             if !inputs.is_empty() {

@@ -6,19 +6,19 @@
 
 use std::any::TypeId;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId};
+use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId, Slice};
 use tokio::sync::{Notify, mpsc};
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
 use crate::dead_letters::{DeadLetterReason, DeadLetters};
 use crate::deadline::Deadlines;
 use crate::engine::actor::{ACTORS, ActorAddress, NewActor};
-use crate::engine::bound::Bound;
+use crate::engine::bound::{Bound, Mark};
 use crate::engine::envelope::Delivery;
 use crate::engine::tally::{Bounded, BusyCounts, Sampling};
 use crate::engine::{CellKey, DeadLetterLog, Input, Stats, local};
@@ -52,6 +52,8 @@ pub struct Registry {
     entity_types: Vec<EntityType>,
     addresses: DashMap<PersistenceId, Weak<Address>>,
     inboxes: Vec<Inbox>,
+    /// The worker of each slice.
+    owners: Box<[AtomicU16]>,
     closed: AtomicBool,
     /// Whether actors are to end.
     stopping: AtomicBool,
@@ -110,10 +112,14 @@ impl Registry {
             })
             .unzip();
         let topics = Arc::<Topics>::default();
+        let owners = (0..usize::from(NUMBER_OF_SLICES))
+            .map(|slice| AtomicU16::new(index(slice * workers / usize::from(NUMBER_OF_SLICES))))
+            .collect();
         let registry = Self {
             entity_types,
             addresses: DashMap::new(),
             inboxes,
+            owners,
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             live: AtomicUsize::new(0),
@@ -181,7 +187,7 @@ impl Registry {
     /// On which worker an entity lives, if it has a valid id.
     #[doc(hidden)]
     pub fn worker_of_entity<E: EventSourced>(&self, entity: &EntityRef<E>) -> Option<usize> {
-        Some(entity.address()?.worker)
+        Some(entity.address()?.worker())
     }
 
     /// How many messages were accepted and are not handled, by reason.
@@ -206,13 +212,12 @@ impl Registry {
         if let Some(address) = self.addresses.get(&id).and_then(|weak| weak.upgrade()) {
             return address;
         }
-        let worker = self.worker_of(&id);
-        let new = |id| {
+        let new = |id: PersistenceId| {
+            let worker = self.worker_of(&id);
             Arc::new(Address {
                 id,
                 host,
-                worker,
-                waiting: Bound::default(),
+                waiting: Bound::marked(Home::new(worker).mark()),
                 cell: AtomicUsize::new(Address::NO_CELL),
                 registry: Arc::clone(self),
             })
@@ -231,9 +236,44 @@ impl Registry {
         }
     }
 
-    /// The worker that owns an id.
+    /// The worker that owns an id's slice. An entity that is in memory elsewhere is still on its way
+    /// there.
     pub(crate) fn worker_of(&self, id: &PersistenceId) -> usize {
-        usize::from(id.slice().value()) * self.inboxes.len() / usize::from(NUMBER_OF_SLICES)
+        self.owner(id.slice())
+    }
+
+    /// The worker that owns a slice.
+    pub fn owner(&self, slice: Slice) -> usize {
+        let owner = &self.owners[usize::from(slice.value())];
+        usize::from(owner.load(Ordering::Acquire))
+    }
+
+    /// Gives a slice to another worker. Only the present one may do so.
+    pub(crate) fn give_slice(&self, slice: Slice, to: usize) {
+        self.owners[usize::from(slice.value())].store(index(to), Ordering::Release);
+    }
+
+    /// Where an id is reached now: at the worker of its address, if it has one.
+    pub(crate) fn home_of(&self, id: &PersistenceId) -> Home {
+        let address = self.addresses.get(id).and_then(|weak| weak.upgrade());
+        address.map_or_else(|| Home::new(self.worker_of(id)), |address| address.home())
+    }
+
+    /// Has the workers that own slices give them to another one.
+    ///
+    /// Each entity of them moves when it has nothing under way but writes, which it waits for; its
+    /// commands wait meanwhile and keep their order. What is not in memory moves with its next
+    /// command.
+    pub fn move_slices(&self, slices: impl IntoIterator<Item = Slice>, to: usize) {
+        let mut of_workers = vec![Vec::new(); self.inboxes.len()];
+        for slice in slices {
+            of_workers[self.owner(slice)].push(slice);
+        }
+        for (from, slices) in of_workers.into_iter().enumerate() {
+            if from != to && to < self.inboxes.len() && !slices.is_empty() {
+                self.post(from, Input::GiveSlices(slices, to));
+            }
+        }
     }
 
     /// Whether an id has a cell. Only the id's own worker may rely on the answer.
@@ -315,9 +355,10 @@ impl Registry {
             .iter()
             .filter_map(|entry| entry.value().upgrade());
         for entity in entities.collect::<Vec<_>>() {
-            if is_held(entity.worker) {
+            let worker = entity.worker();
+            if is_held(worker) {
                 let is_inside = entity.cell().is_some_and(|cell| {
-                    let stats = stats.get(entity.worker);
+                    let stats = stats.get(worker);
                     stats.is_some_and(|stats| stats.pulse.is_in(entity.host, cell))
                 });
                 let waiting = entity.waiting.taken();
@@ -489,7 +530,7 @@ impl Registry {
         }
         let entity = self.addresses.iter().find_map(|entry| {
             let address = entry.value().upgrade()?;
-            let place = (address.worker, address.host, address.cell());
+            let place = (address.worker(), address.host, address.cell());
             (place == (worker, key.host, Some(key.index))).then(|| entry.key().to_string())
         });
         entity.unwrap_or_else(|| format!("{}|…", self.entity_type_name(key.host)))
@@ -605,8 +646,7 @@ struct Inbox {
 pub struct Address {
     id: PersistenceId,
     host: usize,
-    worker: usize,
-    /// Commands between the sender and the handler.
+    /// Commands between the sender and the handler, marked with the entity's [`Home`].
     waiting: Bound,
     /// The entity's cell on its worker, which alone writes this.
     cell: AtomicUsize,
@@ -639,69 +679,211 @@ impl Address {
             .store(cell.unwrap_or(Self::NO_CELL), Ordering::Relaxed);
     }
 
-    /// Takes a place in the entity's queue and in its worker's inbox.
-    pub(crate) fn admit(&self) -> Result<(), AskError> {
+    /// Where the entity is.
+    pub(crate) fn home(&self) -> Home {
+        Home::of(self.waiting.mark())
+    }
+
+    /// The worker that the entity is at, or on its way to.
+    pub(crate) fn worker(&self) -> usize {
+        self.home().worker()
+    }
+
+    /// Sends the entity to another worker; what is admitted from now on goes there. Gives how many
+    /// commands were admitted before. Only its present worker may do so.
+    pub(crate) fn depart(&self, to: usize) -> usize {
+        self.waiting.set_mark(self.home().departed(to).mark())
+    }
+
+    /// The entity has arrived at its new worker, with all that was admitted before.
+    pub(crate) fn arrive(&self) {
+        self.waiting.set_mark(self.home().arrived().mark());
+    }
+
+    /// Takes a place in the entity's queue and in its worker's inbox. Gives the worker that the
+    /// command is to be sent to.
+    pub(crate) fn admit(&self) -> Result<Admitted, AskError> {
         if self.registry.is_closed() {
             self.registry.note_refused();
             return Err(AskError::Stopped);
         }
-        let mailbox = self.registry.entity_types[self.host].mailbox;
-        if !self.waiting.enter(mailbox) {
-            return Err(self.busy("the entity's mailbox", Bounded::Mailbox));
-        }
-        if !self.registry.enter(self.worker) {
-            self.waiting.leave(1);
+        let home = self.enter().map_err(|()| self.mailbox_is_full())?;
+        if !self.registry.enter(home.worker()) {
+            self.withdraw(home);
             return Err(self.busy("the worker's inbox", Bounded::Inbox));
         }
-        Ok(())
+        Ok(Admitted::to(home))
+    }
+
+    fn mailbox_is_full(&self) -> AskError {
+        self.busy("the entity's mailbox", Bounded::Mailbox)
     }
 
     fn busy(&self, what: &'static str, bound: Bounded) -> AskError {
-        self.registry.busy(self.worker, what, bound)
+        self.registry.busy(self.worker(), what, bound)
+    }
+
+    /// Takes a place in the entity's queue.
+    fn enter(&self) -> Result<Home, ()> {
+        let mailbox = self.registry.entity_types[self.host].mailbox;
+        self.waiting
+            .enter_marked(mailbox)
+            .map(Home::of)
+            .map_err(|full| {
+                if let Some(mark) = full.withdrawn {
+                    self.tell_withdrawn(Home::of(mark));
+                }
+            })
+    }
+
+    /// Gives back a place in the entity's queue that leads to nothing.
+    fn withdraw(&self, entered: Home) {
+        if let Some(mark) = self.waiting.withdraw(entered.mark()) {
+            self.tell_withdrawn(Home::of(mark));
+        }
+    }
+
+    /// The worker that the entity has left since waits for as many commands as there were places.
+    fn tell_withdrawn(&self, entered: Home) {
+        let (id, host) = (self.id.clone(), self.host);
+        self.registry
+            .post(entered.worker(), Input::Withdrawn(host, id));
     }
 
     /// As [`Address::admit`], but waits while there is no room.
     ///
     /// # Cancel safety
     /// Cancel safe: what was taken by then is given back.
-    pub(crate) async fn admit_in_time(&self) -> Result<(), AskError> {
+    pub(crate) async fn admit_in_time(&self) -> Result<Admitted, AskError> {
         let registry = &self.registry;
-        let mailbox = registry.entity_types[self.host].mailbox;
         // One who was told of the end of the system has taken nothing.
-        let entered = |enter: &dyn Fn() -> bool| match registry.is_closed() {
-            true => Some(false),
-            false => enter().then_some(true),
+        let unless_closed = |attempt: &dyn Fn() -> Option<Home>| match registry.is_closed() {
+            true => Some(None),
+            false => attempt().map(Some),
         };
-        let enter_mailbox = || self.waiting.enter(mailbox);
-        if !self.waiting.wait(|| entered(&enter_mailbox)).await {
+        let stopped = || {
             registry.note_refused();
-            return Err(AskError::Stopped);
+            AskError::Stopped
+        };
+        loop {
+            let enter = || self.enter().ok();
+            let entered = self.waiting.wait(|| unless_closed(&enter)).await;
+            let home = entered.ok_or_else(stopped)?;
+            if registry.enter(home.worker()) {
+                return Ok(Admitted::to(home));
+            }
+            // Nothing of the entity's is kept while the worker is waited for: the entity might move.
+            self.withdraw(home);
+            let inbox = &registry.inboxes[home.worker()].waiting;
+            let enter = || registry.enter(home.worker()).then_some(home);
+            inbox
+                .wait(|| unless_closed(&enter))
+                .await
+                .ok_or_else(stopped)?;
+            let place = inbox.place();
+            if let Ok(again) = self.enter() {
+                if again.worker() == home.worker() {
+                    place.keep();
+                    return Ok(Admitted::to(home));
+                }
+                self.withdraw(again);
+            }
         }
-        let place = self.waiting.place();
-        let inbox = &registry.inboxes[self.worker].waiting;
-        let enter_inbox = || registry.enter(self.worker);
-        if !inbox.wait(|| entered(&enter_inbox)).await {
-            registry.note_refused();
-            return Err(AskError::Stopped);
-        }
-        place.keep();
-        Ok(())
     }
 
     /// Gives back what [`Address::admit`] took, `count` times.
     pub(crate) fn leave_queue(&self, count: usize) {
         if count > 0 {
             self.waiting.leave(count);
-            self.registry.leave(self.worker, count);
+            self.registry.leave(self.worker(), count);
         }
     }
 
-    /// Puts an admitted command into the inbox of the entity's worker.
-    pub(crate) fn send(&self, command: Box<dyn Delivery>) {
-        if let Err(input) = self.registry.send(self.worker, Input::Command(command)) {
+    /// Gives back what one command holds.
+    pub(crate) fn leave(&self, admitted: Admitted) {
+        self.waiting.leave(1);
+        self.registry.leave(admitted.worker(), 1);
+    }
+
+    /// Puts an admitted command into the inbox of the worker that it was admitted to.
+    pub(crate) fn send(&self, worker: usize, command: Box<dyn Delivery>) {
+        if let Err(input) = self.registry.send(worker, Input::Command(command)) {
             input.refuse();
         }
     }
+
+    /// Puts a command that needs no place into the inbox of the entity's worker, which passes it on
+    /// if the entity has left by then.
+    pub(crate) fn send_uncounted(&self, command: Box<dyn Delivery>) {
+        self.send(self.worker(), command);
+    }
+}
+
+/// Places were taken for a command, in its entity's queue and in the inbox of a worker.
+#[must_use = "the places are taken until the command is handled"]
+pub(crate) struct Admitted(u16);
+
+impl Admitted {
+    fn to(home: Home) -> Self {
+        Self(index(home.worker()))
+    }
+
+    /// Where the command is to be sent.
+    pub(crate) fn worker(&self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The command is on its way to another worker.
+    pub(crate) fn move_to(&mut self, registry: &Registry, to: usize) {
+        registry.inboxes[self.worker()].waiting.leave(1);
+        registry.inboxes[to].waiting.add(1);
+        self.0 = index(to);
+    }
+}
+
+/// Where an entity is: at a worker, or on its way there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Home(u16);
+
+impl Home {
+    /// Changes with every move, so that whoever took a place knows whether there was one since. Two
+    /// there cannot be: the first one ends when all places are accounted for.
+    const TURN: u16 = 1 << 10;
+    const ON_ITS_WAY: u16 = 1 << 11;
+
+    fn new(worker: usize) -> Self {
+        Self(index(worker))
+    }
+
+    fn of(mark: Mark) -> Self {
+        Self(mark.0)
+    }
+
+    fn mark(self) -> Mark {
+        Mark(self.0)
+    }
+
+    pub(crate) fn worker(self) -> usize {
+        usize::from(self.0 & (Self::TURN - 1))
+    }
+
+    /// Whether the worker it comes from still has something of it.
+    pub(crate) fn is_on_its_way(self) -> bool {
+        self.0 & Self::ON_ITS_WAY != 0
+    }
+
+    fn departed(self, to: usize) -> Self {
+        Self(index(to) | (!self.0 & Self::TURN) | Self::ON_ITS_WAY)
+    }
+
+    fn arrived(self) -> Self {
+        Self(self.0 & !Self::ON_ITS_WAY)
+    }
+}
+
+/// A worker's index, which the configuration keeps below 1,024.
+fn index(worker: usize) -> u16 {
+    u16::try_from(worker).unwrap_or(u16::MAX) % Home::TURN
 }
 
 impl Drop for Address {
@@ -718,7 +900,7 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Address")
             .field("id", &self.id)
-            .field("worker", &self.worker)
+            .field("home", &self.home())
             .field("waiting", &self.waiting)
             .finish_non_exhaustive()
     }

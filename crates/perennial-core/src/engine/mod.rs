@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_persistence::{
-    CommandReplyStore, Error, Journal, PersistenceId, SequenceNr, Snapshot, Timestamp,
+    CommandReplyStore, Error, Journal, PersistenceId, SequenceNr, Slice, Snapshot, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -72,7 +72,7 @@ pub use cell::Peek;
 pub(crate) use envelope::{Aside, Envelope, Queued};
 pub use envelope::{Delivery, Held};
 pub use journal_writer::{SettledBatch, WriteBatch};
-pub(crate) use mailbox::{Address, OnClose, busy};
+pub(crate) use mailbox::{Address, Admitted, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
 pub(crate) use tally::{Bounded, Stamp, Timing, Timings};
@@ -110,6 +110,12 @@ pub enum Input {
     SnapshotSaved(CellKey, Box<Result<(), Error>>),
     /// Events were deleted or not.
     EventsDeleted(Box<DeletionDone>),
+    /// Give slices to another worker.
+    GiveSlices(Vec<Slice>, usize),
+    /// A place for a command of an entity of a type, which has left meanwhile, was given back.
+    Withdrawn(usize, PersistenceId),
+    /// An entity comes from another worker.
+    Arrived(Box<Arrival>),
     /// Keep an entity out of memory.
     Hold(Box<Hold>),
     /// It may come back.
@@ -136,10 +142,31 @@ impl Input {
             Self::Parcel(parcel) => parcel.refuse(AskError::Stopped),
             Self::Actor(input) => input.refuse(StopReason::SystemStopped),
             Self::Many(inputs) => inputs.into_iter().for_each(Self::refuse),
+            Self::Arrived(arrival) => arrival.baggage.refuse(),
             // Whoever waits for one of the others is told by its being dropped.
             _ => {}
         }
     }
+}
+
+/// An entity that comes from another worker.
+pub struct Arrival {
+    /// Where it is reached.
+    pub(crate) address: Arc<Address>,
+    /// What comes with it.
+    pub(crate) baggage: Box<dyn Baggage>,
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arrival({})", self.address.persistence_id())
+    }
+}
+
+/// What comes with an entity to its new worker, whose host knows its type.
+pub(crate) trait Baggage: Any + Send {
+    /// There is no such worker any more.
+    fn refuse(self: Box<Self>);
 }
 
 /// An entity is to be kept out of memory, while what a store has of it is deleted.
@@ -149,8 +176,8 @@ pub struct Hold {
     pub(crate) persistence_id: PersistenceId,
     /// Where it is found if it is in memory.
     pub(crate) registry: Arc<Registry>,
-    /// Whether it is kept out now.
-    pub(crate) answer: oneshot::Sender<Result<(), HoldRefused>>,
+    /// Which worker keeps it out now.
+    pub(crate) answer: oneshot::Sender<Result<usize, HoldRefused>>,
 }
 
 /// Why an entity is not kept out of memory.
@@ -167,6 +194,9 @@ impl std::fmt::Debug for Input {
         match self {
             Self::Command(command) => write!(f, "Command({})", command.address().persistence_id()),
             Self::Written(batch) => batch.fmt(f),
+            Self::GiveSlices(slices, to) => write!(f, "GiveSlices({}, {to})", slices.len()),
+            Self::Withdrawn(_, id) => write!(f, "Withdrawn({id})"),
+            Self::Arrived(arrival) => arrival.fmt(f),
             Self::Read(read) => read.fmt(f),
             Self::LaterDone(done) => done.fmt(f),
             Self::SnapshotSaved(key, result) => write!(f, "SnapshotSaved({key:?}, {result:?})"),

@@ -21,7 +21,7 @@ use crate::engine::journal_writer::{
 };
 use crate::engine::local::{Local, Turn};
 use crate::engine::tally::Timings;
-use crate::engine::{Input, Outbox, ReadRequest};
+use crate::engine::{Hold, Input, Outbox, ReadRequest};
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::EventSourced;
 
@@ -45,10 +45,11 @@ impl Worker {
         stats: Arc<Stats>,
         stores: usize,
     ) -> Self {
+        let place = local.place();
         Self {
             hosts,
             actors: ActorHost::default(),
-            core: Core::new(settings, clock, seed, stats, stores),
+            core: Core::new(settings, clock, seed, stats, stores, place),
             local: Some(local),
         }
     }
@@ -214,15 +215,11 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
-        Input::Hold(hold) => {
-            let is_resident = hold.registry.is_resident(&hold.persistence_id);
-            let held = core.hold(hold.persistence_id.clone(), is_resident);
-            // Nobody waits any more: whoever asked would not let it go either.
-            if hold.answer.send(held).is_err() && held.is_ok() {
-                core.let_go(&hold.persistence_id);
-            }
-        }
+        Input::Hold(hold) => keep_out(core, hold),
         Input::LetGo(id) => core.let_go(&id),
+        Input::GiveSlices(slices, to) => core.give_slices(&slices, to),
+        Input::Withdrawn(host, id) => hosts[host].withdrawn(core, &id),
+        Input::Arrived(arrival) => hosts[arrival.address.host()].arrived(core, *arrival),
         Input::Shutdown => {
             core.draining = true;
             actors.drain(core);
@@ -230,6 +227,25 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
                 host.drain(core);
             }
         }
+    }
+}
+
+/// Keeps an entity out of memory, if it belongs here and is not in memory.
+fn keep_out(core: &mut Core, hold: Box<Hold>) {
+    let id = &hold.persistence_id;
+    let home = hold.registry.home_of(id);
+    if home.worker() != core.worker() {
+        let registry = Arc::clone(&hold.registry);
+        // Whoever waits is told by its being dropped, if that one has ended.
+        registry.post(home.worker(), Input::Hold(hold));
+        return;
+    }
+    let is_resident = home.is_on_its_way() || hold.registry.is_resident(id);
+    let held = core.hold(id.clone(), is_resident);
+    let answer = held.map(|()| core.worker());
+    // Nobody waits any more: whoever asked would not let it go either.
+    if hold.answer.send(answer).is_err() && held.is_ok() {
+        core.let_go(&hold.persistence_id);
     }
 }
 

@@ -30,6 +30,7 @@ mod formats;
 mod fsm;
 mod group_commit;
 mod later;
+mod moving;
 mod outcome;
 mod passivation;
 mod receptionist;

@@ -315,7 +315,7 @@ impl ActorHost {
                 }
             }
             Whereabouts::Waiting | Whereabouts::Idle => {}
-            Whereabouts::Gone => {
+            Whereabouts::Gone | Whereabouts::Left => {
                 let cell = self.cells.remove(index);
                 let address = Arc::clone(cell.base().address());
                 let_go(&address, cell);
