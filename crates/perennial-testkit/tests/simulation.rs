@@ -112,7 +112,7 @@ struct Sum(BTreeMap<&'static str, u64>);
 impl Sum {
     fn of(reports: &[Report]) -> Self {
         type Number = (&'static str, fn(&Report) -> u64);
-        let numbers: [Number; 36] = [
+        let numbers: [Number; 37] = [
             ("steps", |report| report.steps),
             ("commands", |report| report.commands),
             ("answered", |report| report.answered),
@@ -133,6 +133,7 @@ impl Sum {
             ("side effects", |report| report.side_effects),
             ("systems", |report| report.systems),
             ("crashes", |report| report.crashes),
+            ("moved entities", |report| report.moved),
             ("shutdowns", |report| report.shutdowns),
             ("foreign", |report| report.foreign),
             ("late", |report| report.late),

@@ -84,6 +84,8 @@ pub(crate) struct Troubles {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation {
     pub(crate) standing: Standing,
+    /// Whether it can be at no worker any more.
+    pub(crate) has_ended: bool,
     /// Whether its worker has found the store down at least once, or is gone.
     pub(crate) store_failed: bool,
     /// Whether a store that only takes its time may count as down.
@@ -103,7 +105,7 @@ pub(crate) struct Situation {
 }
 
 /// How it stands with a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Standing {
     Running,
     Stopping,
@@ -383,9 +385,8 @@ impl Ledger {
                 continue;
             };
             let way = situation(sent.system, sent.entity);
-            let ended = matches!(way.standing, Standing::Stopped | Standing::Crashed);
             match asking.try_take() {
-                None if ended => {
+                None if way.has_ended => {
                     return broken(
                         "a worker that ends answers everybody",
                         format!("c{} still waits for s{}", sent.command.id, sent.system),

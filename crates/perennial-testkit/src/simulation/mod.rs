@@ -239,6 +239,10 @@ pub struct Report {
     pub systems: u64,
     /// Systems that crashed.
     pub crashes: u64,
+    /// Slices that were to go to another worker, or the same.
+    pub moves: u64,
+    /// Entities that went to another worker.
+    pub moved: u64,
     /// Systems that were stopped in an orderly way.
     pub shutdowns: u64,
     /// Events that a foreign program wrote between two others.

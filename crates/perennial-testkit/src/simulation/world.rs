@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_core::engine::{
@@ -57,6 +58,9 @@ struct Profile {
     crashes: u32,
     /// Of a thousand steps, how many are writes of a foreign program.
     foreign: u32,
+    /// Of a thousand steps, how many have a slice go to another worker. Which worker an entity is at
+    /// is not followed then, and workers die together.
+    moves: u32,
     /// Of a hundred commands, how many panic.
     panics: u32,
     /// Of a hundred steps, how many let a caller give up.
@@ -122,6 +126,7 @@ impl Profile {
             foreign: if removes_rows { 0 } else { foreign },
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
+            moves: pick(random, &[0, 5, 30]),
         }
     }
 }
@@ -367,7 +372,7 @@ impl World {
             self.start_system();
         }
         let profile = &self.profile;
-        let (crashes, foreign) = (profile.crashes, profile.foreign);
+        let (crashes, foreign, moves) = (profile.crashes, profile.foreign, profile.moves);
         let impatience = profile.impatience * 10;
         let mut sent = false;
         let is_maimed = self.systems.iter().any(System::is_maimed);
@@ -375,6 +380,8 @@ impl World {
             self.change_systems();
         } else if self.chance(foreign) {
             self.write_foreign()?;
+        } else if self.chance(moves) {
+            self.move_slice();
         } else if self.chance(impatience) && !self.ledger.open().is_empty() {
             let at = self.random.random_range(0..self.ledger.open().len());
             let dropped = self.random.random_bool(0.5);
@@ -410,18 +417,28 @@ impl World {
         let profile = &self.profile;
         let situation = |system: usize, entity: usize| {
             let workers = &standings[system];
-            let worker = worker_of(&ids[entity], workers.len());
+            // One, or any of them.
+            let those = match profile.moves {
+                0 => vec![worker_of(&ids[entity], workers.len())],
+                _ => (0..workers.len()).collect(),
+            };
             let running = systems.iter().find(|running| running.number == system);
-            let seat = running.and_then(|running| running.seats[worker].as_ref());
+            let seats = || {
+                let seat = |worker: &usize| running.and_then(|it| it.seats[*worker].as_ref());
+                those.iter().map(seat)
+            };
+            let standings = || those.iter().map(|worker| workers[*worker]);
+            let opened = |seat: &Seat| seat.worker.stats().breakers[0].report().opened > 0;
             Situation {
-                standing: workers[worker],
-                store_failed: seat
-                    .is_none_or(|seat| seat.worker.stats().breakers[0].report().opened > 0),
+                standing: standings().max().unwrap_or(Standing::Running),
+                has_ended: standings().all(|standing| standing >= Standing::Stopped),
+                store_failed: seats().any(|seat| seat.is_none_or(opened)),
                 slow_is_down: profile.settings.breaker.slow_call < Duration::from_secs(1),
                 reset: profile.settings.breaker.reset.max(profile.settings.retry.0),
-                futures_are_full: seat
-                    .is_some_and(|seat| seat.most_laters >= profile.settings.laters),
-                worker,
+                futures_are_full: seats()
+                    .flatten()
+                    .any(|seat| seat.most_laters >= profile.settings.laters),
+                worker: those[0],
                 inbox: profile.inbox,
                 mailbox: profile.mailbox,
                 stash: profile.stash,
@@ -520,6 +537,7 @@ impl World {
             _ if maimed.is_some() && self.random.random_bool(0.5) => self.crash(at),
             0..3 if self.systems.len() < self.profile.systems => self.start_system(),
             0..6 => self.crash(at),
+            6..8 if self.profile.moves > 0 => self.crash(at),
             6..8 => self.kill_worker(at),
             _ => self.shut_down(at),
         }
@@ -541,6 +559,18 @@ impl World {
         for (_, effect) in system.effects {
             self.orphan(effect);
         }
+    }
+
+    /// A slice is to go to some worker, that of an entity.
+    fn move_slice(&mut self) {
+        let at = self.random.random_range(0..self.systems.len());
+        let slice = self.ids[self.random.random_range(0..self.ids.len())].slice();
+        let to = self.random.random_range(0..self.profile.workers);
+        let system = &self.systems[at];
+        let number = system.number;
+        system.registry.move_slices([slice], to);
+        self.ledger.report.moves += 1;
+        self.log(|| format!("slice {slice} of s{number} is to go to w{to}"));
     }
 
     /// One worker is gone with all that it had asked for; the rest of its system goes on.
@@ -770,7 +800,10 @@ impl World {
             .filter(|input| matches!(input, Input::LaterDone(_)))
             .count();
         let inputs = seat.inbox.len();
+        let moved = seat.worker.stats().moved.load(Ordering::Relaxed);
         let out = seat.worker.turn(seat.inbox.drain(..));
+        let moved = seat.worker.stats().moved.load(Ordering::Relaxed) - moved;
+        self.ledger.report.moved += moved;
         seat.most_laters = seat.laters + out.laters.len();
         seat.laters = seat.most_laters - returned;
         seat.wake_at = out.wake_at;
