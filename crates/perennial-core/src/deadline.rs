@@ -317,10 +317,15 @@ impl Waiting {
                 &mut *shard.lock().unwrap_or_else(PoisonError::into_inner),
                 &mut self.spare,
             );
-            found |= !self.spare.is_empty();
+            if self.spare.is_empty() {
+                continue;
+            }
+            found = true;
+            // They may have come after `now`, and the thread may have been away in between.
+            let taken = millis(deadlines.elapsed());
             for mut entry in self.spare.drain(..) {
                 if !entry.ask.is_over() {
-                    entry.at = now.saturating_add(entry.at).min(entry.latest);
+                    entry.at = taken.saturating_add(entry.at).min(entry.latest);
                     self.count += 1;
                     self.queue.push(Reverse((entry, self.count)));
                 }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::actor::Recipient;
 use crate::call::{Behalf, Call};
 use crate::command::{Identity, Repeatable};
-use crate::engine::{Admitted, Address, Envelope, Registry};
+use crate::engine::{Address, Admitted, Envelope, Registry};
 use crate::error::AskError;
 use crate::event_sourced::{EventSourced, Handle};
 use crate::reply::{self, Receiver, ReplyTo};

@@ -100,10 +100,13 @@ impl Publisher {
         gauge!(metric::ACTORS, labels.all()).set(number(actors));
         let waiting = self.registry.waiting_at(worker);
         gauge!(metric::QUEUE_DEPTH, labels.all()).set(number(waiting));
+        let slices = self.registry.slices_of(worker);
+        gauge!(metric::SLICES, labels.all()).set(number(slices));
         for (name, count) in [
             (metric::ACTOR_FAILURES, &stats.actor_failures),
             (metric::ACTOR_RESTARTS, &stats.actor_restarts),
             (metric::SLOW_HANDLERS, &stats.slow_handlers),
+            (metric::MOVED_ENTITIES, &stats.moved),
         ] {
             counter!(name, labels.all()).absolute(count.load(Ordering::Relaxed));
         }

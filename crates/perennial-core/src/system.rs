@@ -24,7 +24,7 @@ use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
 use crate::engine::{
-    Assembly, BreakerReport, BreakerState, Deadlines, Frame, Registry, Settings, Stats,
+    Assembly, BreakerReport, BreakerState, Deadlines, Frame, Registry, Settings, Stats, balance,
 };
 use crate::entity_ref::EntityRef;
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -251,6 +251,7 @@ impl ActorSystem {
                 worker,
                 running: beat.map(|beat| self.inner.registry.name_of(worker, beat.key)),
                 running_for: beat.map(|beat| now.saturating_sub(beat.since)),
+                slices: self.inner.registry.slices_of(worker),
             }
         };
         self.inner.stats.iter().enumerate().map(of_worker).collect()
@@ -258,7 +259,7 @@ impl ActorSystem {
 
     /// Gives slices to a worker, by its index; nothing happens if there is none with that.
     ///
-    /// Workers that are busy give slices away by themselves (`rebalance`); this is for whoever knows
+    /// Workers that are busy give slices away by themselves (`rebalance-interval`); this is for whoever knows
     /// more of what is to come. Each entity of the slices moves by itself: it handles nothing more,
     /// waits for its writes, and is brought back by the other worker with its next command, as after
     /// a passivation; commands that come meanwhile wait and keep their order. One that has timers,
@@ -433,6 +434,8 @@ pub struct WorkerStatus {
     pub running: Option<String>,
     /// For how long it has been running. Beyond `system.stuck-after` the worker counts as stuck.
     pub running_for: Option<Duration>,
+    /// How many slices it owns.
+    pub slices: usize,
 }
 
 /// How it stands with a store. Each worker sees for itself whether the store answers it.
@@ -740,6 +743,12 @@ impl SystemBuilder {
         if let Some(publisher) = &publisher {
             let publish = Arc::clone(publisher).run(system.metrics_interval);
             tasks.handle().spawn(publish);
+        }
+        if !system.rebalance_interval.is_zero() && workers > 1 {
+            let (registry, stats) = (Arc::clone(&registry), stats.clone());
+            let (interval, most) = (system.rebalance_interval, system.rebalance_slices);
+            let balance = balance::run(registry, stats, interval, most);
+            tasks.handle().spawn(balance);
         }
         tracing::info!(
             system = system.name,

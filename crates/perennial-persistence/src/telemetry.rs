@@ -88,6 +88,10 @@ pub mod metric {
         SAVED_SNAPSHOTS: Counter = "perennial_saved_snapshots_total", [SYSTEM, WORKER, ENTITY_TYPE];
         /// Handlers that took longer than `slow-handler`.
         SLOW_HANDLERS: Counter = "perennial_slow_handlers_total", [SYSTEM, WORKER];
+        /// Entities that have gone to another worker, with their slices.
+        MOVED_ENTITIES: Counter = "perennial_moved_entities_total", [SYSTEM, WORKER];
+        /// Slices that a worker owns.
+        SLICES: Gauge = "perennial_slices", [SYSTEM, WORKER];
         /// Messages that were accepted and are not handled.
         DEAD_LETTERS: Counter = "perennial_dead_letters_total", [SYSTEM, REASON];
         /// Commands and messages that were refused as `Busy`.

@@ -60,6 +60,13 @@ pub struct SystemConfig {
     /// time later. 0 turns it off.
     #[serde(deserialize_with = "value::duration")]
     pub stuck_after: Duration,
+    /// How often it is looked whether a busy worker is to give slices to another one. 1 s by default;
+    /// from 10 ms to an hour. A worker gives slices away that was busy for seven tenths of three such
+    /// intervals in a row, and for a fifth more of them than another one. 0 turns it off.
+    #[serde(deserialize_with = "value::duration")]
+    pub rebalance_interval: Duration,
+    /// How many slices a worker gives away at once. 32 by default; from 1 to 1,024.
+    pub rebalance_slices: usize,
     /// How many threads run the work of `blocking`. 64 by default; from 1 to 4,096. What would need one
     /// more waits until one is free, and `later-limit` bounds how much may wait. A thread that was
     /// idle for ten seconds ends.
@@ -124,6 +131,8 @@ impl Default for SystemConfig {
             spin_before_yield: Duration::ZERO,
             slow_handler: Duration::from_millis(50),
             stuck_after: Duration::from_secs(5),
+            rebalance_interval: Duration::from_secs(1),
+            rebalance_slices: 32,
             blocking_threads: 64,
             later_limit: 1024,
             later_timeout: Duration::from_secs(60),
@@ -190,6 +199,15 @@ impl SystemConfig {
             let shortest = Duration::from_millis(10);
             within("stuck-after", self.stuck_after, shortest..=DAY)?;
         }
+        if !self.rebalance_interval.is_zero() {
+            let shortest = Duration::from_millis(10);
+            within(
+                "rebalance-interval",
+                self.rebalance_interval,
+                shortest..=HOUR,
+            )?;
+        }
+        within("rebalance-slices", self.rebalance_slices, 1..=1024)?;
         within("blocking-threads", self.blocking_threads, 1..=4096)?;
         within("later-limit", self.later_limit, 1..=1_048_576)?;
         within("later-timeout", self.later_timeout, MILLISECOND..=DAY)?;
@@ -223,6 +241,8 @@ impl SystemConfig {
         with_spin_before_yield => spin_before_yield: Duration,
         with_slow_handler => slow_handler: Duration,
         with_stuck_after => stuck_after: Duration,
+        with_rebalance_interval => rebalance_interval: Duration,
+        with_rebalance_slices => rebalance_slices: usize,
         with_blocking_threads => blocking_threads: usize,
         with_later_limit => later_limit: usize,
         with_later_timeout => later_timeout: Duration,

@@ -286,6 +286,73 @@ mod tests {
             assert_eq!(poll(second.as_mut()).await, Poll::Ready(()));
         });
     }
+    #[test]
+    fn it_is_exact_which_places_were_taken_before_a_mark_was_changed() {
+        const THREADS: usize = 4;
+        const ENTRIES: usize = 5_000;
+        const MARKS: u16 = 40;
+        let bound = Bound::marked(Mark(0));
+        let start = Barrier::new(THREADS + 1);
+        let (of_threads, at_changes) = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        let mut marks = vec![0; usize::from(MARKS) + 1];
+                        for _ in 0..ENTRIES {
+                            if let Ok(Mark(mark)) = bound.enter_marked(usize::MAX) {
+                                marks[usize::from(mark)] += 1;
+                            }
+                        }
+                        marks
+                    })
+                })
+                .collect();
+            start.wait();
+            let at_changes: Vec<usize> = (1..=MARKS)
+                .map(|mark| {
+                    std::thread::yield_now();
+                    bound.set_mark(Mark(mark))
+                })
+                .collect();
+            let of_threads: Vec<Vec<usize>> = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect();
+            (of_threads, at_changes)
+        });
+        let mut taken = 0;
+        for (mark, at_change) in at_changes.iter().enumerate() {
+            taken += of_threads.iter().map(|marks| marks[mark]).sum::<usize>();
+            assert_eq!(taken, *at_change, "before mark {}", mark + 1);
+        }
+        assert_eq!(bound.taken(), THREADS * ENTRIES);
+        assert_eq!(bound.mark(), Mark(MARKS));
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_says_whether_the_mark_has_changed() {
+        let bound = Bound::marked(Mark(4095));
+        let Ok(entered) = bound.enter_marked(1) else {
+            panic!("there is room");
+        };
+        assert_eq!(entered, Mark(4095));
+        assert!(
+            bound
+                .enter_marked(1)
+                .is_err_and(|full| full.withdrawn.is_none())
+        );
+        assert_eq!(bound.set_mark(Mark(7)), 1);
+        assert_eq!(bound.withdraw(entered), Some(Mark(4095)));
+        assert_eq!((bound.taken(), bound.mark()), (0, Mark(7)));
+        let Ok(entered) = bound.enter_marked(1) else {
+            panic!("there is room");
+        };
+        assert_eq!(bound.withdraw(entered), None);
+        bound.add(3);
+        assert_eq!((bound.taken(), bound.mark()), (3, Mark(7)));
+    }
+
     /// What many threads do with one bound, and how many of them were inside at once.
     struct Crowd {
         bound: Bound,

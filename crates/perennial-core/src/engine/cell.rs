@@ -485,6 +485,7 @@ impl<E: EventSourced> Cell<E> {
         let span = self.command_span(name);
         span.in_scope(|| self.handle(entity, core, command));
         let elapsed = core.look_at_clock().saturating_sub(before);
+        core.note_busy(self.address.persistence_id().slice(), elapsed);
         if let (Some(queued), Some(timings)) = (queued, &core.timings) {
             timings.types[self.key.host].record(queued, elapsed);
         }
@@ -1443,8 +1444,15 @@ impl<E: EventSourced> Cell<E> {
     /// admitted commands are here already.
     pub(crate) fn leave(&mut self, core: &mut Core) -> usize {
         self.give_up(core, Next::Leave { doomed: false });
-        let repetitions = self.commands.as_ref().map_or(0, |known| known.with_places());
-        self.queue.iter().filter(|command| command.has_place()).count() + repetitions
+        let repetitions = self
+            .commands
+            .as_ref()
+            .map_or(0, |known| known.with_places());
+        self.queue
+            .iter()
+            .filter(|command| command.has_place())
+            .count()
+            + repetitions
     }
 
     /// Something that was sent here before the entity left.

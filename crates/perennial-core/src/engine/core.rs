@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use perennial_persistence::{Clock, Error, PageLimit, PersistenceId, Slice, Timestamp, WriterId};
+use perennial_persistence::{
+    Clock, Error, NUMBER_OF_SLICES, PageLimit, PersistenceId, Slice, Timestamp, WriterId,
+};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -232,6 +234,10 @@ pub struct Stats {
     pub slow_handlers: AtomicU64,
     /// Entities that have gone to another worker.
     pub moved: AtomicU64,
+    /// How long its turns took, in nanoseconds.
+    pub(crate) busy_nanos: AtomicU64,
+    /// How long it has handled commands for each slice, in nanoseconds.
+    pub(crate) slices: Box<[AtomicU64]>,
     /// Whether it still turns, and whose code runs.
     pub pulse: Pulse,
     /// How it stands with the way to each store.
@@ -248,9 +254,17 @@ impl Stats {
         Self {
             breakers: stores.iter().map(breaker).collect(),
             types: (0..types).map(|_| TypeStats::default()).collect(),
+            slices: (0..NUMBER_OF_SLICES).map(|_| AtomicU64::new(0)).collect(),
             ..Self::default()
         }
     }
+}
+
+/// Adds to a sum that nobody else writes.
+fn add_nanos(sum: &AtomicU64, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let before = sum.load(Ordering::Relaxed);
+    sum.store(before.saturating_add(nanos), Ordering::Relaxed);
 }
 
 /// Parts of the engine that can be broken on purpose, to see that tests notice.
@@ -567,6 +581,18 @@ impl Core {
             self.start_timer(probe_at, Timed::Probe(breaker));
         }
         change
+    }
+
+    /// A command of a slice has taken so long.
+    pub(crate) fn note_busy(&self, slice: Slice, time: Duration) {
+        if let Some(sum) = self.stats.slices.get(usize::from(slice.value())) {
+            add_nanos(sum, time);
+        }
+    }
+
+    /// A turn has taken so long.
+    pub(super) fn note_turn(&self, time: Duration) {
+        add_nanos(&self.stats.busy_nanos, time);
     }
 
     /// Which worker this is.

@@ -13,9 +13,7 @@ use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::{
-    Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone,
-};
+use crate::engine::{Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone};
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 use crate::fsm::MachineHooks;

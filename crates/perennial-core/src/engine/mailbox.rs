@@ -248,6 +248,14 @@ impl Registry {
         usize::from(owner.load(Ordering::Acquire))
     }
 
+    /// How many slices a worker owns.
+    pub(crate) fn slices_of(&self, worker: usize) -> usize {
+        let owners = self.owners.iter();
+        owners
+            .filter(|owner| usize::from(owner.load(Ordering::Relaxed)) == worker)
+            .count()
+    }
+
     /// Gives a slice to another worker. Only the present one may do so.
     pub(crate) fn give_slice(&self, slice: Slice, to: usize) {
         self.owners[usize::from(slice.value())].store(index(to), Ordering::Release);

@@ -12,6 +12,7 @@
 //! - `mailbox`: addresses of entities, the way from a caller to its worker
 //! - `bound`: bounded numbers of places, and who waits for one
 //! - `local`: what workers send while they run
+//! - `balance`: which slices a busy worker gives away
 //! - `actor`: plain actors
 //! - `pulse`: whether a worker still turns
 //! - `envelope`: a command from its caller to its reply
@@ -28,6 +29,7 @@
 pub(crate) mod actix_driver;
 pub(crate) mod actor;
 mod assembly;
+pub(crate) mod balance;
 mod bound;
 mod breaker;
 mod cell;

@@ -101,6 +101,7 @@ impl Worker {
         core.stats.pulse.end();
         let flush_at = flush(hosts, core);
         take_own(hosts, actors, core);
+        core.note_turn(core.now.saturating_sub(start));
         // Only now: a write that is not sent any more may have let its entity recover.
         core.out.busy = core.has_runnable();
         let timer_at = core.timers.keys().next().map(|timer| timer.at);

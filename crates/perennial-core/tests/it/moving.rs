@@ -222,7 +222,9 @@ async fn what_an_entity_has_stashed_goes_with_it_before_what_came_later() {
     assert_eq!(entity.ask(Read).await, Ok(vec![]));
     until("it has gone", || system.stats().moved_entities == 1).await;
     let note = run(|_: &Ledger, cx: &Cx<'_, Ledger>| {
-        cx.persist([Entry::Noted(1)]).reply(|_| ()).then_unstash_all()
+        cx.persist([Entry::Noted(1)])
+            .reply(|_| ())
+            .then_unstash_all()
     });
     assert_eq!(entity.ask(note).await, Ok(()));
     for answer in stashed {
@@ -242,15 +244,21 @@ async fn the_mailbox_takes_exactly_as_many_commands_after_a_move() {
         move_away(&system, "a").await;
         assert!(entity.ask(Read).await.is_ok());
         let (done, wait) = oneshot::channel::<()>();
+        let (begin, begun) = oneshot::channel::<()>();
         let later = send(
             &entity,
-            run(move |_, cx| cx.later(wait, |_, _, cx| cx.reply(()))),
+            run(move |_, cx| {
+                let _ = begin.send(());
+                cx.later(wait, |_, _, cx| cx.reply(()))
+            }),
         );
-        settle(&system).await;
-        until("it is begun", || entity.tell(Read).is_ok()).await;
-        for _ in 1..MAILBOX {
-            assert_eq!(entity.tell(Read), Ok(()));
-        }
+        begun.await.expect("it is handled");
+        let mut taken = 0;
+        until("its own place is free again", || {
+            taken += usize::from(entity.tell(Read).is_ok());
+            taken == MAILBOX
+        })
+        .await;
         assert!(matches!(entity.tell(Read), Err(AskError::Busy { .. })));
         done.send(()).expect("the future waits");
         assert_eq!(later.answer().await, Ok(()));
@@ -302,10 +310,7 @@ async fn a_slice_stays_while_something_of_it_is_cleaned_up() {
     settle(&system).await;
     assert_eq!(system.owner(slice("a")), owner);
     let entity = system.entity::<Ledger>("a");
-    assert!(matches!(
-        entity.ask(Read).await,
-        Err(AskError::Busy { .. })
-    ));
+    assert!(matches!(entity.ask(Read).await, Err(AskError::Busy { .. })));
     gate.open();
     assert!(run.await.expect("no panic").is_ok());
     until("it may come back", || {
@@ -329,6 +334,51 @@ async fn slices_and_workers_that_there_are_not_change_nothing() {
     assert_eq!(system.stats().moved_entities, 0);
     assert_eq!(system.shutdown().await, Ok(()));
     system.move_slices([slice("a")], 1 - owner);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_worker_gives_slices_away_by_itself() {
+    let bed = Bed::new();
+    let settings = [TWO, ("system.rebalance-interval", "20ms")];
+    let system = bed.start_with(ledger(), &settings).await;
+    // All of them live on the first worker, and none is busier than the others.
+    let names: Vec<String> = (0..1000)
+        .map(|number| format!("entity-{number}"))
+        .filter(|name| system.owner(slice(name)) == 0)
+        .take(20)
+        .collect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let (entity, is_over) = (system.entity::<Ledger>(name), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    let work = run(|_, cx| {
+                        std::thread::sleep(Duration::from_micros(500));
+                        cx.reply(())
+                    });
+                    assert_eq!(entity.ask(work).await, Ok(()));
+                }
+            })
+        })
+        .collect();
+    let elsewhere = || names.iter().filter(|name| system.owner(slice(name)) == 1);
+    until("it has given slices away", || elsewhere().count() >= 4).await;
+    until("their entities have gone", || {
+        system.stats().moved_entities >= 4
+    })
+    .await;
+    is_over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("no caller was told anything else");
+    }
+    let workers = system.workers();
+    assert_eq!(
+        workers.iter().map(|worker| worker.slices).sum::<usize>(),
+        1024
+    );
+    assert!(workers[0].slices < 512);
 }
 
 #[tokio::test]
