@@ -157,6 +157,7 @@ mod call;
 pub mod cleanup;
 mod command;
 pub mod config;
+mod daemon;
 mod dead_letters;
 mod deadline;
 mod durable_state;
@@ -181,6 +182,7 @@ pub use actor::{
     StopReason, Supervision, Terminated, WeakActorRef,
 };
 pub use command::Repeatable;
+pub use daemon::{Daemon, DaemonProps, Daemons};
 pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub use durable_state::{Changed, Durable, DurableState, StateChange};
 pub use engine::BreakerState;

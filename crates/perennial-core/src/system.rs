@@ -20,6 +20,7 @@ use crate::config::{
     ConfigError, ConfigSource, EntityConfig, MetricsLevel, PersistenceConfig, ShutdownConfig,
     SystemConfig,
 };
+use crate::daemon::{DaemonProps, Daemons};
 use crate::dead_letters::DeadLetterReason;
 use crate::deadline;
 use crate::engine::actix_driver::{End, Engine, Outside};
@@ -117,6 +118,19 @@ impl ActorSystem {
         props: PoolProps<A>,
     ) -> Result<Pool<A>, SpawnError> {
         Pool::spawn(&self.inner.registry, name.as_ref(), None, props).map(|(pool, _)| pool)
+    }
+
+    /// Spawns a set of daemons: numbered actors that are always there. With one of them it is a
+    /// singleton.
+    ///
+    /// # Errors
+    /// [`SpawnError`] if the name is taken or cannot be one, and when the system has stopped.
+    pub fn spawn_daemons<A: Actor>(
+        &self,
+        name: impl AsRef<str>,
+        props: DaemonProps<A>,
+    ) -> Result<Daemons<A>, SpawnError> {
+        Daemons::spawn(&self.inner.registry, name.as_ref(), props)
     }
 
     /// A queue of work, called `name` in logs. Clones of it are the same queue; another one with the

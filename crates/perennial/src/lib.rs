@@ -112,11 +112,11 @@ pub use perennial_core::{
 };
 // What spreads work over them, and tells them of things.
 pub use perennial_core::{
-    AskRouter, AskWork, Assignment, Backlog, Broadcast, ConsistentHash, DiscardReason, Discarded,
-    EventStream, Group, LeastLoaded, Listing, NotAccepted, Overflow, Pool, PoolProps, Published,
-    PullingWorker, Receptionist, RoundRobin, Router, Routing, RoutingKey, ServiceKey,
-    SubscriberStatus, Subscription, SubscriptionEnd, Topic, TopicStatus, UnhandledCommand,
-    WorkQueue, WorkQueueProps, WorkQueueStatus,
+    AskRouter, AskWork, Assignment, Backlog, Broadcast, ConsistentHash, Daemon, DaemonProps,
+    Daemons, DiscardReason, Discarded, EventStream, Group, LeastLoaded, Listing, NotAccepted,
+    Overflow, Pool, PoolProps, Published, PullingWorker, Receptionist, RoundRobin, Router, Routing,
+    RoutingKey, ServiceKey, SubscriberStatus, Subscription, SubscriptionEnd, Topic, TopicStatus,
+    UnhandledCommand, WorkQueue, WorkQueueProps, WorkQueueStatus,
 };
 // What ends a system in good order.
 pub use perennial_core::{

@@ -21,6 +21,7 @@ mod cleanup;
 mod commands;
 mod commands_of_states;
 mod coordinated;
+mod daemons;
 mod durable_state;
 mod effects;
 mod ending_actors;
