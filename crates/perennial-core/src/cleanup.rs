@@ -24,6 +24,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -603,29 +604,47 @@ impl SystemPlace {
     }
 }
 
-/// An id that its worker keeps out of memory.
+/// An id that is kept out of memory by every worker where it might come in.
 struct Held {
     registry: Arc<Registry>,
     id: PersistenceId,
-    worker: usize,
+    workers: BTreeSet<usize>,
 }
 
 impl Held {
     async fn take(registry: &Arc<Registry>, id: &PersistenceId) -> Result<Self, CleanupError> {
-        let persistence_id = id.clone();
+        let mut held = Self {
+            registry: Arc::clone(registry),
+            id: id.clone(),
+            workers: BTreeSet::new(),
+        };
+        // A slice may go to another worker meanwhile, but not from one that keeps the id out.
+        while let Some(worker) = held.next_worker() {
+            held.take_at(worker).await?;
+        }
+        Ok(held)
+    }
+
+    /// A worker where it might still come in.
+    fn next_worker(&self) -> Option<usize> {
+        let mut homes = self.registry.homes_of(&self.id).into_iter();
+        homes.find(|worker| !self.workers.contains(worker))
+    }
+
+    async fn take_at(&mut self, worker: usize) -> Result<(), CleanupError> {
+        let persistence_id = self.id.clone();
         let (answer, answered) = oneshot::channel();
         let hold = Input::Hold(Box::new(Hold {
-            persistence_id: id.clone(),
-            registry: Arc::clone(registry),
+            persistence_id: self.id.clone(),
+            registry: Arc::clone(&self.registry),
             answer,
         }));
-        let sent = registry.post(registry.home_of(id).worker(), hold);
+        let sent = self.registry.post(worker, hold);
         match answered.await {
-            Ok(Ok(worker)) => Ok(Self {
-                registry: Arc::clone(registry),
-                id: id.clone(),
-                worker,
-            }),
+            Ok(Ok(())) => {
+                self.workers.insert(worker);
+                Ok(())
+            }
             Ok(Err(HoldRefused::Resident)) => Err(CleanupError::Resident { persistence_id }),
             Ok(Err(HoldRefused::Held)) => Err(CleanupError::InUse { persistence_id }),
             Err(_) => {
@@ -639,7 +658,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // A worker that has ended holds nothing.
-        let let_go = Input::LetGo(self.id.clone());
-        self.registry.post(self.worker, let_go);
+        for worker in &self.workers {
+            let let_go = Input::LetGo(self.id.clone());
+            self.registry.post(*worker, let_go);
+        }
     }
 }

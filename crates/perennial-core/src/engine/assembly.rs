@@ -107,6 +107,7 @@ impl Assembly {
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
             command_ids,
+            stays: false,
         });
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {

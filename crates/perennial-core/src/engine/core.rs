@@ -612,9 +612,9 @@ impl Core {
         }
     }
 
-    /// Where an entity belongs whose slice was given away.
-    pub(crate) fn belongs_elsewhere(&self, id: &PersistenceId) -> Option<usize> {
-        if !self.has_given || self.draining {
+    /// Where an entity of a type belongs whose slice was given away.
+    pub(crate) fn belongs_elsewhere(&self, host: usize, id: &PersistenceId) -> Option<usize> {
+        if !self.has_given || self.draining || self.registry.stays(host) {
             return None;
         }
         let owner = self.registry.owner(id.slice());

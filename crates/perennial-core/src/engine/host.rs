@@ -138,7 +138,7 @@ impl<E: EventSourced> Host<E> {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
-        if let Some(to) = core.belongs_elsewhere(cell.address().persistence_id())
+        if let Some(to) = core.belongs_elsewhere(self.index, cell.address().persistence_id())
             && cell.may_leave()
         {
             return self.leave(core, index, to);
@@ -249,7 +249,9 @@ impl<E: EventSourced> Host<E> {
                 return;
             }
             // It is not in memory, so it moves with this command.
-            let to = core.belongs_elsewhere(id).unwrap_or(core.worker());
+            let to = core
+                .belongs_elsewhere(self.index, id)
+                .unwrap_or(core.worker());
             let leaving = Leaving {
                 to,
                 pending: address.depart(to),
@@ -350,7 +352,7 @@ impl<E: EventSourced> AnyHost for Host<E> {
         if home.worker() != core.worker()
             || home.is_on_its_way()
             || core
-                .belongs_elsewhere(address.persistence_id())
+                .belongs_elsewhere(self.index, address.persistence_id())
                 .is_some_and(|_| address.cell().is_none())
         {
             return self.redirect(core, command);

@@ -5,6 +5,7 @@
 //! refuses a command on the sender's thread, before anything is queued.
 
 use std::any::TypeId;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -39,6 +40,8 @@ pub struct EntityType {
     pub mailbox: usize,
     /// Whether its commands may have ids.
     pub command_ids: bool,
+    /// Whether its entities stay on the worker that owned their slices at first.
+    pub stays: bool,
 }
 
 /// A part of a system that has to do something when nothing is accepted any more. It may be told
@@ -112,8 +115,8 @@ impl Registry {
             })
             .unzip();
         let topics = Arc::<Topics>::default();
-        let owners = (0..usize::from(NUMBER_OF_SLICES))
-            .map(|slice| AtomicU16::new(index(slice * workers / usize::from(NUMBER_OF_SLICES))))
+        let owners = (0..NUMBER_OF_SLICES)
+            .map(|slice| AtomicU16::new(index(first_owner(slice, workers))))
             .collect();
         let registry = Self {
             entity_types,
@@ -213,7 +216,10 @@ impl Registry {
             return address;
         }
         let new = |id: PersistenceId| {
-            let worker = self.worker_of(&id);
+            let worker = match self.entity_types[host].stays {
+                true => first_owner(id.slice().value(), self.inboxes.len()),
+                false => self.owner(id.slice()),
+            };
             Arc::new(Address {
                 id,
                 host,
@@ -236,12 +242,6 @@ impl Registry {
         }
     }
 
-    /// The worker that owns an id's slice. An entity that is in memory elsewhere is still on its way
-    /// there.
-    pub(crate) fn worker_of(&self, id: &PersistenceId) -> usize {
-        self.owner(id.slice())
-    }
-
     /// The worker that owns a slice.
     pub fn owner(&self, slice: Slice) -> usize {
         let owner = &self.owners[usize::from(slice.value())];
@@ -261,10 +261,28 @@ impl Registry {
         self.owners[usize::from(slice.value())].store(index(to), Ordering::Release);
     }
 
-    /// Where an id is reached now: at the worker of its address, if it has one.
-    pub(crate) fn home_of(&self, id: &PersistenceId) -> Home {
+    /// Where an id is reached, if it has an address.
+    pub(crate) fn home_of(&self, id: &PersistenceId) -> Option<Home> {
         let address = self.addresses.get(id).and_then(|weak| weak.upgrade());
-        address.map_or_else(|| Home::new(self.worker_of(id)), |address| address.home())
+        address.map(|address| address.home())
+    }
+
+    /// All workers where an id may be in memory, or be brought there as one of some type.
+    pub(crate) fn homes_of(&self, id: &PersistenceId) -> BTreeSet<usize> {
+        let slice = id.slice();
+        let home = self.home_of(id).map(Home::worker);
+        [
+            self.owner(slice),
+            first_owner(slice.value(), self.inboxes.len()),
+        ]
+        .into_iter()
+        .chain(home)
+        .collect()
+    }
+
+    /// Whether entities of a type stay on the worker that owned their slices at first.
+    pub(crate) fn stays(&self, host: usize) -> bool {
+        self.entity_types[host].stays
     }
 
     /// Has the workers that own slices give them to another one.
@@ -847,6 +865,11 @@ impl Admitted {
         registry.inboxes[to].waiting.add(1);
         self.0 = index(to);
     }
+}
+
+/// The worker that owns a slice when a system starts.
+fn first_owner(slice: u16, workers: usize) -> usize {
+    usize::from(slice) * workers / usize::from(NUMBER_OF_SLICES)
 }
 
 /// Where an entity is: at a worker, or on its way there.

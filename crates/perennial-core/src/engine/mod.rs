@@ -178,8 +178,8 @@ pub struct Hold {
     pub(crate) persistence_id: PersistenceId,
     /// Where it is found if it is in memory.
     pub(crate) registry: Arc<Registry>,
-    /// Which worker keeps it out now.
-    pub(crate) answer: oneshot::Sender<Result<usize, HoldRefused>>,
+    /// Whether it is kept out now.
+    pub(crate) answer: oneshot::Sender<Result<(), HoldRefused>>,
 }
 
 /// Why an entity is not kept out of memory.

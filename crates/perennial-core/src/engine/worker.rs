@@ -231,21 +231,17 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
     }
 }
 
-/// Keeps an entity out of memory, if it belongs here and is not in memory.
+/// Keeps an entity out of memory that is not in memory here, nor on its way here.
 fn keep_out(core: &mut Core, hold: Box<Hold>) {
     let id = &hold.persistence_id;
     let home = hold.registry.home_of(id);
-    if home.worker() != core.worker() {
-        let registry = Arc::clone(&hold.registry);
-        // Whoever waits is told by its being dropped, if that one has ended.
-        registry.post(home.worker(), Input::Hold(hold));
-        return;
-    }
-    let is_resident = home.is_on_its_way() || hold.registry.is_resident(id);
-    let held = core.hold(id.clone(), is_resident);
-    let answer = held.map(|()| core.worker());
+    let is_here = home.is_some_and(|home| {
+        let is_mine = home.worker() == core.worker();
+        home.is_on_its_way() || is_mine && hold.registry.is_resident(id)
+    });
+    let held = core.hold(id.clone(), is_here);
     // Nobody waits any more: whoever asked would not let it go either.
-    if hold.answer.send(answer).is_err() && held.is_ok() {
+    if hold.answer.send(held).is_err() && held.is_ok() {
         core.let_go(&hold.persistence_id);
     }
 }
