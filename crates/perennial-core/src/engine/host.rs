@@ -2,18 +2,22 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{Error, PersistenceId, Previous};
+use siphasher::sip::SipHasher13;
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
+use crate::engine::replacement::Residents;
 use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone};
+use crate::entity_status::EntityStatus;
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 use crate::fsm::MachineHooks;
@@ -47,6 +51,8 @@ pub(crate) trait AnyHost: Any + Send {
     fn passivate(&mut self, core: &mut Core);
     /// The system stops: forgets every cell as soon as it has nothing to do.
     fn drain(&mut self, core: &mut Core);
+    /// How it stands with an entity.
+    fn status(&self, core: &Core, address: &Arc<Address>) -> EntityStatus;
     /// Whether no cell is left.
     fn is_empty(&self) -> bool;
     /// How many entries stand among the idle ones.
@@ -62,17 +68,27 @@ pub(crate) struct Host<E: EventSourced> {
     /// Cells that had nothing to do, the one that is due first at the front. A cell stands here
     /// once at the most; whether it is still idle is seen when its time has come.
     idle: VecDeque<(Duration, CellKey)>,
+    /// Whether a timer is set for them.
+    is_watching: bool,
+    /// Says who leaves; there if the number of entities has a limit.
+    residents: Option<Residents>,
     /// State machines that are observed while they are not in memory.
     observed: HashMap<PersistenceId, MachineHooks<E>>,
 }
 
 impl<E: EventSourced> Host<E> {
-    pub(crate) fn new(index: usize, entity: Arc<EntityDef<E>>) -> Self {
+    /// The host of a worker that may have `limit` of the entities in memory, or any number if that
+    /// is 0.
+    pub(crate) fn new(index: usize, entity: Arc<EntityDef<E>>, limit: usize) -> Self {
+        let config = &entity.config;
+        let residents = || Residents::new(limit, config.replacement, config.protected_percent);
         Self {
             index,
+            residents: (limit > 0).then(residents),
             entity,
             cells: Slab::new(),
             idle: VecDeque::new(),
+            is_watching: false,
             observed: HashMap::new(),
         }
     }
@@ -98,7 +114,14 @@ impl<E: EventSourced> Host<E> {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
-        match cell.whereabouts(&self.entity, core.draining) {
+        let whereabouts = cell.whereabouts(&self.entity, core.draining);
+        if let Some(residents) = &mut self.residents {
+            match whereabouts {
+                Whereabouts::Idle => residents.idle(index),
+                _ => residents.busy(index),
+            }
+        }
+        match whereabouts {
             Whereabouts::Runnable => cell.schedule(core),
             Whereabouts::Waiting => {}
             Whereabouts::Idle => {
@@ -107,13 +130,54 @@ impl<E: EventSourced> Host<E> {
                     && cell.list_as_idle()
                 {
                     let at = core.now.saturating_add(after);
-                    if self.idle.is_empty() {
-                        core.start_idle_timer(at, self.index);
-                    }
                     self.idle.push_back((at, cell.key()));
+                    self.watch_idle(core, at);
+                    self.forget_trails();
                 }
+                self.make_room(core);
             }
-            Whereabouts::Gone => self.remove(core, index),
+            Whereabouts::Gone => self.leave(core, index),
+        }
+    }
+
+    /// Has a timer while cells stand among the idle ones.
+    fn watch_idle(&mut self, core: &mut Core, at: Duration) {
+        if !std::mem::replace(&mut self.is_watching, true) {
+            core.start_idle_timer(at, self.index);
+        }
+    }
+
+    /// Takes out what removed cells have left among the idle ones, when that is most of it.
+    fn forget_trails(&mut self) {
+        const FEW: usize = 64;
+        if self.idle.len() > 2 * self.cells.len() + FEW {
+            let cells = &self.cells;
+            self.idle.retain(|(_, key)| {
+                let cell = cells.get(key.index);
+                cell.is_some_and(|cell| cell.is_listed_as(*key))
+            });
+        }
+    }
+
+    /// Has entities leave while there are more than may be and one of them can.
+    fn make_room(&mut self, core: &mut Core) {
+        while let Some(victim) = self.residents.as_mut().and_then(Residents::victim) {
+            let of_type = &core.stats.types[self.index].passivated_limit;
+            of_type.fetch_add(1, Ordering::Relaxed);
+            self.leave(core, victim);
+        }
+    }
+
+    /// Has an entity leave that has nothing to do: at once, or when it has handled the command that
+    /// its type has for that.
+    fn leave(&mut self, core: &mut Core, index: usize) {
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
+        if cell.begin_to_leave(&self.entity, core) {
+            self.place(core, index);
+        } else {
+            self.remove(core, index);
         }
     }
 
@@ -133,8 +197,12 @@ impl<E: EventSourced> Host<E> {
         address.set_cell(Some(index));
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
-        let of_type = &core.stats.types[self.index].resident;
-        of_type.fetch_add(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index];
+        of_type.add_resident(address.persistence_id().slice());
+        if let Some(residents) = &mut self.residents {
+            residents.insert(index, hash_of(address.persistence_id()));
+            self.make_room(core);
+        }
         Ok(index)
     }
 
@@ -156,15 +224,28 @@ impl<E: EventSourced> Host<E> {
     fn remove(&mut self, core: &mut Core, index: usize) {
         let mut cell = self.cells.remove(index);
         cell.cancel_timers(core);
+        cell.end_leaving(core);
+        if let Some(residents) = &mut self.residents {
+            residents.remove(index);
+        }
         if let Some(machine) = cell.observed_machine() {
             let id = cell.address().persistence_id().clone();
             self.observed.insert(id, machine);
         }
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
-        let of_type = &core.stats.types[self.index].resident;
-        of_type.fetch_sub(1, Ordering::Relaxed);
+        let slice = cell.address().persistence_id().slice();
+        core.stats.types[self.index].remove_resident(slice);
     }
+}
+
+/// A hash of an id, by which it is remembered how often the entity is used. It goes nowhere else, and
+/// is the same in every run, as whatever a worker decides by.
+fn hash_of(id: &PersistenceId) -> u32 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(id.as_str().as_bytes());
+    let [first, second, third, fourth, ..] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([first, second, third, fourth])
 }
 
 impl<E: EventSourced> AnyHost for Host<E> {
@@ -182,7 +263,12 @@ impl<E: EventSourced> AnyHost for Host<E> {
             return command.refuse(busy);
         }
         let index = match there {
-            Some(index) => index,
+            Some(index) => {
+                if let Some(residents) = &mut self.residents {
+                    residents.used(index);
+                }
+                index
+            }
             None => match self.add(core, Arc::clone(command.address())) {
                 Ok(index) => index,
                 Err(reason) => {
@@ -274,14 +360,13 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn passivate(&mut self, core: &mut Core) {
+        self.is_watching = false;
         let Some(after) = self.entity.config.passivate_after else {
             return;
         };
-        while let Some((at, key)) = self.idle.front().copied() {
-            if at > core.now {
-                core.start_idle_timer(at, self.index);
-                break;
-            }
+        while let Some((at, key)) = self.idle.front().copied()
+            && at <= core.now
+        {
             self.idle.pop_front();
             let Some(cell) = self.cells.get_mut(key.index) else {
                 continue;
@@ -295,16 +380,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
             ) {
                 let due = cell.last_active().saturating_add(after);
                 if due <= core.now {
-                    self.remove(core, key.index);
+                    let of_type = &core.stats.types[self.index].passivated_idle;
+                    of_type.fetch_add(1, Ordering::Relaxed);
+                    self.leave(core, key.index);
                 } else {
                     cell.list_as_idle();
                     self.idle.push_back((due, cell.key()));
-                    if self.idle.len() == 1 {
-                        core.start_idle_timer(due, self.index);
-                        break;
-                    }
                 }
             }
+        }
+        if let Some((at, _)) = self.idle.front().copied() {
+            self.watch_idle(core, at);
         }
     }
 
@@ -315,6 +401,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
                 cell.drain(core);
             }
             self.place(core, index);
+        }
+    }
+
+    fn status(&self, core: &Core, address: &Arc<Address>) -> EntityStatus {
+        let cell = address.cell().and_then(|index| self.cells.get(index));
+        match cell {
+            Some(cell) => cell.status(&self.entity, core),
+            None => {
+                let is_held = core.is_held(address.persistence_id());
+                EntityStatus::not_in_memory(address, is_held)
+            }
         }
     }
 

@@ -7,11 +7,11 @@
 use std::any::TypeId;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId};
+use perennial_persistence::{Clock, NUMBER_OF_SLICES, PersistenceId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
@@ -77,6 +77,10 @@ pub struct Registry {
     cut_off: Mutex<CutOff>,
     sampling: Sampling,
     waits: Waits,
+    /// Questions for how it stands with entities, between those who ask and the workers.
+    looks: Bound,
+    /// What is seen of the workers from outside, and the clock by which that is.
+    watched: OnceLock<(Box<[Arc<Stats>]>, Arc<dyn Clock>)>,
 }
 
 /// How callers wait.
@@ -129,6 +133,8 @@ impl Registry {
             cut_off: Mutex::default(),
             sampling: Sampling::none(),
             waits,
+            looks: Bound::default(),
+            watched: OnceLock::new(),
         };
         (Arc::new(registry), receivers)
     }
@@ -325,6 +331,24 @@ impl Registry {
             }
         }
         cut_off
+    }
+
+    /// Lets be seen whether workers turn.
+    pub(super) fn watch(&self, stats: Box<[Arc<Stats>]>, clock: Arc<dyn Clock>) {
+        let _ = self.watched.set((stats, clock));
+    }
+
+    /// Whose code runs on a worker at this moment, and for how long it has.
+    pub(crate) fn running_on(&self, worker: usize) -> Option<(String, Duration)> {
+        let (stats, clock) = self.watched.get()?;
+        let beat = stats.get(worker)?.pulse.beat()?;
+        let elapsed = clock.elapsed().saturating_sub(beat.since);
+        Some((self.name_of(worker, beat.key), elapsed))
+    }
+
+    /// The places for questions for how it stands with entities.
+    pub(crate) fn looks(&self) -> &Bound {
+        &self.looks
     }
 
     /// Waits until no actor is left, after [`Registry::stop_actors`].
@@ -623,6 +647,11 @@ impl Address {
 
     pub(crate) fn host(&self) -> usize {
         self.host
+    }
+
+    /// The worker on which the entity lives.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
