@@ -158,7 +158,7 @@ async fn every_worker_has_an_even_share_rounded_up() {
         // The file wins over the program.
         let entity = limited(1000, Replacement::Segmented);
         let system = bed.start_with(entity, &settings).await;
-        for number in 0..50 {
+        for number in 0..300 {
             let entity = system.entity::<Ledger>(format!("e{number}"));
             assert_eq!(entity.ask(Read).await, Ok(vec![]));
         }

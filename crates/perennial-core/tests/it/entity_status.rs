@@ -274,6 +274,10 @@ async fn a_worker_that_is_stuck_is_told_with_what_keeps_it() {
     }
     latch.open();
     assert_eq!(block.answer().await, Ok(()));
+    asked.truncate(1023);
+    for asked in asked {
+        assert!(asked.await.is_ok());
+    }
     assert_eq!(status(&other).await.phase, EntityPhase::NotInMemory);
 }
 

@@ -37,13 +37,19 @@ async fn phase(system: &ActorSystem, entity_id: &str) -> EntityPhase {
     status.expect("the worker answers").phase
 }
 
-async fn until_gone(system: &ActorSystem, entity_id: &str) {
-    in_time("its end", async {
-        while phase(system, entity_id).await != EntityPhase::NotInMemory {
-            tokio::task::yield_now().await;
+/// Lets time pass, a second at a time, until an entity is in a phase.
+async fn until_it_is(wanted: EntityPhase, system: &ActorSystem, clock: &ManualClock) {
+    let start = std::time::Instant::now();
+    loop {
+        let status = system.entity::<Ledger>("a").status(DEADLINE).await;
+        let status = status.expect("the worker answers");
+        if status.phase == wanted {
+            return;
         }
-    })
-    .await;
+        assert!(start.elapsed() < DEADLINE, "waited in vain: {status}");
+        clock.advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -54,7 +60,7 @@ async fn one_that_was_idle_for_long_handles_its_last_command_first() {
     let entity = system.entity::<Ledger>("a");
     assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
     pass(&system, &clock).await;
-    until_gone(&system, "a").await;
+    until_it_is(EntityPhase::NotInMemory, &system, &clock).await;
     assert_eq!(bed.stored("a"), noted([1, END]));
     assert_eq!(entity.ask(Read).await, Ok(vec![1, END]));
 }
@@ -167,11 +173,7 @@ async fn a_last_command_may_take_a_future() {
     let system = start(&bed, &clock, ledger().on_passivate(last)).await;
     let entity = system.entity::<Ledger>("a");
     assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
-    // The bystander, whose end waits for nothing, has gone by now.
-    clock.advance(MINUTE);
-    settle(&system).await;
-    until("it ends", || system.stats().resident == 2).await;
-    assert_eq!(phase(&system, "a").await, EntityPhase::Stopping);
+    until_it_is(EntityPhase::Stopping, &system, &clock).await;
     let behind = send(&entity, Note(2));
     settle(&system).await;
     assert!(behind.is_open());
@@ -194,14 +196,12 @@ async fn one_that_takes_too_long_is_ended_all_the_same() {
     let system = start(&bed, &clock, entity).await;
     let entity = system.entity::<Ledger>("a");
     assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
-    clock.advance(MINUTE);
-    settle(&system).await;
-    assert_eq!(phase(&system, "a").await, EntityPhase::Stopping);
-    clock.advance(Duration::from_secs(19));
+    until_it_is(EntityPhase::Stopping, &system, &clock).await;
+    clock.advance(Duration::from_secs(18));
     settle(&system).await;
     assert_eq!(phase(&system, "a").await, EntityPhase::Stopping);
     let behind = send(&entity, Note(2));
-    clock.advance(Duration::from_secs(1));
+    clock.advance(Duration::from_secs(2));
     settle(&system).await;
     assert_eq!(behind.answer().await, Ok(vec![1, 2]));
     assert_eq!(system.entities()[0].workers[0].forced_ends, 1);
@@ -242,20 +242,16 @@ async fn one_whose_end_fails_leaves_all_the_same() {
             cx.persist(noted([END])).reply(|_| ())
         })
     };
-    let entity = ledger().on_passivate(last).passivate_after(Some(MINUTE));
-    let system = bed.start_on(Arc::new(clock.clone()), entity, &[]).await;
+    let system = start(&bed, &clock, ledger().on_passivate(last)).await;
     let entity = system.entity::<Ledger>("a");
     assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
-    clock.advance(MINUTE);
-    until_gone(&system, "a").await;
+    until_it_is(EntityPhase::NotInMemory, &system, &clock).await;
     assert_eq!(entity.ask(Note(2)).await, Ok(vec![1, 2]));
     bed.faults.writes.next(WriteFault::Rejected);
-    clock.advance(MINUTE);
-    until_gone(&system, "a").await;
+    until_it_is(EntityPhase::NotInMemory, &system, &clock).await;
     assert_eq!(ends.load(Ordering::SeqCst), 2, "neither is tried again");
     assert_eq!(entity.ask(Note(3)).await, Ok(vec![1, 2, 3]));
-    clock.advance(MINUTE);
-    until_gone(&system, "a").await;
+    until_it_is(EntityPhase::NotInMemory, &system, &clock).await;
     assert_eq!(bed.stored("a"), noted([1, 2, 3, END]));
 }
 
@@ -269,9 +265,7 @@ async fn a_last_command_may_be_put_aside_for_a_while() {
     let system = start(&bed, &clock, ledger().on_passivate(last)).await;
     let entity = system.entity::<Ledger>("a");
     assert_eq!(entity.ask(Read).await, Ok(vec![]));
-    clock.advance(MINUTE);
-    settle(&system).await;
-    assert_eq!(phase(&system, "a").await, EntityPhase::Stopping);
+    until_it_is(EntityPhase::Stopping, &system, &clock).await;
     assert_eq!(record.lines(), [""; 0]);
     // It goes on until then.
     let incarnations = system.stats().recovered;
@@ -281,7 +275,7 @@ async fn a_last_command_may_be_put_aside_for_a_while() {
         noted.reply(|_| ())
     });
     assert_eq!(entity.ask(note).await, Ok(()));
-    until_gone(&system, "a").await;
+    until_it_is(EntityPhase::NotInMemory, &system, &clock).await;
     assert_eq!(record.lines(), ["work", "end"]);
     assert_eq!(system.stats().recovered, incarnations);
 }
