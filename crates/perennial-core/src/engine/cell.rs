@@ -556,7 +556,7 @@ impl<E: EventSourced> Cell<E> {
     }
 
     fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, command: Box<dyn Queued<E>>) {
-        let is_last = command.is_last();
+        let is_last = self.leaving.is_some() && command.is_last();
         self.handle_any(entity, core, command);
         if is_last {
             self.last_handled(entity, core);

@@ -79,8 +79,14 @@ pub struct Registry {
     waits: Waits,
     /// Questions for how it stands with entities, between those who ask and the workers.
     looks: Bound,
-    /// What is seen of the workers from outside, and the clock by which that is.
-    watched: OnceLock<(Box<[Arc<Stats>]>, Arc<dyn Clock>)>,
+    watched: OnceLock<Watched>,
+}
+
+/// What is seen of the workers from outside.
+struct Watched {
+    stats: Box<[Arc<Stats>]>,
+    /// By which their times are.
+    clock: Arc<dyn Clock>,
 }
 
 /// How callers wait.
@@ -335,14 +341,14 @@ impl Registry {
 
     /// Lets be seen whether workers turn.
     pub(super) fn watch(&self, stats: Box<[Arc<Stats>]>, clock: Arc<dyn Clock>) {
-        let _ = self.watched.set((stats, clock));
+        let _ = self.watched.set(Watched { stats, clock });
     }
 
     /// Whose code runs on a worker at this moment, and for how long it has.
     pub(crate) fn running_on(&self, worker: usize) -> Option<(String, Duration)> {
-        let (stats, clock) = self.watched.get()?;
-        let beat = stats.get(worker)?.pulse.beat()?;
-        let elapsed = clock.elapsed().saturating_sub(beat.since);
+        let watched = self.watched.get()?;
+        let beat = watched.stats.get(worker)?.pulse.beat()?;
+        let elapsed = watched.clock.elapsed().saturating_sub(beat.since);
         Some((self.name_of(worker, beat.key), elapsed))
     }
 

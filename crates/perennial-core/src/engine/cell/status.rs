@@ -66,8 +66,11 @@ impl<E: EventSourced> Cell<E> {
                 oldest: since(oldest.since),
             });
         }
-        let is_reading = |known: &Box<super::CommandWindow<E>>| known.is_reading();
-        if self.commands.as_ref().is_some_and(is_reading) {
+        if self
+            .commands
+            .as_ref()
+            .is_some_and(|known| known.is_reading())
+        {
             all.push(WaitsFor::Replies);
         }
         let of_store = |waits: &WaitsFor| {
