@@ -9,6 +9,7 @@ mod flights_command_line;
 mod flights_crash_recovery;
 mod flights_outages;
 mod guide;
+mod passivation_under_fire;
 mod postgres_outages;
 mod repeated_requests;
 mod signals;

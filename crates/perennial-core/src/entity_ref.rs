@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::actor::Recipient;
 use crate::call::{Behalf, Call};
 use crate::command::{Identity, Repeatable};
-use crate::engine::{Address, Admitted, Envelope, Registry};
+use crate::engine::{Address, Admitted, Bounded, Envelope, Input, Look, Registry, Starter};
+use crate::entity_status::{EntityStatus, StatusError};
 use crate::error::AskError;
 use crate::event_sourced::{EventSourced, Handle};
 use crate::reply::{self, Receiver, ReplyTo};
@@ -151,6 +152,84 @@ impl<E: EventSourced> EntityRef<E> {
         Ok(())
     }
 
+    /// Brings the entity back without a command, and waits until it is there. Nothing is handled for
+    /// it, and one that is there already answers at once, also while it is busy. It is sent when the
+    /// returned value is awaited, waits up to the system's `ask-timeout` or [`Start::timeout`], takes
+    /// a place in the entity's mailbox, and counts as use of the entity as a command does.
+    ///
+    /// ```
+    /// # use perennial_core::{ActorSystem, AskError, EventSourced};
+    /// # async fn example<Account: EventSourced>(system: &ActorSystem) -> Result<(), AskError> {
+    /// // Its next command need not wait for the store.
+    /// system.entity::<Account>("4711").start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AskError`] says why it is not there: [`AskError::RecoveryFailed`] if it cannot be brought
+    /// back, [`AskError::Expired`] if it was not in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is safe; the entity may come back all the same.
+    pub fn start(&self) -> Start<E> {
+        Start {
+            target: self.target.clone(),
+            timeout: None,
+            entity: PhantomData,
+        }
+    }
+
+    /// How it stands with the entity: on which worker it is, in which phase and since when, how many
+    /// commands wait, and what it waits for itself. It is not brought back for this, and it does not
+    /// count as use. Its worker is asked in between two turns, and is waited for up to `timeout`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use perennial_core::{ActorSystem, EventSourced};
+    /// # async fn example<Account: EventSourced>(system: &ActorSystem) {
+    /// // Why is it stuck?
+    /// let account = system.entity::<Account>("4711");
+    /// match account.status(Duration::from_secs(3)).await {
+    ///     Ok(status) => println!("{status}"),
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StatusError::NoAnswer`] when the worker does not answer in time, with what runs there
+    /// instead. [`StatusError::Refused`] for an invalid id, a stopped system, and as busy while
+    /// 1,024 such questions are open in the system.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by it.
+    pub async fn status(&self, timeout: Duration) -> Result<EntityStatus, StatusError> {
+        /// Questions that may be open at once in a system.
+        const OPEN: usize = 1024;
+        let address = self.entity_address()?;
+        let registry = address.registry();
+        if !registry.looks().enter(OPEN) {
+            let what = "the number of open status questions";
+            return Err(registry.busy(address.worker(), what, Bounded::Inbox).into());
+        }
+        let (reply, receiver) = reply::ask(Duration::ZERO);
+        if let Some(deadlines) = registry.deadlines() {
+            deadlines.add(timeout, None, receiver.expires());
+        }
+        let look = Look::new(Arc::clone(address), reply);
+        registry.post(address.worker(), Input::Look(Box::new(look)));
+        match receiver.await {
+            Ok(status) => Ok(status),
+            Err(AskError::Expired) => Err(StatusError::NoAnswer {
+                worker: address.worker(),
+                timeout,
+                running: registry.running_on(address.worker()),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn dispatch<C: Send + 'static>(address: &Arc<Address>, admitted: Admitted, command: C)
     where
         E: Handle<C>,
@@ -280,24 +359,11 @@ impl<E: Handle<C>, C: Send + 'static> Ask<E, C> {
             Ok(identity) => identity,
             Err(error) => return Asking::refused(error),
         };
-        let call = Call::current();
-        if let Some(call) = &call
-            && let Err(error) = call.may_ask_entity(&address)
-        {
-            return Asking::refused(error);
-        }
-        let admitted = match address.admit() {
+        let (admitted, behalf, reply, receiver) = match admit(&address, self.timeout) {
             Ok(admitted) => admitted,
             Err(error) => return Asking::refused(error),
         };
-        let registry = address.registry();
-        let (reply, receiver) = reply::ask(registry.spin_before_yield());
-        let timeout = self.timeout.unwrap_or(registry.ask_timeout());
-        let until = registry
-            .deadlines()
-            .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
         let to = Arc::clone(&address);
-        let behalf = Behalf { call, until };
         let worker = admitted.worker();
         let command = self.command;
         let envelope = Envelope::<E, C>::admitted(to, admitted, command, reply, identity, behalf);
@@ -321,6 +387,69 @@ impl<E, C> fmt::Debug for Ask<E, C> {
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
+}
+
+/// An entity about to be brought back; await it. Made by [`EntityRef::start`].
+#[must_use = "an entity is started when this is awaited"]
+pub struct Start<E> {
+    target: Result<Arc<Address>, AskError>,
+    timeout: Option<Duration>,
+    entity: PhantomData<fn(E)>,
+}
+
+impl<E> Start<E> {
+    /// Waits this long at the most, instead of the system's `ask-timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<E: EventSourced> IntoFuture for Start<E> {
+    type Output = Result<(), AskError>;
+    type IntoFuture = Asking<()>;
+
+    fn into_future(self) -> Asking<()> {
+        let address = match self.target {
+            Ok(address) => address,
+            Err(error) => return Asking::refused(error),
+        };
+        let (admitted, behalf, reply, receiver) = match admit(&address, self.timeout) {
+            Ok(admitted) => admitted,
+            Err(error) => return Asking::refused(error),
+        };
+        let worker = admitted.worker();
+        let starter = Starter::<E>::admitted(Arc::clone(&address), admitted, reply, behalf);
+        address.send(worker, Box::new(starter));
+        Asking::sent(receiver)
+    }
+}
+
+impl<E> fmt::Debug for Start<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes a place for an ask, and makes its two ends.
+fn admit<R: Send + 'static>(
+    address: &Address,
+    timeout: Option<Duration>,
+) -> Result<(Admitted, Behalf, ReplyTo<R>, Receiver<R>), AskError> {
+    let call = Call::current();
+    if let Some(call) = &call {
+        call.may_ask_entity(address)?;
+    }
+    let admitted = address.admit()?;
+    let registry = address.registry();
+    let (reply, receiver) = reply::ask(registry.spin_before_yield());
+    let timeout = timeout.unwrap_or(registry.ask_timeout());
+    let until = registry
+        .deadlines()
+        .map(|deadlines| deadlines.add(timeout, call.as_deref(), receiver.expires()));
+    Ok((admitted, Behalf { call, until }, reply, receiver))
 }
 
 /// A command with an id about to be asked; await it. Made by [`Ask::command_id`].

@@ -163,6 +163,7 @@ mod deadline;
 mod durable_state;
 pub mod engine;
 mod entity_ref;
+mod entity_status;
 mod error;
 mod event_sourced;
 mod fsm;
@@ -186,7 +187,10 @@ pub use daemon::{Daemon, DaemonProps, Daemons};
 pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub use durable_state::{Changed, Durable, DurableState, StateChange};
 pub use engine::BreakerState;
-pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
+pub use entity_ref::{Ask, AskOnce, Asking, EntityRef, Start};
+pub use entity_status::{
+    EntitiesOfWorker, EntityPhase, EntityStatus, EntityTypeStatus, StatusError, WaitsFor,
+};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
     Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,

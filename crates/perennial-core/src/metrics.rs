@@ -114,7 +114,18 @@ impl Publisher {
             let labels = labels.and(label::ENTITY_TYPE, entity_type);
             let resident = stats.resident.load(Ordering::Relaxed);
             gauge!(metric::RESIDENT_ENTITIES, labels.all()).set(number(resident));
+            let over_limit = stats.over_limit(resident);
+            gauge!(metric::ENTITIES_OVER_LIMIT, labels.all()).set(number(over_limit));
+            for (reason, count) in [
+                ("idle", &stats.passivated_idle),
+                ("limit", &stats.passivated_limit),
+            ] {
+                let labels = labels.and(label::REASON, reason);
+                let count = count.load(Ordering::Relaxed);
+                counter!(metric::PASSIVATED_ENTITIES, labels.all()).absolute(count);
+            }
             for (name, count) in [
+                (metric::FORCED_ENDS, &stats.forced_ends),
                 (metric::ENTITY_FAILURES, &stats.failures),
                 (metric::RECOVERIES, &stats.recovered),
                 (metric::REPLAYED_EVENTS, &stats.replayed),

@@ -78,6 +78,13 @@ pub mod metric {
         /// Failures of entities: panics, writes and recoveries that failed. Each begins the entity
         /// anew.
         ENTITY_FAILURES: Counter = "perennial_entity_failures_total", [SYSTEM, WORKER, ENTITY_TYPE];
+        /// Entities that are in memory beyond the limit of their type, because they have something
+        /// open.
+        ENTITIES_OVER_LIMIT: Gauge = "perennial_entities_over_limit", [SYSTEM, WORKER, ENTITY_TYPE];
+        /// Entities that left memory because they were idle for long or too many.
+        PASSIVATED_ENTITIES: Counter = "perennial_passivated_entities_total", [SYSTEM, WORKER, ENTITY_TYPE, REASON];
+        /// Entities that were not done with their last command in time and were ended all the same.
+        FORCED_ENDS: Counter = "perennial_forced_ends_total", [SYSTEM, WORKER, ENTITY_TYPE];
         /// Entities that were brought back.
         RECOVERIES: Counter = "perennial_recoveries_total", [SYSTEM, WORKER, ENTITY_TYPE];
         /// Events that were replayed for that.

@@ -107,8 +107,12 @@ pub use perennial_core::{
     Directive, Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Failure, Handle,
     OpenStore, Outside, PendingReply, PersistFailed, PersistFailure, Placement, Props, Receive,
     Received, Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal,
-    SpawnError, StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision,
+    SpawnError, Start, StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision,
     SystemBuilder, SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
+};
+// Where entities are, and what they wait for.
+pub use perennial_core::{
+    EntitiesOfWorker, EntityPhase, EntityStatus, EntityTypeStatus, StatusError, WaitsFor,
 };
 // What spreads work over them, and tells them of things.
 pub use perennial_core::{

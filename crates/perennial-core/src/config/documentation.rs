@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ConfigError, ConfigSource, EntityConfig, EntityOverrides, PersistenceConfig, ShutdownConfig,
-    SystemConfig, known_keys,
+    ConfigError, ConfigSource, EntityConfig, EntityOverrides, PersistenceConfig, Replacement,
+    ShutdownConfig, SystemConfig, known_keys,
 };
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
@@ -156,6 +156,10 @@ fn page_agrees_with_the_entity_sections() {
             // Everything that the page shows must come from the file, not from code.
             let in_code = EntityConfig::default()
                 .with_passivate_after(None)
+                .with_entity_limit(7)
+                .with_replacement(Replacement::Frequency)
+                .with_protected_percent(7)
+                .with_stop_timeout(std::time::Duration::from_secs(7))
                 .with_snapshot_every(7)
                 .with_keep_snapshots(7)
                 .with_delete_events(true)

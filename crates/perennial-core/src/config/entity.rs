@@ -31,6 +31,26 @@ pub struct EntityConfig {
     /// long as the system runs. One with something open stays: a write, a stashed command, a
     /// future, a snapshot being saved. A passivated entity recovers at its next command.
     pub passivate_after: Option<Duration>,
+    /// How many entities of this type may be in memory in the whole system. 0, the default, sets no
+    /// limit; at most 100,000,000. Each worker has an even share, rounded up and at least 1, whatever
+    /// the slices of its entities are. When another one comes, one that has nothing to do leaves, as
+    /// `replacement` says. Those that have something open cannot leave, as for `passivate_after`,
+    /// nor can those that are still being brought back: while they alone are too many, the limit is
+    /// exceeded, and whoever of them is done first leaves at once. [`ActorSystem::entities`] tells by
+    /// how many.
+    ///
+    /// [`ActorSystem::entities`]: crate::ActorSystem::entities
+    pub entity_limit: usize,
+    /// Who leaves when `entity_limit` is reached. [`Replacement::Segmented`] by default.
+    pub replacement: Replacement,
+    /// How much of the limit, in percent, may be taken by entities that were used again while they
+    /// were in memory, before those of them that were not used for longest count as the others do.
+    /// 80 by default; from 0 to 99. Of no effect on [`Replacement::LeastRecentlyUsed`].
+    pub protected_percent: u32,
+    /// How long an entity may take for the end that it was given by
+    /// [`Entity::on_passivate`](crate::Entity::on_passivate). 10 s by default; from 1 ms to a day.
+    /// Then it is ended all the same; a write that is under way is still awaited.
+    pub stop_timeout: Duration,
     /// A snapshot is taken when the number of events passes a multiple of this, and after a
     /// recovery that replayed as many. 0, the default, takes none, as replaying a short history is
     /// cheap; at most 1,000,000,000. One that is due while another is being saved is passed over.
@@ -71,6 +91,28 @@ pub struct EntityConfig {
     pub restart_max: Duration,
 }
 
+/// Which entity leaves memory when there are more of its type than may be. Only those that have
+/// nothing to do can, and none loses anything by it: its next command brings it back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Replacement {
+    /// The one that has been idle for longest. Commands to very many entities, one to each, push
+    /// out everything else.
+    LeastRecentlyUsed,
+    /// The one that has been idle for longest of those that were not used again since they came, and
+    /// of the others only when they are more than `protected-percent` says. Those that come for one
+    /// command push out nobody that is used again and again.
+    #[default]
+    Segmented,
+    /// As segmented, and in addition whoever comes stays only if it was used more often lately than
+    /// the one that would have to leave for it, in memory or not. How often is estimated, with about
+    /// eight bytes per entity of the limit. One percent of the limit, at least 1, is a window in which
+    /// whoever comes has time to be used again. The best one where a few entities have most of the
+    /// commands; what is new has a harder time than with the others.
+    Frequency,
+}
+
 /// What `[entity.<Type>]` says: each setting of [`EntityConfig`] that it overrides.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -81,6 +123,15 @@ pub struct EntityOverrides {
     /// Overrides [`EntityConfig::passivate_after`]; `Some(None)` is "never".
     #[serde(deserialize_with = "value::some_duration_or_never")]
     pub passivate_after: Option<Option<Duration>>,
+    /// Overrides [`EntityConfig::entity_limit`].
+    pub entity_limit: Option<usize>,
+    /// Overrides [`EntityConfig::replacement`].
+    pub replacement: Option<Replacement>,
+    /// Overrides [`EntityConfig::protected_percent`].
+    pub protected_percent: Option<u32>,
+    /// Overrides [`EntityConfig::stop_timeout`].
+    #[serde(deserialize_with = "value::some_duration")]
+    pub stop_timeout: Option<Duration>,
     /// Overrides [`EntityConfig::snapshot_every`].
     pub snapshot_every: Option<u64>,
     /// Overrides [`EntityConfig::keep_snapshots`].
@@ -114,6 +165,10 @@ impl Default for EntityConfig {
         Self {
             plugin: None,
             passivate_after: Some(Duration::from_secs(120)),
+            entity_limit: 0,
+            replacement: Replacement::Segmented,
+            protected_percent: 80,
+            stop_timeout: Duration::from_secs(10),
             snapshot_every: 0,
             keep_snapshots: 1,
             delete_events: false,
@@ -168,6 +223,9 @@ impl EntityConfig {
                 },
             )?;
         }
+        within("entity-limit", self.entity_limit, 0..=100_000_000)?;
+        within("protected-percent", self.protected_percent, 0..=99)?;
+        within("stop-timeout", self.stop_timeout, MILLISECOND..=DAY)?;
         within("snapshot-every", self.snapshot_every, 0..=1_000_000_000)?;
         within("keep-snapshots", self.keep_snapshots, 0..=1_000_000)?;
         within("recovery-timeout", self.recovery_timeout, MILLISECOND..=DAY)?;
@@ -191,6 +249,10 @@ impl EntityConfig {
     with_methods! {
         with_plugin => plugin: Option<String>,
         with_passivate_after => passivate_after: Option<Duration>,
+        with_entity_limit => entity_limit: usize,
+        with_replacement => replacement: Replacement,
+        with_protected_percent => protected_percent: u32,
+        with_stop_timeout => stop_timeout: Duration,
         with_snapshot_every => snapshot_every: u64,
         with_keep_snapshots => keep_snapshots: u64,
         with_delete_events => delete_events: bool,
@@ -212,6 +274,10 @@ impl EntityOverrides {
         EntityConfig {
             plugin: self.plugin.clone().or(config.plugin),
             passivate_after: self.passivate_after.unwrap_or(config.passivate_after),
+            entity_limit: self.entity_limit.unwrap_or(config.entity_limit),
+            replacement: self.replacement.unwrap_or(config.replacement),
+            protected_percent: self.protected_percent.unwrap_or(config.protected_percent),
+            stop_timeout: self.stop_timeout.unwrap_or(config.stop_timeout),
             snapshot_every: self.snapshot_every.unwrap_or(config.snapshot_every),
             keep_snapshots: self.keep_snapshots.unwrap_or(config.keep_snapshots),
             delete_events: self.delete_events.unwrap_or(config.delete_events),

@@ -36,7 +36,7 @@
 //! Not done: reloading while the system runs, including other files, and profiles.
 
 pub use self::de::known_keys;
-pub use self::entity::{EntityConfig, EntityOverrides};
+pub use self::entity::{EntityConfig, EntityOverrides, Replacement};
 pub use self::error::{ConfigError, Origin};
 pub use self::persistence::{PLUGINS, PersistenceConfig, Plugin};
 pub use self::shutdown::ShutdownConfig;

@@ -24,13 +24,16 @@ use crate::event_sourced::{Entity, EventSourced, Kept};
 pub struct Assembly {
     types: Vec<EntityType>,
     hosts: Vec<MakeHost>,
+    /// How many entities of each type may be in memory, 0 for any number.
+    limits: Vec<usize>,
     /// How many stores they are kept in, events and states counted apart.
     stores: usize,
     /// The names of those that may be slow or down.
     names: Vec<&'static str>,
 }
 
-type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
+/// Makes the host for a worker that may have so many of its entities in memory.
+type MakeHost = Box<dyn Fn(usize) -> Box<dyn AnyHost> + Send + Sync>;
 
 /// What holds for all workers of a system.
 #[derive(Debug, Clone)]
@@ -109,9 +112,10 @@ impl Assembly {
             command_ids,
             stays: false,
         });
+        self.limits.push(config.entity_limit);
         let def = Arc::new(entity.def(config, store));
-        self.hosts.push(Box::new(move || {
-            Box::new(Host::new(index, Arc::clone(&def)))
+        self.hosts.push(Box::new(move |limit| {
+            Box::new(Host::new(index, Arc::clone(&def), limit))
         }));
         self
     }
@@ -126,7 +130,12 @@ impl Assembly {
     /// Makes the workers. `seeds` gives each its own chance.
     pub fn build(self, frame: Frame, mut seeds: impl FnMut() -> [u8; 32]) -> Assembled {
         let settings = frame.settings;
-        let types = self.types.len();
+        // Every worker has its share.
+        let limits: Vec<usize> = self
+            .limits
+            .iter()
+            .map(|limit| limit.div_ceil(frame.workers.max(1)))
+            .collect();
         let (registry, inboxes) = Registry::new(
             self.types,
             frame.workers,
@@ -142,22 +151,28 @@ impl Assembly {
             [] => &["the store"],
             names => names,
         };
+        let make_hosts = || {
+            let limited = self.hosts.iter().zip(&limits);
+            limited.map(|(host, &limit)| host(limit)).collect()
+        };
         let workers = inboxes
             .into_iter()
             .enumerate()
             .map(|(number, inbox)| {
                 let worker = Worker::new(
-                    self.hosts.iter().map(|host| host()).collect(),
+                    make_hosts(),
                     Local::new(Arc::clone(&registry), number),
                     settings.clone(),
                     Arc::clone(&frame.clock),
                     seeds(),
-                    Arc::new(Stats::new(names, types, number)),
+                    Arc::new(Stats::new(names, &limits, number)),
                     self.stores,
                 );
                 (worker, inbox)
             })
-            .collect();
+            .collect::<Vec<_>>();
+        let of_workers = workers.iter().map(|(worker, _)| Arc::clone(worker.stats()));
+        registry.watch(of_workers.collect(), frame.clock);
         Assembled { registry, workers }
     }
 }

@@ -436,7 +436,7 @@ mod tests {
             slow_call: SLOW,
             reset: RESET,
         };
-        Breaker::new(settings, 0, Arc::new(Stats::new(&["memory"], 0, 3)))
+        Breaker::new(settings, 0, Arc::new(Stats::new(&["memory"], &[], 3)))
     }
 
     fn secs(secs: u64) -> Duration {

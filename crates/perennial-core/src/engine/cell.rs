@@ -5,6 +5,9 @@
 //! journal: it is *tentative* until the writes in flight are stored. What is built on it stays
 //! inside the cell until then, and is taken back with it when a write fails.
 
+mod leaving;
+mod status;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -58,8 +61,8 @@ pub(crate) struct Cell<E: EventSourced> {
     laters: Vec<OpenLater<E>>,
     timers: Vec<UserTimer<E>>,
     last_active: Duration,
-    /// When it last became ready.
-    ready_since: Duration,
+    /// When its phase began.
+    phase_since: Duration,
     /// Failures in a row.
     failures: u32,
     /// What is being done about a snapshot.
@@ -70,6 +73,8 @@ pub(crate) struct Cell<E: EventSourced> {
     commands: Option<Box<CommandWindow<E>>>,
     /// What is still to be told to the entity; nothing is handled meanwhile.
     signals: VecDeque<Signal>,
+    /// There while it has been told to leave; when it is ended all the same.
+    leaving: Option<TimerKey>,
     /// There if it is a state machine.
     machine: Option<MachineHooks<E>>,
     /// How often it has entered a state, or begun in one, since it is in memory.
@@ -92,7 +97,10 @@ enum Phase {
     Draining(Next),
     /// Failed, and waits before it tries again. With a failure to recover, commands are refused
     /// meanwhile; after another failure they wait.
-    Backoff(Option<Box<RecoveryFailed>>),
+    Backoff {
+        until: Duration,
+        failure: Option<Box<RecoveryFailed>>,
+    },
     /// Not in memory, except for its failures; the next command starts it.
     Down,
     /// Stopped; to be forgotten.
@@ -108,7 +116,7 @@ enum Next {
     /// Ends, unless commands have come in the meantime.
     Stop,
     /// Goes to another worker. If a write has failed, the later ones are doomed.
-    Leave { doomed: bool },
+    Move { doomed: bool },
 }
 
 /// What is being done about a snapshot; one thing at a time.
@@ -130,6 +138,7 @@ enum Upkeep {
 
 struct InFlight<E: EventSourced> {
     last: SequenceNr,
+    since: Duration,
     /// Replies without events that saw the state up to this write.
     waiters: Vec<Box<dyn Queued<E>>>,
     /// The state right after this write, if a snapshot is due there.
@@ -152,6 +161,7 @@ struct Barrier<E: EventSourced> {
 
 struct OpenLater<E: EventSourced> {
     token: u64,
+    since: Duration,
     interleaved: bool,
     command: Box<dyn Queued<E>>,
 }
@@ -256,12 +266,13 @@ impl<E: EventSourced> Cell<E> {
             laters: Vec::new(),
             timers: Vec::new(),
             last_active: core.now,
-            ready_since: core.now,
+            phase_since: core.now,
             failures: 0,
             upkeep: Upkeep::None,
             deletions: Vec::new(),
             commands: None,
             signals: VecDeque::new(),
+            leaving: None,
             machine: E::machine(),
             entries: 0,
             scheduled: false,
@@ -298,7 +309,7 @@ impl<E: EventSourced> Cell<E> {
                 if self.can_handle(entity) {
                     Whereabouts::Runnable
                 } else if self.is_idle() {
-                    if draining {
+                    if draining || self.leaving.is_some() {
                         Whereabouts::Gone
                     } else {
                         Whereabouts::Idle
@@ -307,8 +318,8 @@ impl<E: EventSourced> Cell<E> {
                     Whereabouts::Waiting
                 }
             }
-            Phase::Backoff(_) if draining && self.is_idle() => Whereabouts::Gone,
-            Phase::Backoff(_) => Whereabouts::Waiting,
+            Phase::Backoff { .. } if draining && self.is_idle() => Whereabouts::Gone,
+            Phase::Backoff { .. } => Whereabouts::Waiting,
             Phase::Down if draining && self.is_idle() => Whereabouts::Gone,
             Phase::Down => Whereabouts::Idle,
             Phase::Stopped => Whereabouts::Gone,
@@ -362,6 +373,11 @@ impl<E: EventSourced> Cell<E> {
         is_new
     }
 
+    /// Whether the entry `key` among the idle ones is this cell's.
+    pub(crate) fn is_listed_as(&self, key: CellKey) -> bool {
+        self.listed_as_idle == Some(key.incarnation)
+    }
+
     /// Goes on with the machine of an earlier cell of the entity, and with who observes it.
     pub(crate) fn take_over(&mut self, machine: MachineHooks<E>) {
         self.machine = Some(machine);
@@ -404,23 +420,45 @@ impl<E: EventSourced> Cell<E> {
     /// Whether a command can be answered without the store: from the state, or as that of an
     /// entity that cannot be brought back.
     pub(crate) fn needs_no_recovery(&self) -> bool {
-        matches!(self.phase, Phase::Ready | Phase::Backoff(Some(_)))
+        matches!(
+            self.phase,
+            Phase::Ready
+                | Phase::Backoff {
+                    failure: Some(_),
+                    ..
+                }
+        )
     }
 
     /// A command has come.
     pub(crate) fn enqueue(&mut self, core: &mut Core, command: Box<dyn Queued<E>>) {
         self.last_active = core.now;
         match &self.phase {
-            Phase::Backoff(Some(failure)) => {
+            Phase::Backoff {
+                failure: Some(failure),
+                ..
+            } => {
                 command.fail(AskError::RecoveryFailed((**failure).clone()));
             }
-            Phase::Backoff(None) if core.draining => {
+            Phase::Backoff { failure: None, .. } if core.draining => {
                 command.fail(AskError::Stopped);
             }
             Phase::Down => {
                 self.queue.push_back(command);
                 self.want_recovery(core);
             }
+            Phase::Ready if command.only_starts() && self.leaving.is_none() => {
+                let mut command = command;
+                if command.take_place() {
+                    self.address.leave_queue(1);
+                }
+                if command.claim() {
+                    command.release();
+                }
+            }
+            Phase::Ready => self.queue.push_back(command),
+            // Those before it may take their time when the entity is there.
+            _ if command.only_starts() => self.queue.push_front(command),
             _ => self.queue.push_back(command),
         }
     }
@@ -525,7 +563,20 @@ impl<E: EventSourced> Cell<E> {
         span
     }
 
-    fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, mut command: Box<dyn Queued<E>>) {
+    fn handle(&mut self, entity: &EntityDef<E>, core: &mut Core, command: Box<dyn Queued<E>>) {
+        let is_last = self.leaving.is_some() && command.is_last();
+        self.handle_any(entity, core, command);
+        if is_last {
+            self.last_handled(entity, core);
+        }
+    }
+
+    fn handle_any(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        mut command: Box<dyn Queued<E>>,
+    ) {
         let handled = self.call(entity, core, |state, cx| command.handle(state, cx));
         match handled {
             Ok(Handled::Effect(body)) => self.effect(entity, core, command, body),
@@ -637,6 +688,7 @@ impl<E: EventSourced> Cell<E> {
         let unpublished = self.keep_for_subscribers(entity, &mut body, before.next());
         self.in_flight.push_back(InFlight {
             last: self.seq_nr,
+            since: core.now,
             waiters: Vec::new(),
             snapshot,
             unpublished,
@@ -887,7 +939,11 @@ impl<E: EventSourced> Cell<E> {
 
     fn start_later(&mut self, core: &mut Core, command: Box<dyn Queued<E>>, work: LaterWork) {
         if core.open_laters >= core.settings.laters {
+            let is_last = command.is_last();
             command.fail(core.busy("the number of open futures", Bounded::LaterLimit));
+            if is_last {
+                self.give_up(core, Next::Stop);
+            }
             return;
         }
         if let (Some(key), Some(known)) = (command.command_key(), &mut self.commands) {
@@ -903,13 +959,14 @@ impl<E: EventSourced> Cell<E> {
         });
         self.laters.push(OpenLater {
             token,
+            since: core.now,
             interleaved: work.interleaved,
             command,
         });
     }
 
     /// The future of a `later` has ended.
-    pub(crate) fn later_done(&mut self, core: &Core, done: LaterDone) {
+    pub(crate) fn later_done(&mut self, core: &mut Core, done: LaterDone) {
         let Some(at) = self.laters.iter().position(|open| open.token == done.token) else {
             return;
         };
@@ -929,12 +986,16 @@ impl<E: EventSourced> Cell<E> {
             }
             Err(failure) => {
                 let key = command.command_key().cloned();
+                let is_last = command.is_last();
                 command.fail(AskError::Unknown {
                     reason: match failure {
                         LaterFailure::Panicked => "the command's future panicked",
                         LaterFailure::TimedOut => "the command's future took too long",
                     },
                 });
+                if is_last {
+                    self.give_up(core, Next::Stop);
+                }
                 if let Some(key) = key {
                     self.end_first(&key.id);
                     self.let_repetitions_go_on();
@@ -1038,8 +1099,8 @@ impl<E: EventSourced> Cell<E> {
     /// A timer of the cell has fired.
     pub(crate) fn timer(&mut self, entity: &EntityDef<E>, core: &mut Core, timer: CellTimer) {
         match (timer, &mut self.phase) {
-            (CellTimer::Backoff, Phase::Backoff(_)) => {
-                self.phase = Phase::Down;
+            (CellTimer::Backoff, Phase::Backoff { .. }) => {
+                self.enter(core, Phase::Down);
                 if !self.queue.is_empty() {
                     self.want_recovery(core);
                 }
@@ -1065,6 +1126,7 @@ impl<E: EventSourced> Cell<E> {
                     self.ask_for_replies(entity, core, failures);
                 }
             }
+            (CellTimer::Leave, Phase::Ready) => self.force_end(entity, core),
             (CellTimer::User(token), Phase::Ready) => {
                 let Some(at) = self.timers.iter().position(|timer| timer.token == token) else {
                     return;
@@ -1111,7 +1173,7 @@ impl<E: EventSourced> Cell<E> {
     pub(crate) fn is_doomed(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Draining(Next::Restart { doomed: true, .. } | Next::Leave { doomed: true })
+            Phase::Draining(Next::Restart { doomed: true, .. } | Next::Move { doomed: true })
         )
     }
 
@@ -1341,7 +1403,7 @@ impl<E: EventSourced> Cell<E> {
     fn next_backoff(&mut self, entity: &EntityDef<E>, core: &mut Core) -> Duration {
         self.note_failure(core);
         let config = &entity.config;
-        let ran_for = core.now.saturating_sub(self.ready_since);
+        let ran_for = core.now.saturating_sub(self.phase_since);
         if matches!(self.phase, Phase::Ready) && ran_for >= config.restart_max {
             self.failures = 0;
         }
@@ -1375,7 +1437,7 @@ impl<E: EventSourced> Cell<E> {
             }
         }
         self.cancel_timers(core);
-        self.phase = Phase::Draining(match (&self.phase, next) {
+        let next = match (&self.phase, next) {
             // A write failed while a panic's backoff was coming.
             (Phase::Draining(Next::Restart { after, .. }), Next::Restart { doomed, .. }) => {
                 Next::Restart {
@@ -1384,17 +1446,19 @@ impl<E: EventSourced> Cell<E> {
                 }
             }
             // A write failed while the entity was leaving.
-            (Phase::Draining(Next::Leave { .. }), Next::Restart { doomed, .. }) => {
-                Next::Leave { doomed }
+            (Phase::Draining(Next::Move { .. }), Next::Restart { doomed, .. }) => {
+                Next::Move { doomed }
             }
             (_, next) => next,
-        });
+        };
+        self.enter(core, Phase::Draining(next));
         self.drained(core);
     }
 
     /// Nothing is in flight any more: becomes what it was to become.
     fn begin_again(&mut self, core: &mut Core, next: Next) {
         self.unstash_all();
+        let leaves = self.end_leaving(core);
         if let Err(reason) = self.forget_state(core) {
             let failure = RecoveryFailed {
                 persistence_id: self.address.persistence_id().clone(),
@@ -1407,30 +1471,30 @@ impl<E: EventSourced> Cell<E> {
                 "the entity panicked while it was being restarted"
             );
             self.refuse_all(&AskError::RecoveryFailed(failure));
-            self.phase = Phase::Stopped;
+            self.enter(core, Phase::Stopped);
             return;
         }
         match next {
-            Next::Stop if self.queue.is_empty() => self.phase = Phase::Stopped,
-            Next::Restart { .. } if core.draining && self.queue.is_empty() => {
-                self.phase = Phase::Stopped;
+            Next::Stop if self.queue.is_empty() => self.enter(core, Phase::Stopped),
+            Next::Restart { .. } if (core.draining || leaves) && self.queue.is_empty() => {
+                self.enter(core, Phase::Stopped);
             }
             Next::Restart { after, .. } if !after.is_zero() => {
                 if core.draining {
                     self.refuse_all(&AskError::Stopped);
                 }
-                self.phase = Phase::Backoff(None);
-                core.start_cell_timer(after, self.key, CellTimer::Backoff);
+                self.back_off(core, after, None);
             }
-            Next::Leave { .. } => self.phase = Phase::Left,
+            Next::Move { .. } => self.enter(core, Phase::Left),
             Next::Stop | Next::Restart { .. } => self.want_recovery(core),
         }
     }
 
-    /// Whether the entity has nothing under way but writes, so that it may leave for another worker.
+    /// Whether the entity has nothing under way but writes, so that it may go to another worker.
     /// What an entity is about to do at its time would be lost on the way.
-    pub(crate) fn may_leave(&self) -> bool {
-        self.is_ready()
+    pub(crate) fn may_move(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Waiting)
+            && self.leaving.is_none()
             && self.barrier.is_none()
             && self.laters.is_empty()
             && self.signals.is_empty()
@@ -1440,10 +1504,10 @@ impl<E: EventSourced> Cell<E> {
             && !self.queue.iter().any(|command| command.has_arrived())
     }
 
-    /// The entity leaves for another worker: handles nothing more here. Gives how many of the
-    /// admitted commands are here already.
-    pub(crate) fn leave(&mut self, core: &mut Core) -> usize {
-        self.give_up(core, Next::Leave { doomed: false });
+    /// The entity goes to another worker: handles nothing more here. Gives how many of the admitted
+    /// commands are here already.
+    pub(crate) fn leave_for_another_worker(&mut self, core: &mut Core) -> usize {
+        self.give_up(core, Next::Move { doomed: false });
         let repetitions = self
             .commands
             .as_ref()
@@ -1498,8 +1562,21 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
+    /// A phase begins.
+    fn enter(&mut self, core: &Core, phase: Phase) {
+        self.phase = phase;
+        self.phase_since = core.now;
+    }
+
+    /// Waits before it begins anew.
+    fn back_off(&mut self, core: &mut Core, after: Duration, failure: Option<Box<RecoveryFailed>>) {
+        let until = core.now.saturating_add(after);
+        self.enter(core, Phase::Backoff { until, failure });
+        core.start_cell_timer(after, self.key, CellTimer::Backoff);
+    }
+
     fn want_recovery(&mut self, core: &mut Core) {
-        self.phase = Phase::Waiting;
+        self.enter(core, Phase::Waiting);
         core.want_permit(self.key, !self.queue.is_empty());
     }
 
@@ -1536,7 +1613,7 @@ impl<E: EventSourced> Cell<E> {
         };
         let mut recovering = Recovering::new(entity.store, entity.config.recovery_timeout, gaps);
         recovering.ask(core, self.key, self.address.persistence_id(), part);
-        self.phase = Phase::Recovering(Box::new(recovering));
+        self.enter(core, Phase::Recovering(Box::new(recovering)));
     }
 
     /// A part of the entity's history has come.
@@ -1700,7 +1777,7 @@ impl<E: EventSourced> Cell<E> {
         if self.seq_nr == SequenceNr::ZERO {
             self.previous = Previous::None;
         }
-        self.ready_since = core.now;
+        self.phase_since = core.now;
         self.last_active = core.now;
         let replayed = recovering.replayed;
         core.stats.recovered.fetch_add(1, Ordering::Relaxed);
@@ -1773,11 +1850,10 @@ impl<E: EventSourced> Cell<E> {
         }
         self.refuse_all(&AskError::RecoveryFailed(failure.clone()));
         if self.forget_state(core).is_err() {
-            self.phase = Phase::Stopped;
+            self.enter(core, Phase::Stopped);
             return;
         }
-        self.phase = Phase::Backoff(Some(Box::new(failure.clone())));
-        core.start_cell_timer(after, self.key, CellTimer::Backoff);
+        self.back_off(core, after, Some(Box::new(failure.clone())));
         if let Some(on_signal) = &entity.on_signal {
             let signal = Signal::RecoveryFailed(failure);
             let told = self.call(entity, core, |state, cx| on_signal(state, &signal, cx));
@@ -1944,7 +2020,7 @@ impl<E: EventSourced> Cell<E> {
             state: self.is_ready().then_some(&self.state),
             seq_nr: self.seq_nr,
             failure: match &self.phase {
-                Phase::Backoff(failure) => failure.as_deref(),
+                Phase::Backoff { failure, .. } => failure.as_deref(),
                 _ => None,
             },
             unsettled: self.in_flight.len(),
@@ -1968,14 +2044,14 @@ impl<E: EventSourced> Cell<E> {
     pub(crate) fn drain(&mut self, core: &mut Core) {
         self.cancel_timers(core);
         match self.phase {
-            Phase::Backoff(_) | Phase::Down => self.refuse_all(&AskError::Stopped),
+            Phase::Backoff { .. } | Phase::Down => self.refuse_all(&AskError::Stopped),
             // It would recover for nobody, from a store that may not be there.
             Phase::Waiting | Phase::Recovering(_) if self.queue.is_empty() => {
                 if let Phase::Recovering(recovering) = &mut self.phase {
                     recovering.wait_no_more(core);
                     core.return_permit();
                 }
-                self.phase = Phase::Stopped;
+                self.enter(core, Phase::Stopped);
             }
             _ => {
                 for command in self.stash.drain(..) {

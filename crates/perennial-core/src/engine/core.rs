@@ -13,7 +13,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::config::{PersistenceConfig, SystemConfig};
 use crate::engine::actor::ActorTimer;
-use crate::engine::breaker::{Breaker, BreakerSettings, BreakerView, Call, Change, HeldBack};
+use crate::engine::breaker::{
+    Breaker, BreakerSettings, BreakerState, BreakerView, Call, Change, HeldBack,
+};
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::pulse::Pulse;
 use crate::engine::recovery::Part;
@@ -249,11 +251,12 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn new(stores: &[&'static str], types: usize, worker: usize) -> Self {
+    /// `limits` are how many entities of each type may be in memory, 0 for any number.
+    pub(super) fn new(stores: &[&'static str], limits: &[usize], worker: usize) -> Self {
         let breaker = |&store: &&'static str| BreakerView::new(store, worker);
         Self {
             breakers: stores.iter().map(breaker).collect(),
-            types: (0..types).map(|_| TypeStats::default()).collect(),
+            types: limits.iter().copied().map(TypeStats::new).collect(),
             slices: (0..NUMBER_OF_SLICES).map(|_| AtomicU64::new(0)).collect(),
             ..Self::default()
         }
@@ -326,6 +329,8 @@ pub(crate) enum CellTimer {
     RecoveryTimeout,
     /// The stored replies are to be asked for again.
     Replies,
+    /// The entity was to have left by now.
+    Leave,
     /// A timer of the entity.
     User(u64),
 }
@@ -476,6 +481,24 @@ impl Core {
     /// Queues a cell for a permit to recover; it is run once there is one.
     pub(crate) fn want_permit(&mut self, key: CellKey, callers_wait: bool) {
         self.wanting[usize::from(!callers_wait)].push_back(key);
+    }
+
+    /// How many cells get a permit before this one, if it waits for one.
+    pub(crate) fn ahead_of(&self, key: CellKey) -> Option<usize> {
+        let mut ahead = 0;
+        for keys in &self.wanting {
+            match keys.iter().position(|other| *other == key) {
+                Some(at) => return Some(ahead + at),
+                None => ahead += keys.len(),
+            }
+        }
+        None
+    }
+
+    /// Whether a store is slow or down, as far as this worker knows.
+    pub(crate) fn is_away(&self, store: usize) -> bool {
+        let view = &self.stats.breakers[self.breaker_of(store)];
+        view.report().state != BreakerState::Closed
     }
 
     /// Takes a permit, if there is one.
@@ -636,12 +659,17 @@ impl Core {
         self.held.remove(id);
     }
 
+    /// Whether an entity is kept out of memory.
+    pub(crate) fn is_held(&self, id: &PersistenceId) -> bool {
+        !self.held.is_empty() && self.held.contains(id)
+    }
+
     /// Whether an entity may come into memory.
     ///
     /// # Errors
     /// [`AskError::Busy`] while it is kept out.
     pub(crate) fn may_come(&self, id: &PersistenceId) -> Result<(), AskError> {
-        if self.held.is_empty() || !self.held.contains(id) {
+        if !self.is_held(id) {
             return Ok(());
         }
         Err(self.busy(CLEANED_UP, Bounded::CleanUp))

@@ -79,6 +79,14 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// The command that the handler put aside, with its caller, for the stash.
     fn put_aside(self: Box<Self>) -> Box<dyn Queued<E>>;
 
+    /// Whether the entity is to end after it.
+    fn is_last(&self) -> bool;
+
+    /// Whether it wants nothing but the entity to be there.
+    fn only_starts(&self) -> bool {
+        false
+    }
+
     /// The command's type, for logs.
     fn command_name(&self) -> &'static str;
 
@@ -119,6 +127,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     admitted: Option<Admitted>,
     /// Whether the future of a `later` has run for it.
     future_ran: bool,
+    /// Whether the entity is to end after it.
+    is_last: bool,
     stage: Stage<E, C>,
     reply: ReplyTo<E::Reply>,
     /// Of a command with an id.
@@ -136,6 +146,8 @@ pub(crate) struct Aside<R> {
     pub(crate) behalf: Behalf,
     /// Whether the future of a `later` has run for it.
     pub(crate) future_ran: bool,
+    /// Whether the entity is to end after it.
+    pub(crate) is_last: bool,
 }
 
 enum Stage<E: Handle<C>, C: Send + 'static> {
@@ -177,11 +189,25 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             stamp,
             admitted: Some(admitted),
             future_ran: false,
+            is_last: false,
             stage: Stage::Command(command),
             reply,
             identity,
             behalf,
         }
+    }
+
+    /// The command after which an entity ends.
+    pub(crate) fn last(address: Arc<Address>, command: C) -> Self {
+        let aside = Aside {
+            address,
+            reply: ReplyTo::nobody(),
+            identity: None,
+            behalf: Behalf::default(),
+            future_ran: false,
+            is_last: true,
+        };
+        Self::put_aside(command, aside)
     }
 
     /// A command that a timer sends, and the timer's hold on it.
@@ -193,6 +219,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             identity: None,
             behalf: Behalf::default(),
             future_ran: false,
+            is_last: false,
         };
         (Self::put_aside(command, aside), fired)
     }
@@ -204,6 +231,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             stamp: None,
             admitted: None,
             future_ran: false,
+            is_last: false,
             stage: Stage::Kept(command),
             reply: ReplyTo::nobody(),
             identity: None,
@@ -222,6 +250,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             stamp: None,
             admitted: None,
             future_ran: aside.future_ran,
+            is_last: aside.is_last,
             stage: Stage::Command(command),
             reply: aside.reply,
             identity: aside.identity,
@@ -390,12 +419,17 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
                 identity: self.identity.take(),
                 behalf: std::mem::take(&mut self.behalf),
                 future_ran: self.future_ran,
+                is_last: self.is_last,
             }),
             stage => {
                 self.stage = stage;
                 self
             }
         }
+    }
+
+    fn is_last(&self) -> bool {
+        self.is_last
     }
 
     fn command_name(&self) -> &'static str {

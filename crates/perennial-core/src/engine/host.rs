@@ -2,18 +2,22 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{Error, PersistenceId, Previous};
+use siphasher::sip::SipHasher13;
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
+use crate::engine::replacement::Residents;
 use crate::engine::{Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone};
+use crate::entity_status::EntityStatus;
 use crate::error::{AskError, RecoveryFailed};
 use crate::event_sourced::{EntityDef, EventSourced};
 use crate::fsm::MachineHooks;
@@ -51,6 +55,8 @@ pub(crate) trait AnyHost: Any + Send {
     fn passivate(&mut self, core: &mut Core);
     /// The system stops: forgets every cell as soon as it has nothing to do.
     fn drain(&mut self, core: &mut Core);
+    /// How it stands with an entity.
+    fn status(&self, core: &Core, address: &Arc<Address>) -> EntityStatus;
     /// Whether no cell is left.
     fn is_empty(&self) -> bool;
     /// How many entries stand among the idle ones.
@@ -66,10 +72,14 @@ pub(crate) struct Host<E: EventSourced> {
     /// Cells that had nothing to do, the one that is due first at the front. A cell stands here
     /// once at the most; whether it is still idle is seen when its time has come.
     idle: VecDeque<(Duration, CellKey)>,
+    /// Whether a timer is set for them.
+    is_watching: bool,
+    /// Says who leaves; there if the number of entities has a limit.
+    residents: Option<Residents>,
     /// State machines that are observed while they are not in memory.
     observed: HashMap<PersistenceId, MachineHooks<E>>,
     /// Entities that go to another worker.
-    leaving: HashMap<PersistenceId, Leaving<E>>,
+    moving: HashMap<PersistenceId, Moving<E>>,
     /// What has come for entities that are still on their way from another worker.
     arriving: HashMap<PersistenceId, Commands<E>>,
 }
@@ -78,7 +88,7 @@ type Commands<E> = VecDeque<Box<dyn Queued<E>>>;
 
 /// An entity that goes to another worker, as soon as all commands have come that were sent to it
 /// here.
-struct Leaving<E: EventSourced> {
+struct Moving<E: EventSourced> {
     address: Arc<Address>,
     to: usize,
     /// How many are still to come.
@@ -105,14 +115,20 @@ impl<E: EventSourced> Baggage for Luggage<E> {
 }
 
 impl<E: EventSourced> Host<E> {
-    pub(crate) fn new(index: usize, entity: Arc<EntityDef<E>>) -> Self {
+    /// The host of a worker that may have `limit` of the entities in memory, or any number if that
+    /// is 0.
+    pub(crate) fn new(index: usize, entity: Arc<EntityDef<E>>, limit: usize) -> Self {
+        let config = &entity.config;
+        let residents = || Residents::new(limit, config.replacement, config.protected_percent);
         Self {
             index,
+            residents: (limit > 0).then(residents),
             entity,
             cells: Slab::new(),
             idle: VecDeque::new(),
+            is_watching: false,
             observed: HashMap::new(),
-            leaving: HashMap::new(),
+            moving: HashMap::new(),
             arriving: HashMap::new(),
         }
     }
@@ -138,12 +154,21 @@ impl<E: EventSourced> Host<E> {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
+        // One whose type has a command for its end handles that first.
         if let Some(to) = core.belongs_elsewhere(self.index, cell.address().persistence_id())
-            && cell.may_leave()
+            && cell.may_move()
+            && !cell.begin_to_leave(&self.entity, core)
         {
-            return self.leave(core, index, to);
+            return self.send_away(core, index, to);
         }
-        match cell.whereabouts(&self.entity, core.draining) {
+        let whereabouts = cell.whereabouts(&self.entity, core.draining);
+        if let Some(residents) = &mut self.residents {
+            match whereabouts {
+                Whereabouts::Idle => residents.idle(index),
+                _ => residents.busy(index),
+            }
+        }
+        match whereabouts {
             Whereabouts::Left => {
                 let id = cell.address().persistence_id().clone();
                 self.depart(core, &id);
@@ -156,49 +181,94 @@ impl<E: EventSourced> Host<E> {
                     && cell.list_as_idle()
                 {
                     let at = core.now.saturating_add(after);
-                    if self.idle.is_empty() {
-                        core.start_idle_timer(at, self.index);
-                    }
                     self.idle.push_back((at, cell.key()));
+                    self.watch_idle(core, at);
+                    self.forget_trails();
                 }
+                self.make_room(core);
             }
             Whereabouts::Gone => {
                 let id = cell.address().persistence_id().clone();
-                self.remove(core, index);
-                if let Some(leaving) = self.leaving.get_mut(&id) {
-                    leaving.cell = None;
+                if self.moving.contains_key(&id) {
+                    self.remove(core, index);
+                    if let Some(moving) = self.moving.get_mut(&id) {
+                        moving.cell = None;
+                    }
                     self.depart(core, &id);
+                } else {
+                    self.leave(core, index);
                 }
             }
         }
     }
 
-    /// An entity in memory leaves for another worker.
-    fn leave(&mut self, core: &mut Core, index: usize, to: usize) {
+    /// Has a timer while cells stand among the idle ones.
+    fn watch_idle(&mut self, core: &mut Core, at: Duration) {
+        if !std::mem::replace(&mut self.is_watching, true) {
+            core.start_idle_timer(at, self.index);
+        }
+    }
+
+    /// Takes out what removed cells have left among the idle ones, when that is most of it.
+    fn forget_trails(&mut self) {
+        const FEW: usize = 64;
+        if self.idle.len() > 2 * self.cells.len() + FEW {
+            let cells = &self.cells;
+            self.idle.retain(|(_, key)| {
+                let cell = cells.get(key.index);
+                cell.is_some_and(|cell| cell.is_listed_as(*key))
+            });
+        }
+    }
+
+    /// Has entities leave while there are more than may be and one of them can.
+    fn make_room(&mut self, core: &mut Core) {
+        while let Some(victim) = self.residents.as_mut().and_then(Residents::victim) {
+            let of_type = &core.stats.types[self.index].passivated_limit;
+            of_type.fetch_add(1, Ordering::Relaxed);
+            self.leave(core, victim);
+        }
+    }
+
+    /// Has an entity leave that has nothing to do: at once, or when it has handled the command that
+    /// its type has for that.
+    fn leave(&mut self, core: &mut Core, index: usize) {
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
+        if cell.begin_to_leave(&self.entity, core) {
+            self.place(core, index);
+        } else {
+            self.remove(core, index);
+        }
+    }
+
+    /// An entity in memory goes to another worker.
+    fn send_away(&mut self, core: &mut Core, index: usize, to: usize) {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
         let address = Arc::clone(cell.address());
         let sent = address.depart(to);
-        let here = cell.leave(core);
+        let here = cell.leave_for_another_worker(core);
         let id = address.persistence_id().clone();
-        let leaving = Leaving {
+        let moving = Moving {
             address,
             to,
             pending: sent.saturating_sub(here),
             cell: Some(index),
             commands: Commands::new(),
         };
-        self.leaving.insert(id.clone(), leaving);
+        self.moving.insert(id.clone(), moving);
         self.place(core, index);
     }
 
     /// Sends an entity to its new worker, if there is nothing more to wait for.
     fn depart(&mut self, core: &mut Core, id: &PersistenceId) {
-        let Some(leaving) = self.leaving.get(id) else {
+        let Some(moving) = self.moving.get(id) else {
             return;
         };
-        let has_left = leaving.cell.is_none_or(|cell| {
+        let has_left = moving.cell.is_none_or(|cell| {
             let cell = self.cells.get(cell);
             cell.is_some_and(|cell| {
                 matches!(
@@ -207,32 +277,32 @@ impl<E: EventSourced> Host<E> {
                 )
             })
         });
-        if leaving.pending > 0 || !has_left {
+        if moving.pending > 0 || !has_left {
             return;
         }
-        let Some(mut leaving) = self.leaving.remove(id) else {
+        let Some(mut moving) = self.moving.remove(id) else {
             return;
         };
-        if let Some(index) = leaving.cell {
+        if let Some(index) = moving.cell {
             let mut commands = self.cells[index].take_queue();
-            commands.append(&mut leaving.commands);
-            leaving.commands = commands;
+            commands.append(&mut moving.commands);
+            moving.commands = commands;
             self.remove(core, index);
         }
-        for command in &mut leaving.commands {
-            command.move_place(leaving.to);
+        for command in &mut moving.commands {
+            command.move_place(moving.to);
         }
         let luggage = Luggage {
-            commands: leaving.commands,
+            commands: moving.commands,
             machine: self.observed.remove(id),
         };
         core.stats.moved.fetch_add(1, Ordering::Relaxed);
-        let registry = Arc::clone(leaving.address.registry());
+        let registry = Arc::clone(moving.address.registry());
         let arrival = Input::Arrived(Box::new(Arrival {
-            address: leaving.address,
+            address: moving.address,
             baggage: Box::new(luggage),
         }));
-        if let Err(input) = registry.send(leaving.to, arrival) {
+        if let Err(input) = registry.send(moving.to, arrival) {
             input.refuse();
         }
     }
@@ -252,27 +322,27 @@ impl<E: EventSourced> Host<E> {
             let to = core
                 .belongs_elsewhere(self.index, id)
                 .unwrap_or(core.worker());
-            let leaving = Leaving {
+            let moving = Moving {
                 to,
                 pending: address.depart(to),
                 address: Arc::clone(&address),
                 cell: None,
                 commands: Commands::new(),
             };
-            self.leaving.insert(id.clone(), leaving);
+            self.moving.insert(id.clone(), moving);
         }
-        let Some(leaving) = self.leaving.get_mut(id) else {
+        let Some(moving) = self.moving.get_mut(id) else {
             // One that needs no place, and came after all that do.
             address.send(home.worker(), command);
             return;
         };
         if let Some(command) = landed::<E>(command) {
-            leaving.pending = leaving
+            moving.pending = moving
                 .pending
                 .saturating_sub(usize::from(command.has_place()));
-            match leaving.cell.and_then(|cell| self.cells.get_mut(cell)) {
+            match moving.cell.and_then(|cell| self.cells.get_mut(cell)) {
                 Some(cell) => cell.arrived_late(command),
-                None => leaving.commands.push_back(command),
+                None => moving.commands.push_back(command),
             }
         }
         self.depart(core, id);
@@ -294,8 +364,12 @@ impl<E: EventSourced> Host<E> {
         address.set_cell(Some(index));
         entry.insert(cell);
         core.stats.resident.fetch_add(1, Ordering::Relaxed);
-        let of_type = &core.stats.types[self.index].resident;
-        of_type.fetch_add(1, Ordering::Relaxed);
+        let of_type = &core.stats.types[self.index];
+        of_type.add_resident(address.persistence_id().slice());
+        if let Some(residents) = &mut self.residents {
+            residents.insert(index, hash_of(address.persistence_id()));
+            self.make_room(core);
+        }
         Ok(index)
     }
 
@@ -317,14 +391,18 @@ impl<E: EventSourced> Host<E> {
     fn remove(&mut self, core: &mut Core, index: usize) {
         let mut cell = self.cells.remove(index);
         cell.cancel_timers(core);
+        cell.end_leaving(core);
+        if let Some(residents) = &mut self.residents {
+            residents.remove(index);
+        }
         if let Some(machine) = cell.observed_machine() {
             let id = cell.address().persistence_id().clone();
             self.observed.insert(id, machine);
         }
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
-        let of_type = &core.stats.types[self.index].resident;
-        of_type.fetch_sub(1, Ordering::Relaxed);
+        let slice = cell.address().persistence_id().slice();
+        core.stats.types[self.index].remove_resident(slice);
     }
 }
 
@@ -343,6 +421,15 @@ fn landed<E: EventSourced>(command: Box<dyn Delivery>) -> Option<Box<dyn Queued<
     let mut landing: Option<Box<dyn Queued<E>>> = None;
     command.land(&mut landing);
     landing
+}
+
+/// A hash of an id, by which it is remembered how often the entity is used. It goes nowhere else, and
+/// is the same in every run, as whatever a worker decides by.
+fn hash_of(id: &PersistenceId) -> u32 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(id.as_str().as_bytes());
+    let [first, second, third, fourth, ..] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([first, second, third, fourth])
 }
 
 impl<E: EventSourced> AnyHost for Host<E> {
@@ -370,7 +457,12 @@ impl<E: EventSourced> AnyHost for Host<E> {
             return command.refuse(busy);
         }
         let index = match there {
-            Some(index) => index,
+            Some(index) => {
+                if let Some(residents) = &mut self.residents {
+                    residents.used(index);
+                }
+                index
+            }
             None => match self.add(core, Arc::clone(command.address())) {
                 Ok(index) => index,
                 Err(reason) => {
@@ -448,8 +540,8 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn withdrawn(&mut self, core: &mut Core, id: &PersistenceId) {
-        if let Some(leaving) = self.leaving.get_mut(id) {
-            leaving.pending = leaving.pending.saturating_sub(1);
+        if let Some(moving) = self.moving.get_mut(id) {
+            moving.pending = moving.pending.saturating_sub(1);
             self.depart(core, id);
         }
     }
@@ -496,14 +588,13 @@ impl<E: EventSourced> AnyHost for Host<E> {
     }
 
     fn passivate(&mut self, core: &mut Core) {
+        self.is_watching = false;
         let Some(after) = self.entity.config.passivate_after else {
             return;
         };
-        while let Some((at, key)) = self.idle.front().copied() {
-            if at > core.now {
-                core.start_idle_timer(at, self.index);
-                break;
-            }
+        while let Some((at, key)) = self.idle.front().copied()
+            && at <= core.now
+        {
             self.idle.pop_front();
             let Some(cell) = self.cells.get_mut(key.index) else {
                 continue;
@@ -517,16 +608,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
             ) {
                 let due = cell.last_active().saturating_add(after);
                 if due <= core.now {
-                    self.remove(core, key.index);
+                    let of_type = &core.stats.types[self.index].passivated_idle;
+                    of_type.fetch_add(1, Ordering::Relaxed);
+                    self.leave(core, key.index);
                 } else {
                     cell.list_as_idle();
                     self.idle.push_back((due, cell.key()));
-                    if self.idle.len() == 1 {
-                        core.start_idle_timer(due, self.index);
-                        break;
-                    }
                 }
             }
+        }
+        if let Some((at, _)) = self.idle.front().copied() {
+            self.watch_idle(core, at);
         }
     }
 
@@ -540,8 +632,23 @@ impl<E: EventSourced> AnyHost for Host<E> {
         }
     }
 
+    fn status(&self, core: &Core, address: &Arc<Address>) -> EntityStatus {
+        if address.home().is_on_its_way() {
+            let commands = self.arriving.get(address.persistence_id());
+            return EntityStatus::moving(address, commands.map_or(0, VecDeque::len));
+        }
+        let cell = address.cell().and_then(|index| self.cells.get(index));
+        match cell {
+            Some(cell) => cell.status(&self.entity, core),
+            None => {
+                let is_held = core.is_held(address.persistence_id());
+                EntityStatus::not_in_memory(address, is_held)
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.cells.is_empty() && self.leaving.is_empty() && self.arriving.is_empty()
+        self.cells.is_empty() && self.moving.is_empty() && self.arriving.is_empty()
     }
 
     #[cfg(test)]
@@ -561,9 +668,13 @@ impl<E: EventSourced> Drop for Host<E> {
                 });
             }
         }
-        let leaving = self.leaving.iter();
-        let leaving = leaving.map(|(id, leaving)| (id, &leaving.commands, &leaving.address));
-        for (id, commands, address) in leaving {
+        for (
+            id,
+            Moving {
+                commands, address, ..
+            },
+        ) in &self.moving
+        {
             if !commands.is_empty() {
                 let registry = address.registry();
                 registry.note_cut_off(|cut_off| cut_off.add_entity(id, commands.len(), 0));

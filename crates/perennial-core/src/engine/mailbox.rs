@@ -8,11 +8,11 @@ use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use perennial_persistence::{NUMBER_OF_SLICES, PersistenceId, Slice};
+use perennial_persistence::{Clock, NUMBER_OF_SLICES, PersistenceId, Slice};
 use tokio::sync::{Notify, mpsc};
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
@@ -82,6 +82,16 @@ pub struct Registry {
     cut_off: Mutex<CutOff>,
     sampling: Sampling,
     waits: Waits,
+    /// Questions for how it stands with entities, between those who ask and the workers.
+    looks: Bound,
+    watched: OnceLock<Watched>,
+}
+
+/// What is seen of the workers from outside.
+struct Watched {
+    stats: Box<[Arc<Stats>]>,
+    /// By which their times are.
+    clock: Arc<dyn Clock>,
 }
 
 /// How callers wait.
@@ -138,6 +148,8 @@ impl Registry {
             cut_off: Mutex::default(),
             sampling: Sampling::none(),
             waits,
+            looks: Bound::default(),
+            watched: OnceLock::new(),
         };
         (Arc::new(registry), receivers)
     }
@@ -392,6 +404,24 @@ impl Registry {
             }
         }
         cut_off
+    }
+
+    /// Lets be seen whether workers turn.
+    pub(super) fn watch(&self, stats: Box<[Arc<Stats>]>, clock: Arc<dyn Clock>) {
+        let _ = self.watched.set(Watched { stats, clock });
+    }
+
+    /// Whose code runs on a worker at this moment, and for how long it has.
+    pub(crate) fn running_on(&self, worker: usize) -> Option<(String, Duration)> {
+        let watched = self.watched.get()?;
+        let beat = watched.stats.get(worker)?.pulse.beat()?;
+        let elapsed = watched.clock.elapsed().saturating_sub(beat.since);
+        Some((self.name_of(worker, beat.key), elapsed))
+    }
+
+    /// The places for questions for how it stands with entities.
+    pub(crate) fn looks(&self) -> &Bound {
+        &self.looks
     }
 
     /// Waits until no actor is left, after [`Registry::stop_actors`].
@@ -690,7 +720,6 @@ impl Address {
     pub(crate) fn host(&self) -> usize {
         self.host
     }
-
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }

@@ -19,7 +19,10 @@
 //! - `worker`: the turn
 //! - `core`: what all cells of a worker share: time, timers, run queue, permits, lanes
 //! - `host`: the cells of one entity type
+//! - `replacement`: which entity leaves when there are too many
 //! - `cell`: one entity's life
+//! - `start`: the command that only brings an entity back
+//! - `status`: how it stands with an entity, asked from outside
 //! - `command_window`: which of its commands with ids were answered, and how
 //! - `recovery`: what brings it back
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
@@ -42,6 +45,9 @@ mod local;
 mod mailbox;
 mod pulse;
 mod recovery;
+mod replacement;
+mod start;
+mod status;
 mod tally;
 mod worker;
 
@@ -77,6 +83,9 @@ pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::{Address, Admitted, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
+pub(crate) use start::Starter;
+#[doc(hidden)]
+pub use status::Look;
 pub(crate) use tally::{Bounded, Stamp, Timing, Timings};
 pub use worker::Worker;
 
@@ -122,6 +131,8 @@ pub enum Input {
     Hold(Box<Hold>),
     /// It may come back.
     LetGo(PersistenceId),
+    /// Say how it stands with an entity.
+    Look(Box<Look>),
     /// A message for an actor.
     Parcel(Box<dyn Parcel>),
     /// Something that an actor's cell is told or has to do.
@@ -205,6 +216,7 @@ impl std::fmt::Debug for Input {
             Self::EventsDeleted(done) => done.fmt(f),
             Self::Hold(hold) => write!(f, "Hold({})", hold.persistence_id),
             Self::LetGo(id) => write!(f, "LetGo({id})"),
+            Self::Look(look) => look.fmt(f),
             Self::Parcel(parcel) => write!(f, "Parcel({})", parcel.to()),
             Self::Actor(input) => input.fmt(f),
             Self::Spawn(actor) => write!(f, "Spawn({})", actor.address()),

@@ -5,10 +5,12 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::Histogram;
+use perennial_persistence::{NUMBER_OF_SLICES, Slice};
 
 /// What a worker has and has done of one entity type.
 #[derive(Debug, Default)]
@@ -19,6 +21,57 @@ pub(crate) struct TypeStats {
     pub(crate) stored: AtomicU64,
     pub(crate) snapshots: AtomicU64,
     pub(crate) failures: AtomicU64,
+    /// How many may be in memory on this worker; 0 for any number.
+    pub(crate) limit: usize,
+    /// Entities that left memory because they were idle for long.
+    pub(crate) passivated_idle: AtomicU64,
+    /// Entities that left memory because of the limit.
+    pub(crate) passivated_limit: AtomicU64,
+    /// Entities that did not end in time and were ended all the same.
+    pub(crate) forced_ends: AtomicU64,
+    /// Entities in memory by their slices; there from the first one on.
+    by_slice: OnceLock<Box<[AtomicU32]>>,
+}
+
+impl TypeStats {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    /// One more is in memory.
+    pub(super) fn add_resident(&self, slice: Slice) {
+        self.resident.fetch_add(1, Ordering::Relaxed);
+        let by_slice = self.by_slice.get_or_init(|| {
+            let slices = 0..NUMBER_OF_SLICES;
+            slices.map(|_| AtomicU32::new(0)).collect()
+        });
+        by_slice[usize::from(slice.value())].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of them is not any more.
+    pub(super) fn remove_resident(&self, slice: Slice) {
+        self.resident.fetch_sub(1, Ordering::Relaxed);
+        if let Some(by_slice) = self.by_slice.get() {
+            by_slice[usize::from(slice.value())].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of so many are more than may be.
+    pub(crate) fn over_limit(&self, resident: usize) -> usize {
+        match self.limit {
+            0 => 0,
+            limit => resident.saturating_sub(limit),
+        }
+    }
+
+    /// How many are in memory, by their slices; nothing if none ever was.
+    pub(crate) fn residents_by_slice(&self) -> impl Iterator<Item = usize> {
+        let by_slice = self.by_slice.get().into_iter().flatten();
+        by_slice.map(|count| count.load(Ordering::Relaxed) as usize)
+    }
 }
 
 /// What refuses something as busy, besides stores.

@@ -221,6 +221,11 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
         Input::GiveSlices(slices, to) => core.give_slices(&slices, to),
         Input::Withdrawn(host, id) => hosts[host].withdrawn(core, &id),
         Input::Arrived(arrival) => hosts[arrival.address.host()].arrived(core, *arrival),
+        Input::Look(look) => {
+            if let Some(look) = look.of_worker(core.worker()) {
+                look.answer(|address| hosts[address.host()].status(core, address));
+            }
+        }
         Input::Shutdown => {
             core.draining = true;
             actors.drain(core);
@@ -404,6 +409,7 @@ mod tests {
     use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
+    use crate::config::Replacement;
     use crate::engine::{Assembled, Assembly, Frame, PageRead, ReadDone};
     use crate::event_sourced::{Cx, Effect, Entity, EventSourced, Handle};
 
@@ -464,6 +470,31 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn entities_that_leave_for_others_leave_no_trail_among_the_idle_ones() {
+        let frame = Frame {
+            workers: 1,
+            settings: Settings::default(),
+            inbox: 10,
+            ask_timeout: Duration::from_secs(1),
+            deadlines: None,
+            clock: Arc::new(ManualClock::new()),
+        };
+        let lamp = Entity::<Lamp>::new(()).entity_limit(10, Replacement::Segmented);
+        let assembled = Assembly::new().entity(lamp).build(frame, || [0; 32]);
+        let Assembled { registry, workers } = assembled;
+        let [(mut worker, mut inbox)] = <[_; 1]>::try_from(workers).expect("one worker");
+        for number in 0..10_000 {
+            let lamp = registry.entity::<Lamp>(&number.to_string());
+            lamp.tell(Look).expect("there is room");
+            turn(&mut worker, &mut inbox);
+            let entries = worker.hosts[0].idle_entries();
+            assert!(entries <= 2 * 11 + 64, "{entries} entries");
+        }
+        assert_eq!(worker.stats().resident.load(Ordering::Relaxed), 10);
+        assert_eq!(worker.core.timers.len(), 1, "one timer is enough");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use perennial_persistence::{Codec, CodecError, MessagePack, SequenceNr, Serializ
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::EntityConfig;
+use crate::config::{EntityConfig, Replacement};
 use crate::durable_state::StateAsEvents;
-use crate::event_sourced::{Cx, EventSourced, Recovery, Retention, Signal};
+use crate::engine::{Address, Envelope, Queued};
+use crate::event_sourced::{Cx, EventSourced, Handle, Recovery, Retention, Signal};
 use crate::pubsub::{PublishEvents, ToStream};
 
 /// Gives the tags of an event; the state is the one right after it.
@@ -35,6 +36,9 @@ pub(crate) type Tell<E> = Arc<
 /// Takes signals.
 pub(crate) type OnSignal<E> = Arc<dyn Fn(&E, &Signal, &Cx<'_, E>) + Send + Sync>;
 
+/// Makes the command after which an entity leaves.
+pub(crate) type LastCommand<E> = Arc<dyn Fn(&Arc<Address>) -> Box<dyn Queued<E>> + Send + Sync>;
+
 /// Publishes events.
 pub(crate) type Publisher<E> = Arc<dyn PublishEvents<<E as EventSourced>::Event>>;
 
@@ -50,6 +54,7 @@ pub struct Entity<E: EventSourced> {
     tag: Option<Tag<E>>,
     snapshot_when: Option<SnapshotWhen<E>>,
     on_signal: Option<OnSignal<E>>,
+    last_command: Option<LastCommand<E>>,
     tell: Option<Tell<E>>,
     /// Makes a publisher for a system.
     publisher: Option<fn() -> Publisher<E>>,
@@ -88,6 +93,7 @@ impl<E: EventSourced> Entity<E> {
             tag: None,
             snapshot_when: None,
             on_signal: None,
+            last_command: None,
             tell: None,
             publisher: None,
             recovery: Recovery::Latest,
@@ -204,6 +210,88 @@ impl<E: EventSourced> Entity<E> {
     #[must_use]
     pub fn passivate_after(mut self, idle: Option<Duration>) -> Self {
         self.config.passivate_after = idle;
+        self
+    }
+
+    /// Bounds how many entities of this type are in memory, in the whole system, and says who leaves
+    /// when another one comes; 0 sets no bound. See [`EntityConfig::entity_limit`].
+    #[must_use]
+    pub fn entity_limit(mut self, entities: usize, replacement: Replacement) -> Self {
+        self.config.entity_limit = entities;
+        self.config.replacement = replacement;
+        self
+    }
+
+    /// Has an entity handle a command before it leaves memory although it has not asked for it:
+    /// because it was idle for long, because there were too many, or as the system ends. An entity
+    /// that stops itself, or begins anew after a failure, does not get it.
+    ///
+    /// It is a command like any other: it may persist events, which are stored before the entity
+    /// ends, run a future, or put itself aside. The entity stops after it. Commands that come in the
+    /// meantime are handled by its next incarnation, none is lost and none is handled twice. If it
+    /// panics or its events cannot be stored, the entity leaves all the same, with a warning; so it
+    /// does after [`Entity::stop_timeout`], without waiting for its future any longer, but a write that
+    /// is under way is awaited.
+    ///
+    /// ```
+    /// use perennial_core::{Cx, Effect, Entity, EventSourced, Handle};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Default)]
+    /// struct Session {
+    ///     is_open: bool,
+    /// }
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// enum SessionEvent {
+    ///     Opened,
+    ///     Closed,
+    /// }
+    ///
+    /// impl EventSourced for Session {
+    ///     const TYPE: &'static str = "Session";
+    ///     type Event = SessionEvent;
+    ///     type Services = ();
+    ///
+    ///     fn apply(&mut self, event: &SessionEvent) {
+    ///         self.is_open = matches!(event, SessionEvent::Opened);
+    ///     }
+    /// }
+    ///
+    /// struct Close;
+    ///
+    /// impl Handle<Close> for Session {
+    ///     type Reply = ();
+    ///
+    ///     fn handle(&self, _: Close, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
+    ///         if self.is_open {
+    ///             cx.persist([SessionEvent::Closed]).no_reply()
+    ///         } else {
+    ///             cx.no_reply()
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let sessions = Entity::<Session>::new(()).on_passivate(|| Close);
+    /// ```
+    #[must_use]
+    pub fn on_passivate<C: Send + 'static>(
+        mut self,
+        command: impl Fn() -> C + Send + Sync + 'static,
+    ) -> Self
+    where
+        E: Handle<C>,
+    {
+        self.last_command = Some(Arc::new(move |address| {
+            Box::new(Envelope::last(Arc::clone(address), command()))
+        }));
+        self
+    }
+
+    /// How long an entity may take for the command of [`Entity::on_passivate`].
+    #[must_use]
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.config.stop_timeout = timeout;
         self
     }
 
@@ -333,6 +421,7 @@ impl<E: EventSourced> Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            last_command: self.last_command.clone(),
             tell: self.tell.clone(),
             kept: self.kept,
             publisher: self.publisher.map(|publisher| publisher()),
@@ -352,6 +441,7 @@ impl<E: EventSourced> Clone for Entity<E> {
             tag: self.tag.clone(),
             snapshot_when: self.snapshot_when.clone(),
             on_signal: self.on_signal.clone(),
+            last_command: self.last_command.clone(),
             tell: self.tell.clone(),
             publisher: self.publisher,
             recovery: self.recovery,
@@ -383,6 +473,7 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) tag: Option<Tag<E>>,
     pub(crate) snapshot_when: Option<SnapshotWhen<E>>,
     pub(crate) on_signal: Option<OnSignal<E>>,
+    pub(crate) last_command: Option<LastCommand<E>>,
     pub(crate) tell: Option<Tell<E>>,
     pub(crate) kept: Kept,
     pub(crate) publisher: Option<Publisher<E>>,

@@ -657,11 +657,18 @@ fn append<E: Model>(
     }
 }
 
-/// What a timer sends.
+/// What a timer sends, and what an entity handles last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tick {
     /// The command that started a timer which fires once.
     once: Option<u64>,
+}
+
+impl Tick {
+    /// The last command of an entity that leaves.
+    pub(crate) fn at_the_end() -> Self {
+        Self { once: None }
+    }
 }
 
 impl<const KIND: u8> Handle<Tick> for Chain<KIND> {

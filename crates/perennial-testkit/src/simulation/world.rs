@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use perennial_core::config::Replacement;
 use perennial_core::engine::{
     Assembly, BreakerSettings, CellKey, Deletion, DeletionDone, Frame, Input, LaterDone,
     LaterFailure, LaterRequest, Outbox, ReadDone, ReadRequest, Registry, Settings, SettledBatch,
     Worker, WriteBatch,
 };
-use perennial_core::{Asking, Durable, Entity, EntityRef, EventSourced, Retention, Work};
+use perennial_core::{Asking, Durable, Entity, EntityRef, Handle, Retention, Work};
 use perennial_persistence::{
     AtomicWrite, Clock, CommandId, DurableStateDelete, Error, NUMBER_OF_SLICES, PageLimit,
     PersistenceId, SequenceNr, Snapshot, Timestamp, Written,
@@ -20,8 +21,8 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::mpsc;
 
 use super::entity::{
-    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Link, Note, Shared, StepCodec, links,
-    state_payload,
+    Action, Answer, Chain, ChainCodec, Command, EVENT_BYTES, Link, Note, Shared, StepCodec, Tick,
+    links, state_payload,
 };
 use super::ledger::{Checked, Fate, Ledger, Situation, Standing, Violation};
 use super::storage::{Storage, WriteFate, keeps_state, run_at_once};
@@ -65,6 +66,10 @@ struct Profile {
     panics: u32,
     /// Of a hundred steps, how many let a caller give up.
     impatience: u32,
+    /// How many entities of a type may be in memory, and who leaves for others.
+    entity_limit: (usize, Replacement),
+    /// Whether entities have a command for their end, and how long they may take for it.
+    last_command: Option<Duration>,
 }
 
 impl Profile {
@@ -99,6 +104,8 @@ impl Profile {
         let removes_rows = kept != Kept::Events && random.random_bool(0.25);
         let systems = pick(random, &[1, 1, 2]);
         let foreign = pick(random, &[0, 0, 5, 30]);
+        // Apart, so that a run without either is the same with any of them.
+        let mut of_lives = SmallRng::seed_from_u64(random.clone().random());
         Self {
             workers: random.random_range(1..=3),
             systems: if removes_rows { 1 } else { systems },
@@ -127,6 +134,26 @@ impl Profile {
             panics: pick(random, &[0, 3, 15]),
             impatience: pick(random, &[0, 2]),
             moves: pick(random, &[0, 5, 30]),
+            entity_limit: (
+                pick(&mut of_lives, &[0, 0, 1, 2]),
+                pick(
+                    &mut of_lives,
+                    &[
+                        Replacement::LeastRecentlyUsed,
+                        Replacement::Segmented,
+                        Replacement::Frequency,
+                    ],
+                ),
+            ),
+            last_command: pick(
+                &mut of_lives,
+                &[
+                    None,
+                    None,
+                    Some(milliseconds(5)),
+                    Some(milliseconds(10_000)),
+                ],
+            ),
         }
     }
 }
@@ -1382,6 +1409,8 @@ impl World {
 
     /// A new system brings back what is stored, and can go on from there.
     fn look_back(&mut self) -> Checked {
+        // Its steps would come between those that are counted here.
+        self.profile.last_command = None;
         self.start_system();
         for entity in 0..self.ids.len() {
             let stored = self.ledger.length(entity)?;
@@ -1441,8 +1470,14 @@ impl Seat {
     }
 }
 
-fn configure<E: EventSourced>(entity: Entity<E>, profile: &Profile) -> Entity<E> {
+fn configure<E: Handle<Tick>>(entity: Entity<E>, profile: &Profile) -> Entity<E> {
+    let (limit, replacement) = profile.entity_limit;
+    let entity = match profile.last_command {
+        None => entity,
+        Some(timeout) => entity.on_passivate(Tick::at_the_end).stop_timeout(timeout),
+    };
     entity
+        .entity_limit(limit, replacement)
         .mailbox(profile.mailbox)
         .stash(profile.stash)
         .pipeline(profile.pipeline)
