@@ -187,7 +187,8 @@ pub use engine::BreakerState;
 pub use entity_ref::{Ask, AskOnce, Asking, EntityRef};
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
-    Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+    AnswerFuture, CommandError, Cx, Due, Effect, Entity, EventSourced, Handle, InvalidCommands,
+    Recovery, Retention, Signal, Then, Timers, Work,
 };
 #[doc(hidden)]
 pub use fsm::MachineHooks;

@@ -14,6 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::local::Local;
 use crate::engine::mailbox::Waits;
+use crate::engine::reminders::{Remindable, Reminders};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -28,6 +29,8 @@ pub struct Assembly {
     stores: usize,
     /// The names of those that may be slow or down.
     names: Vec<&'static str>,
+    /// Those whose entities may have reminders.
+    remindable: Vec<Remindable>,
 }
 
 type MakeHost = Box<dyn Fn() -> Box<dyn AnyHost> + Send + Sync>;
@@ -107,7 +110,16 @@ impl Assembly {
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
             command_ids,
+            commands: Arc::new(entity.commands().clone()),
         });
+        if entity.kept() == Kept::Events && !entity.commands().is_empty() {
+            self.remindable.push(Remindable {
+                host: index,
+                name: E::TYPE.into(),
+                store,
+                backoff: (config.restart_min, config.restart_max),
+            });
+        }
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move || {
             Box::new(Host::new(index, Arc::clone(&def)))
@@ -153,6 +165,7 @@ impl Assembly {
                     seeds(),
                     Arc::new(Stats::new(names, types, number)),
                     self.stores,
+                    Reminders::new(Arc::clone(&registry), number, &self.remindable),
                 );
                 (worker, inbox)
             })

@@ -14,6 +14,7 @@ use crate::command::{CommandKey, Identity};
 use crate::engine::Stamp;
 use crate::engine::actor::Draw;
 use crate::engine::mailbox::Address;
+use crate::engine::reminders::FiredReminder;
 use crate::error::AskError;
 use crate::event_sourced::{
     Body, Continuation, Cx, Effect, EventSourced, Handle, LaterWork, MakeReply, Outcome, Output,
@@ -94,6 +95,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Takes the answer to the same command before as its own, which leaves as that.
     fn repeat(&mut self, payload: Option<&SerializedPayload>);
 
+    /// The reminder that has sent it, if one has.
+    fn reminder(&self) -> Option<&FiredReminder>;
+
     /// Takes an error as its answer, which leaves as a reply does.
     fn answer_with(&mut self, error: AskError);
 }
@@ -120,6 +124,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     behalf: Behalf,
     /// When it was sent, if it is one whose times are taken.
     stamp: Option<Stamp>,
+    /// What has sent it, if it is no caller.
+    reminder: Option<Box<FiredReminder>>,
 }
 
 /// What stays of a command that is put aside, besides the command.
@@ -130,6 +136,7 @@ pub(crate) struct Aside<R> {
     pub(crate) behalf: Behalf,
     /// Whether the future of a `later` has run for it.
     pub(crate) future_ran: bool,
+    pub(crate) reminder: Option<Box<FiredReminder>>,
 }
 
 enum Stage<E: Handle<C>, C: Send + 'static> {
@@ -174,10 +181,10 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply,
             identity,
             behalf,
+            reminder: None,
         }
     }
 
-    /// A command that the entity sends itself.
     /// A command that a timer sends, and the timer's hold on it.
     pub(crate) fn from_timer(address: Arc<Address>, command: C) -> (Self, Arc<dyn Fired>) {
         let (reply, fired) = ReplyTo::timer();
@@ -187,8 +194,22 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             identity: None,
             behalf: Behalf::default(),
             future_ran: false,
+            reminder: None,
         };
         (Self::put_aside(command, aside), fired)
+    }
+
+    /// A command that a reminder sends.
+    pub(crate) fn reminder(address: Arc<Address>, command: C, fired: FiredReminder) -> Self {
+        let aside = Aside {
+            address,
+            reply: ReplyTo::nobody(),
+            identity: None,
+            behalf: Behalf::default(),
+            future_ran: false,
+            reminder: Some(Box::new(fired)),
+        };
+        Self::put_aside(command, aside)
     }
 
     /// A command that is kept elsewhere, where its place is counted.
@@ -202,6 +223,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply: ReplyTo::nobody(),
             identity: None,
             behalf: Behalf::default(),
+            reminder: None,
         }
     }
 
@@ -220,6 +242,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply: aside.reply,
             identity: aside.identity,
             behalf: aside.behalf,
+            reminder: aside.reminder,
         }
     }
 
@@ -282,6 +305,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
             Stage::Refused(error) => Err(error),
             _ => Err(AskError::NoReply),
         };
+        if let Some(reminder) = self.reminder.take() {
+            reminder.end(result.as_ref().err());
+        }
         self.reply.complete(result);
     }
 
@@ -302,6 +328,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
         } else {
             error
         };
+        if let Some(reminder) = self.reminder.take() {
+            reminder.end(Some(&error));
+        }
         self.reply.complete(Err(error));
     }
 }
@@ -374,6 +403,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
                 identity: self.identity.take(),
                 behalf: std::mem::take(&mut self.behalf),
                 future_ran: self.future_ran,
+                reminder: self.reminder.take(),
             }),
             stage => {
                 self.stage = stage;
@@ -419,6 +449,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
             }),
             None => Stage::Empty,
         };
+    }
+
+    fn reminder(&self) -> Option<&FiredReminder> {
+        self.reminder.as_deref()
     }
 
     fn answer_with(&mut self, error: AskError) {

@@ -2,33 +2,44 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use perennial_persistence::{Error, PersistenceId, Previous};
+use perennial_persistence::{Error, PersistenceId, Previous, SerializedPayload};
 use slab::Slab;
 
 use crate::engine::cell::{Cell, Peek, Whereabouts};
 use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
-use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone};
-use crate::error::{AskError, RecoveryFailed};
-use crate::event_sourced::{EntityDef, EventSourced};
+use crate::engine::{Address, CellKey, DeletionDone, LaterDone, ReadDone, panic_message};
+use crate::error::{AskError, RecoveryFailed, chain};
+use crate::event_sourced::{EntityDef, EventSourced, MakeDelivery};
 use crate::fsm::MachineHooks;
 
 /// A host whose entity type is not known.
 pub(crate) trait AnyHost: Any + Send {
     /// A command for an entity of this type.
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>);
+    /// The command of a reminder, on its way.
+    ///
+    /// # Errors
+    /// Why it is none.
+    fn remind(
+        &self,
+        payload: &SerializedPayload,
+        address: &Arc<Address>,
+    ) -> Result<MakeDelivery, Arc<str>>;
     /// Runs a cell's share of a turn.
     fn run(&mut self, core: &mut Core, key: CellKey);
     /// A part of a cell's history has come.
     fn read(&mut self, core: &mut Core, read: ReadDone);
     /// What the journal knows of the event before a cell's next one, right before a write of it is
     /// sent; `None` if the write must not be sent.
-    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous>;
+    /// A write without events takes it from none that follow.
+    fn previous(&mut self, core: &Core, key: CellKey, has_events: bool) -> Option<Previous>;
     /// Whether a gathered write of a cell must not be sent, as an earlier one has failed.
     fn is_doomed(&self, key: CellKey) -> bool;
     /// A gathered write that must not be sent.
@@ -207,6 +218,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
         self.place(core, index);
     }
 
+    fn remind(
+        &self,
+        payload: &SerializedPayload,
+        address: &Arc<Address>,
+    ) -> Result<MakeDelivery, Arc<str>> {
+        let commands = &self.entity.commands;
+        catch_unwind(AssertUnwindSafe(|| commands.remind(payload, address)))
+            .map_err(|panic| panic_message(&*panic))?
+            .map_err(|error| chain(&error))
+    }
+
     fn run(&mut self, core: &mut Core, key: CellKey) {
         self.with(core, key, |cell, entity, core| cell.run(entity, core));
     }
@@ -218,11 +240,11 @@ impl<E: EventSourced> AnyHost for Host<E> {
         });
     }
 
-    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous> {
+    fn previous(&mut self, core: &Core, key: CellKey, has_events: bool) -> Option<Previous> {
         self.cells
             .get_mut(key.index)
             .filter(|cell| cell.key().incarnation == key.incarnation)
-            .and_then(|cell| cell.previous(core))
+            .and_then(|cell| cell.previous(core, has_events))
     }
 
     fn is_doomed(&self, key: CellKey) -> bool {
