@@ -10,6 +10,7 @@ mod flights_crash_recovery;
 mod flights_outages;
 mod guide;
 mod postgres_outages;
+mod reminders_crash_recovery;
 mod repeated_requests;
 mod signals;
 mod starts;

@@ -442,14 +442,15 @@ trait BatchItem: Clone {
 }
 
 impl BatchItem for AtomicWrite {
-    type Key = (PersistenceId, WriterId, SequenceNr);
+    /// With both ends of its numbers, as a write without events begins with that of the next one.
+    type Key = (PersistenceId, WriterId, SequenceNr, SequenceNr);
 
     fn id(&self) -> &PersistenceId {
         self.persistence_id()
     }
 
     fn key(&self) -> Self::Key {
-        (self.id().clone(), self.writer(), self.first())
+        (self.id().clone(), self.writer(), self.first(), self.last())
     }
 
     fn conflict(&self) -> Error {

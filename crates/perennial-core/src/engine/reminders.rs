@@ -733,3 +733,283 @@ impl Book {
 fn in_micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
+
+#[cfg(test)]
+mod tests {
+    use perennial_persistence::NewReminder;
+
+    use super::*;
+
+    const HOST: usize = 3;
+
+    const SETTINGS: ReminderSettings = ReminderSettings {
+        window: Duration::from_secs(60),
+        ahead: 4,
+        at_once: 2,
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    fn id() -> PersistenceId {
+        PersistenceId::new("Log", "a").expect("valid")
+    }
+
+    fn key(name: &str) -> ReminderKey {
+        ReminderKey::new(name).expect("valid")
+    }
+
+    fn place(name: &str) -> Place {
+        (id(), key(name))
+    }
+
+    fn payload() -> SerializedPayload {
+        SerializedPayload::new(77, "m", &b"x"[..])
+    }
+
+    fn row(name: &str, second: i64) -> StoredReminder {
+        StoredReminder {
+            persistence_id: id(),
+            entity_type: "Log".into(),
+            key: key(name),
+            due: at(second),
+            payload: payload(),
+        }
+    }
+
+    fn set(name: &str, second: i64) -> ReminderChange {
+        let new = NewReminder::new("Log", key(name), at(second), payload());
+        ReminderChange::Set(new.expect("valid"))
+    }
+
+    fn forget(name: &str, due: Option<i64>) -> ReminderChange {
+        ReminderChange::Forget {
+            key: key(name),
+            due: due.map(at),
+        }
+    }
+
+    fn book() -> Book {
+        let remindable = Remindable {
+            host: HOST,
+            name: "Log".into(),
+            store: 0,
+            backoff: (Duration::from_secs(1), Duration::from_secs(10)),
+        };
+        Book::new(SliceRange::ALL, remindable)
+    }
+
+    /// Reads what is wanted at a time, from a store with these rows, and gives how many times.
+    fn read(book: &mut Book, now: i64, stored: &[(&str, i64)]) -> usize {
+        let mut times = 0;
+        while let Some(wanted) = book.wants(at(now), &SETTINGS, 100) {
+            book.begin_read(&wanted);
+            book.read(answer(&wanted, stored), SETTINGS.ahead);
+            times += 1;
+            assert!(times < 100, "it reads for ever");
+        }
+        times
+    }
+
+    fn answer(wanted: &DueReminders, stored: &[(&str, i64)]) -> Vec<StoredReminder> {
+        let mut rows: Vec<_> = stored.iter().map(|(name, due)| row(name, *due)).collect();
+        rows.sort_by_key(|row| (row.due, row.key.clone()));
+        let rows = rows.into_iter().filter(|row| {
+            let place = (row.persistence_id.clone(), row.key.clone());
+            let is_after = |after: &Place| row.due > wanted.from || place > *after;
+            (wanted.from..=wanted.until).contains(&row.due)
+                && wanted.after.as_ref().is_none_or(is_after)
+        });
+        rows.take(wanted.limit).collect()
+    }
+
+    fn fire(book: &mut Book, now: i64) -> Vec<String> {
+        let ready = book.fire(at(now), SETTINGS.at_once);
+        ready.iter().map(|one| one.place.1.to_string()).collect()
+    }
+
+    fn failed(name: &str, token: u64, is_unknown: bool) -> ReminderFailed {
+        ReminderFailed {
+            host: HOST,
+            place: place(name),
+            token,
+            is_unknown,
+            reason: "it was to fail".into(),
+        }
+    }
+
+    fn keys(book: &Book) -> Vec<&str> {
+        book.by_due
+            .iter()
+            .map(|(_, place)| place.1.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn the_slices_of_all_workers_are_all_slices() {
+        for workers in [1, 2, 3, 7, 64, 1000, 1024, 1500] {
+            let mut slices = Vec::new();
+            for worker in 0..workers {
+                let range = slices_of(worker, workers);
+                for slice in range
+                    .into_iter()
+                    .flat_map(|of| of.min().value()..=of.max().value())
+                {
+                    let owner = usize::from(slice) * workers / usize::from(NUMBER_OF_SLICES);
+                    assert_eq!(owner, worker, "of {workers}");
+                    slices.push(slice);
+                }
+            }
+            assert_eq!(slices, (0..NUMBER_OF_SLICES).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn it_reads_ahead_and_goes_on_when_half_of_the_window_is_over() {
+        let mut book = book();
+        let stored = [("a", 10), ("b", 59), ("c", 60), ("d", 61)];
+        assert_eq!(read(&mut book, 0, &stored), 1);
+        assert_eq!(keys(&book), ["a", "b", "c"]);
+        assert_eq!(read(&mut book, 29, &stored), 0);
+        assert_eq!(book.next_time(&SETTINGS), Some(at(10)));
+        assert_eq!(fire(&mut book, 10), ["a"]);
+        assert_eq!(book.next_time(&SETTINGS), Some(at(30)));
+        assert_eq!(read(&mut book, 30, &stored), 1);
+        assert_eq!(keys(&book), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn it_keeps_the_first_ones_and_reads_the_others_when_there_is_room() {
+        let mut book = book();
+        let stored: Vec<(&str, i64)> = ["a", "b", "c", "d", "e", "f", "g"]
+            .into_iter()
+            .map(|name| (name, 5))
+            .collect();
+        assert_eq!(read(&mut book, 0, &stored), 1);
+        assert_eq!(keys(&book), ["a", "b", "c", "d"]);
+        // One that comes before them takes the place of the last.
+        book.stored(HOST, &id(), &set("now", 1));
+        book.stored(HOST, &id(), &set("later", 6));
+        book.forget_the_last(SETTINGS.ahead);
+        assert_eq!(keys(&book), ["now", "a", "b", "c"]);
+        for (expected, now) in [(vec!["now"], 1), (vec!["a"], 5)] {
+            assert_eq!(fire(&mut book, now), expected);
+        }
+        book.stored(HOST, &id(), &forget("now", Some(1)));
+        book.stored(HOST, &id(), &forget("a", Some(5)));
+        assert_eq!(read(&mut book, 5, &stored[1..]), 1);
+        assert_eq!(keys(&book), ["b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn so_many_are_sent_at_once() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 1), ("b", 1), ("c", 1)]);
+        assert_eq!(fire(&mut book, 1), ["a", "b"]);
+        assert_eq!(fire(&mut book, 1), [] as [&str; 0]);
+        assert_eq!(book.next_time(&SETTINGS), Some(at(30)), "not by time");
+        book.stored(HOST, &id(), &forget("a", Some(1)));
+        assert_eq!(fire(&mut book, 1), ["c"]);
+    }
+
+    #[test]
+    fn what_is_written_while_it_reads_is_newer_than_what_is_read() {
+        let mut book = book();
+        let wanted = book.wants(at(0), &SETTINGS, 100).expect("nothing is known");
+        book.begin_read(&wanted);
+        book.stored(HOST, &id(), &set("new", 10));
+        book.stored(HOST, &id(), &set("moved", 20));
+        book.stored(HOST, &id(), &forget("gone", None));
+        book.stored(HOST, &id(), &set("far", 1000));
+        let rows = answer(&wanted, &[("gone", 1), ("moved", 2), ("old", 3)]);
+        book.read(rows, SETTINGS.ahead);
+        assert_eq!(keys(&book), ["old", "new", "moved"]);
+        assert_eq!(fire(&mut book, 3), ["old"]);
+    }
+
+    #[test]
+    fn a_deletion_that_means_another_one_leaves_it() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 10)]);
+        book.stored(HOST, &id(), &forget("a", Some(9)));
+        assert_eq!(keys(&book), ["a"]);
+        book.stored(HOST, &id(), &forget("a", Some(10)));
+        assert_eq!(keys(&book), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn one_that_fails_waits_and_one_that_was_replaced_does_not_count() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 1)]);
+        let [ready] = &book.fire(at(1), 2)[..] else {
+            panic!("one is due");
+        };
+        let failure = failed("a", ready.token, false);
+        assert_eq!(book.failures_of(&failure), Some(0));
+        book.failed(&failure, at(7));
+        assert_eq!(book.failures_of(&failure), None, "it is told once");
+        assert_eq!(fire(&mut book, 6), [] as [&str; 0]);
+        let [again] = &book.fire(at(7), 2)[..] else {
+            panic!("it is due again");
+        };
+        assert_eq!(book.failures_of(&failed("a", again.token, false)), Some(1));
+        book.stored(HOST, &id(), &set("a", 9));
+        assert_eq!(book.failures_of(&failed("a", again.token, false)), None);
+        assert_eq!(book.fired, 0);
+        assert_eq!(fire(&mut book, 9), ["a"]);
+    }
+
+    #[test]
+    fn one_whose_outcome_is_open_comes_only_if_the_store_still_has_it() {
+        for is_there in [true, false] {
+            let mut book = book();
+            let all = [("a", 1), ("b", 2), ("c", 2)];
+            read(&mut book, 0, &all);
+            let token = book.fire(at(1), 2)[0].token;
+            book.failed(&failed("a", token, true), at(3));
+            assert_eq!(fire(&mut book, 9), ["b", "c"], "others are not concerned");
+            let stored = if is_there { &all[..] } else { &all[1..] };
+            assert_eq!(read(&mut book, 9, stored), 1);
+            book.stored(HOST, &id(), &forget("b", Some(2)));
+            let expected: &[&str] = if is_there { &["a"] } else { &[] };
+            assert_eq!(fire(&mut book, 9), expected);
+        }
+    }
+
+    #[test]
+    fn a_doubtful_one_is_found_although_there_is_no_room() {
+        let mut book = book();
+        let mut stored = vec![("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];
+        read(&mut book, 0, &stored);
+        assert_eq!(book.entries.len(), SETTINGS.ahead);
+        book.doubt(&place("d"));
+        book.look_again();
+        stored.retain(|(name, _)| *name != "d");
+        assert!(read(&mut book, 0, &stored) > 0);
+        assert_eq!(keys(&book), ["a", "b", "c", "e"]);
+    }
+
+    #[test]
+    fn an_answer_from_before_a_doubt_says_nothing() {
+        let mut book = book();
+        let wanted = book.wants(at(0), &SETTINGS, 100).expect("nothing is known");
+        book.begin_read(&wanted);
+        book.look_again();
+        book.read(answer(&wanted, &[("a", 1)]), SETTINGS.ahead);
+        assert_eq!(keys(&book), [] as [&str; 0]);
+        assert_eq!(read(&mut book, 0, &[("b", 1)]), 1);
+        assert_eq!(keys(&book), ["b"]);
+    }
+
+    #[test]
+    fn one_that_others_have_taken_back_is_noticed_when_it_is_read() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 10), ("b", 20)]);
+        book.look_again();
+        read(&mut book, 1, &[("b", 30)]);
+        assert_eq!(keys(&book), ["b"]);
+        assert_eq!(fire(&mut book, 29), [] as [&str; 0]);
+        assert_eq!(fire(&mut book, 30), ["b"]);
+    }
+}
