@@ -133,7 +133,8 @@ pub struct NewReminder {
 
 impl NewReminder {
     /// A reminder for an entity of the type that is registered under `entity_type`; ids need not
-    /// begin with it. `due` is cut to microseconds.
+    /// begin with it. `due` is cut to microseconds; one before 1970 becomes the beginning of that
+    /// year, as not every table has times of any past.
     ///
     /// # Errors
     /// [`InvalidWrite`] for a payload or a name that no table can hold.
@@ -153,7 +154,7 @@ impl NewReminder {
         Ok(Self {
             entity_type,
             key,
-            due: in_microseconds(due),
+            due: in_microseconds(due.max(Timestamp::UNIX_EPOCH)),
             payload,
         })
     }
@@ -168,7 +169,7 @@ impl NewReminder {
         &self.key
     }
 
-    /// When it is due, in microseconds.
+    /// When it is due, in microseconds, not before 1970.
     pub fn due(&self) -> Timestamp {
         self.due
     }
@@ -273,6 +274,8 @@ mod tests {
         let due = Timestamp::new(1, 1_999).expect("in range");
         let new = NewReminder::new("Cart", key(), due, payload(77)).expect("valid");
         assert_eq!(new.due(), Timestamp::new(1, 1_000).expect("in range"));
+        let past = NewReminder::new("Cart", key(), Timestamp::MIN, payload(77)).expect("valid");
+        assert_eq!(past.due(), Timestamp::UNIX_EPOCH);
         let reserved = NewReminder::new("Cart", key(), due, payload(0));
         assert_eq!(reserved, Err(InvalidWrite::ReservedSerializer));
         let nul = NewReminder::new("Ca\0rt", key(), due, payload(77));

@@ -37,6 +37,9 @@ impl PostgresReminders {
         let after = wanted.after.as_ref();
         let after_id = after.map_or("", |(id, _)| id.as_str());
         let after_key = after.map_or("", |(_, key)| key.as_str());
+        // None is due before that, and the server's time begins later than ours.
+        let from = wanted.from.max(Timestamp::UNIX_EPOCH);
+        let until = wanted.until.max(Timestamp::UNIX_EPOCH);
         let mut found = Vec::new();
         let mut damage = None;
         self.executor
@@ -46,10 +49,10 @@ impl PostgresReminders {
                     &min,
                     &max,
                     &types,
-                    &Micros::of(wanted.from),
+                    &Micros::of(from),
                     &after_id,
                     &after_key,
-                    &Micros::of(wanted.until),
+                    &Micros::of(until),
                     &count(wanted.limit),
                 ],
                 |row| match reminder(&row) {

@@ -130,6 +130,7 @@ mod without_the_fence_of_large_batches {
         let database = TestPostgres::new();
         database.execute(include_str!("../migrations/0001_create_tables.sql"));
         database.execute(include_str!("../migrations/0003_create_command_reply.sql"));
+        database.execute(include_str!("../migrations/0006_create_reminder.sql"));
         Fixture::new(database, SchemaCheck::Verify, DurableStateDelete::default())
     }
 
