@@ -133,8 +133,8 @@ pub struct NewReminder {
 
 impl NewReminder {
     /// A reminder for an entity of the type that is registered under `entity_type`; ids need not
-    /// begin with it. `due` is cut to microseconds; one before 1970 becomes the beginning of that
-    /// year, as not every table has times of any past.
+    /// begin with it. `due` is cut to microseconds, and brought between the beginning of 1970 and
+    /// the last second of all times, as not every table has those beyond.
     ///
     /// # Errors
     /// [`InvalidWrite`] for a payload or a name that no table can hold.
@@ -154,7 +154,7 @@ impl NewReminder {
         Ok(Self {
             entity_type,
             key,
-            due: in_microseconds(due.max(Timestamp::UNIX_EPOCH)),
+            due: as_stored(due),
             payload,
         })
     }
@@ -169,7 +169,7 @@ impl NewReminder {
         &self.key
     }
 
-    /// When it is due, in microseconds, not before 1970.
+    /// When it is due, in microseconds.
     pub fn due(&self) -> Timestamp {
         self.due
     }
@@ -181,7 +181,9 @@ impl NewReminder {
 }
 
 /// A time as the tables hold it.
-fn in_microseconds(time: Timestamp) -> Timestamp {
+fn as_stored(time: Timestamp) -> Timestamp {
+    let last = Timestamp::from_second(Timestamp::MAX.as_second()).expect("that of a timestamp");
+    let time = time.clamp(Timestamp::UNIX_EPOCH, last);
     Timestamp::from_microsecond(time.as_microsecond())
         .expect("it was a timestamp before it was cut")
 }
@@ -276,6 +278,10 @@ mod tests {
         assert_eq!(new.due(), Timestamp::new(1, 1_000).expect("in range"));
         let past = NewReminder::new("Cart", key(), Timestamp::MIN, payload(77)).expect("valid");
         assert_eq!(past.due(), Timestamp::UNIX_EPOCH);
+        let end = NewReminder::new("Cart", key(), Timestamp::MAX, payload(77)).expect("valid");
+        assert_eq!(end.due().as_second(), Timestamp::MAX.as_second());
+        let again = Timestamp::from_microsecond(end.due().as_microsecond());
+        assert_eq!(again.ok(), Some(end.due()), "every store gives it back");
         let reserved = NewReminder::new("Cart", key(), due, payload(0));
         assert_eq!(reserved, Err(InvalidWrite::ReservedSerializer));
         let nul = NewReminder::new("Ca\0rt", key(), due, payload(77));

@@ -157,7 +157,7 @@ impl Assembly {
             .into_iter()
             .enumerate()
             .map(|(number, inbox)| {
-                let worker = Worker::new(
+                let mut worker = Worker::new(
                     self.hosts.iter().map(|host| host()).collect(),
                     Local::new(Arc::clone(&registry), number),
                     settings.clone(),
@@ -165,8 +165,9 @@ impl Assembly {
                     seeds(),
                     Arc::new(Stats::new(names, types, number)),
                     self.stores,
-                    Reminders::new(Arc::clone(&registry), number, &self.remindable),
                 );
+                let registry = Arc::clone(&registry);
+                worker.set_reminders(Reminders::new(registry, number, &self.remindable));
                 (worker, inbox)
             })
             .collect();

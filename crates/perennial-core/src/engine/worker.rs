@@ -46,16 +46,18 @@ impl Worker {
         seed: [u8; 32],
         stats: Arc<Stats>,
         stores: usize,
-        reminders: Reminders,
     ) -> Self {
-        let mut core = Core::new(settings, clock, seed, stats, stores);
-        core.reminders = reminders;
         Self {
             hosts,
             actors: ActorHost::default(),
-            core,
+            core: Core::new(settings, clock, seed, stats, stores),
             local: Some(local),
         }
+    }
+
+    /// Says which reminders it looks after; none otherwise.
+    pub(crate) fn set_reminders(&mut self, reminders: Reminders) {
+        self.core.reminders = reminders;
     }
 
     /// Breaks the engine on purpose.

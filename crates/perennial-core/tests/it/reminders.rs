@@ -66,7 +66,9 @@ impl EventSourced for Log {
 }
 
 /// Whatever the test wants.
-struct Do(Box<dyn FnOnce(&Log, &Cx<'_, Log>) -> Effect<Log, ()> + Send>);
+struct Do(Box<Work>);
+
+type Work = dyn FnOnce(&Log, &Cx<'_, Log>) -> Effect<Log, ()> + Send;
 
 fn run(work: impl FnOnce(&Log, &Cx<'_, Log>) -> Effect<Log, ()> + Send + 'static) -> Do {
     Do(Box::new(work))
@@ -763,5 +765,5 @@ fn a_durable_state_has_no_reminders() {
     };
     let text = failed.to_string();
     assert!(text.contains("only its state is kept"), "{text}");
-    assert_eq!(t.state(&word, |word| word.is_there()), false);
+    assert!(!t.state(&word, |word| word.is_there()));
 }

@@ -52,6 +52,7 @@ macro_rules! reminder_store_contract {
                 several_writes_of_one_entity_share_a_batch,
                 texts_of_all_kinds_come_back,
                 the_bounds_of_time_are_included,
+                times_at_both_ends_come_back,
                 times_go_on_over_a_write_without_events,
             ]
         );
@@ -236,6 +237,22 @@ pub async fn texts_of_all_kinds_come_back(fixture: &dyn StoreFixture) {
     let mut wanted = all();
     wanted.entity_types = vec!["a\"b\\{}'".into()];
     assert_eq!(due(fixture, wanted).await, []);
+}
+
+/// The first and the last time that a reminder may have come back.
+pub async fn times_at_both_ends_come_back(fixture: &dyn StoreFixture) {
+    let journal = fixture.store().journal();
+    let a = id("a");
+    let new = |name, due| {
+        let new = NewReminder::new("Cart", key(name), due, command("x"));
+        new.expect("a valid reminder")
+    };
+    let all_times = [new("first", Timestamp::MIN), new("last", Timestamp::MAX)];
+    let changes = all_times.iter().cloned().map(ReminderChange::Set).collect();
+    store_one(&*journal, &with(write(&a, writer(1), 1, &["1"]), changes)).await;
+    let found = due(fixture, all()).await;
+    let times: Vec<Timestamp> = found.iter().map(|one| one.due).collect();
+    assert_eq!(times, all_times.map(|new| new.due()));
 }
 
 /// Both ends of the wanted time are part of it.
