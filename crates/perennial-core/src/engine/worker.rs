@@ -358,6 +358,9 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mu
 
 /// Sends reminders that are due to their entities, and has more of them read.
 fn remind(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
+    /// The two clocks are not read at one instant, so that a time that stays is not quite the same
+    /// from turn to turn. A timer that is early by so much is set again when it fires.
+    const ALMOST: Duration = Duration::from_millis(1);
     if core.reminders.books.is_empty() {
         return;
     }
@@ -386,7 +389,12 @@ fn remind(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
         next = next.into_iter().chain(by_time).chain(book.pause).min();
     }
     let is_set = core.reminders.timer.as_ref().map(|timer| timer.at);
-    if next != is_set {
+    let stays = match (is_set, next) {
+        (Some(is_set), Some(next)) => is_set <= next && next - is_set < ALMOST,
+        (None, None) => true,
+        _ => false,
+    };
+    if !stays {
         if let Some(timer) = core.reminders.timer.take() {
             core.cancel_timer(timer);
         }
