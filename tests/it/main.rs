@@ -11,6 +11,7 @@ mod flights_outages;
 mod guide;
 mod passivation_under_fire;
 mod postgres_outages;
+mod reminders_crash_recovery;
 mod repeated_requests;
 mod signals;
 mod starts;

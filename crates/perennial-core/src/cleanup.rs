@@ -367,7 +367,15 @@ impl Cleanup {
         let events = self.events(store, id, SequenceNr::MAX, reset).await?;
         let snapshots = self.snapshot(store, id).await?;
         self.replies(store, id).await?;
+        self.reminders(store, id).await?;
         Ok(events + snapshots)
+    }
+
+    /// Deletes the reminders of an id: one of them would bring it back.
+    async fn reminders(&self, store: &dyn Store, id: &PersistenceId) -> Result<(), Error> {
+        let reminders = store.reminders();
+        while !self.dry_run && reminders.remove(id, self.batch).await? > 0 {}
+        Ok(())
     }
 
     /// Deletes the replies to commands with ids: a command that is sent again after everything else

@@ -193,7 +193,8 @@ pub use entity_status::{
 };
 pub use error::{AskError, PersistFailed, PersistFailure, RecoveryFailed};
 pub use event_sourced::{
-    Cx, Effect, Entity, EventSourced, Handle, Recovery, Retention, Signal, Then, Timers, Work,
+    AnswerFuture, CommandError, Cx, Due, Effect, Entity, EventSourced, Handle, InvalidCommands,
+    Recovery, Retention, Signal, Then, Timers, Work,
 };
 #[doc(hidden)]
 pub use fsm::MachineHooks;

@@ -29,7 +29,7 @@ use crate::engine::{
 };
 use crate::entity_ref::EntityRef;
 use crate::entity_status::{EntitiesOfWorker, EntityTypeStatus};
-use crate::event_sourced::{Entity, EventSourced, Kept};
+use crate::event_sourced::{Entity, EventSourced, InvalidCommands, Kept};
 use crate::metrics::{self, Publisher};
 use crate::pubsub::{EventStream, Topic};
 use crate::receptionist::Receptionist;
@@ -404,8 +404,9 @@ impl ActorSystem {
         self.wait_for_end().await?.result()
     }
 
-    #[cfg(feature = "actix-interop")]
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
+    /// Where entities are found; for those who connect systems with each other.
+    #[doc(hidden)]
+    pub fn registry(&self) -> &Arc<Registry> {
         &self.inner.registry
     }
 
@@ -847,6 +848,9 @@ impl SystemBuilder {
             if self.entities[..at].iter().any(|other| other.name() == name) {
                 return Err(StartError::DuplicateEntityType { name });
             }
+            entity
+                .check_commands()
+                .map_err(|error| StartError::Commands { name, error })?;
             let config = EntityConfig::read(&self.source, name, entity.config().clone())?;
             if entity.wants_snapshots() && !entity.has_snapshots() {
                 return Err(StartError::NoStateCodec { name });
@@ -1005,6 +1009,15 @@ pub enum StartError {
         /// The name.
         name: &'static str,
     },
+    /// The names of its commands cannot be.
+    #[error("the commands of entity type \"{name}\" cannot be told apart")]
+    Commands {
+        /// The name of the type.
+        name: &'static str,
+        /// What is wrong with them.
+        #[source]
+        error: InvalidCommands,
+    },
     /// Change events are wanted where the rows of deleted states are removed.
     #[error(
         "entity type \"{name}\" has change events, but its store removes the rows of deleted \
@@ -1039,6 +1052,7 @@ trait AnyEntity: Send + Sync {
     fn config(&self) -> &EntityConfig;
     fn has_snapshots(&self) -> bool;
     fn wants_snapshots(&self) -> bool;
+    fn check_commands(&self) -> Result<(), InvalidCommands>;
     fn kept(&self) -> Kept;
     fn tells(&self) -> bool;
     fn store(&self, store: Arc<dyn Store>) -> Arc<dyn Store>;
@@ -1066,6 +1080,10 @@ impl<E: EventSourced> AnyEntity for Entity<E> {
 
     fn wants_snapshots(&self) -> bool {
         Entity::wants_snapshots(self)
+    }
+
+    fn check_commands(&self) -> Result<(), InvalidCommands> {
+        Entity::check_commands(self)
     }
 
     fn kept(&self) -> Kept {

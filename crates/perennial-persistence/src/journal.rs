@@ -10,6 +10,7 @@ use crate::command_reply::NewReply;
 use crate::error::Error;
 use crate::id::PersistenceId;
 use crate::payload::{MAX_MANIFEST_CHARS, NO_PAYLOAD_ID, SerializedPayload};
+use crate::reminder::{ReminderChange, ReminderKey};
 use crate::sequence::SequenceNr;
 
 /// Names one incarnation of an entity; new at every start, so that a stale one is recognised.
@@ -73,7 +74,8 @@ pub enum Previous {
     Unknown,
 }
 
-/// One or more events of one entity that are stored together or not at all.
+/// Events of one entity and changes of its reminders that are stored together or not at all; one of
+/// them at least.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AtomicWrite {
     persistence_id: PersistenceId,
@@ -81,6 +83,7 @@ pub struct AtomicWrite {
     first: SequenceNr,
     events: Vec<NewEvent>,
     reply: Option<Box<NewReply>>,
+    reminders: Option<Box<[ReminderChange]>>,
     /// Set by the writer right before the write is sent; no part of the write's identity.
     pub previous: Previous,
     /// Whether an earlier attempt at this write may have stored it. Set by the writer before it
@@ -120,6 +123,7 @@ impl AtomicWrite {
             first,
             events,
             reply: None,
+            reminders: None,
             previous: if first == SequenceNr::FIRST {
                 Previous::None
             } else {
@@ -127,6 +131,39 @@ impl AtomicWrite {
             },
             maybe_stored: false,
         })
+    }
+
+    /// A write that changes reminders and stores no event. `next` is the number that the next event
+    /// of this writer will have: the write is refused if one of another writer has it, or if it was
+    /// deleted.
+    ///
+    /// # Errors
+    /// [`InvalidWrite`]: no change at all, and what [`AtomicWrite::set_reminders`] says; `next` is 0.
+    pub fn of_reminders(
+        persistence_id: PersistenceId,
+        writer: WriterId,
+        next: SequenceNr,
+        changes: Vec<ReminderChange>,
+    ) -> Result<Self, InvalidWrite> {
+        if changes.is_empty() {
+            return Err(InvalidWrite::Empty);
+        }
+        if next == SequenceNr::ZERO {
+            let (first, count) = (0, 0);
+            return Err(InvalidWrite::Numbers { first, count });
+        }
+        let mut write = Self {
+            persistence_id,
+            writer,
+            first: next,
+            events: Vec::new(),
+            reply: None,
+            reminders: None,
+            previous: Previous::Unknown,
+            maybe_stored: false,
+        };
+        write.set_reminders(changes)?;
+        Ok(write)
     }
 
     /// Whose events they are.
@@ -139,17 +176,30 @@ impl AtomicWrite {
         self.writer
     }
 
-    /// The first event's number.
+    /// The first event's number; without events, that of the next one.
     pub fn first(&self) -> SequenceNr {
         self.first
     }
 
-    /// The last event's number.
+    /// The last event's number; without events, that of the one before the write, or 0.
     pub fn last(&self) -> SequenceNr {
-        self.first.plus(self.events.len() as u64 - 1)
+        match (self.events.len() as u64).checked_sub(1) {
+            Some(more) => self.first.plus(more),
+            None => SequenceNr::new(self.first.value() - 1).unwrap_or_default(),
+        }
     }
 
-    /// The events, at least one.
+    /// How many rows of this writer, and from `first` on up to which number, are there if the write
+    /// has been stored and was sent again: those of its events. Without events that is the writer's
+    /// next event, which is stored only after it.
+    pub fn witnesses(&self) -> (usize, SequenceNr) {
+        match self.events.len() {
+            0 => (1, self.first),
+            events => (events, self.last()),
+        }
+    }
+
+    /// The events; there may be none if it changes reminders.
     pub fn events(&self) -> &[NewEvent] {
         &self.events
     }
@@ -162,6 +212,26 @@ impl AtomicWrite {
     /// Has a reply stored with the events.
     pub fn set_reply(&mut self, reply: NewReply) {
         self.reply = Some(Box::new(reply));
+    }
+
+    /// How it changes the reminders of its entity, each key once at the most.
+    pub fn reminders(&self) -> &[ReminderChange] {
+        self.reminders.as_deref().unwrap_or_default()
+    }
+
+    /// Has reminders changed in the transaction of the events.
+    ///
+    /// # Errors
+    /// [`InvalidWrite::ReminderTwice`] if two changes are of one key; nothing is set then.
+    pub fn set_reminders(&mut self, changes: Vec<ReminderChange>) -> Result<(), InvalidWrite> {
+        let mut keys: Vec<&ReminderKey> = changes.iter().map(ReminderChange::key).collect();
+        keys.sort_unstable();
+        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            let key = pair[0].to_string();
+            return Err(InvalidWrite::ReminderTwice { key });
+        }
+        self.reminders = (!changes.is_empty()).then(|| changes.into_boxed_slice());
+        Ok(())
     }
 
     /// Tags the event at `index`, counted from 0.
@@ -219,9 +289,15 @@ pub(crate) fn check_tags(tags: &[String]) -> Result<(), InvalidWrite> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWrite {
-    /// No event.
-    #[error("a write needs at least one event")]
+    /// No event, and no change of a reminder.
+    #[error("a write needs at least one event or one change of a reminder")]
     Empty,
+    /// Two changes of one reminder.
+    #[error("the reminder \"{key}\" is changed twice by one write")]
+    ReminderTwice {
+        /// Its key.
+        key: String,
+    },
     /// Numbers that do not exist.
     #[error("{count} events from sequence number {first} on leave 1 to 9223372036854775807")]
     Numbers {
@@ -327,7 +403,10 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// writer asks for one that has recovered what is there.
     ///
     /// The [reply](AtomicWrite::reply) of a write is stored in the transaction of its events, so it
-    /// is there if and only if they are.
+    /// is there if and only if they are. So are the changes of its
+    /// [reminders](AtomicWrite::reminders). A write without events is fenced as if it had the
+    /// writer's next one; it may be stored twice with the same effect, but not after a later write of
+    /// its writer.
     ///
     /// # Errors
     /// One per write: [`Error::Conflict`] (an event of another writer has one of the numbers, and
@@ -454,6 +533,38 @@ mod tests {
             Err(InvalidWrite::Numbers { .. })
         ));
         assert_eq!(check(1, vec![]), Err(InvalidWrite::Empty));
+    }
+
+    #[test]
+    fn a_write_of_reminders_stands_between_two_events() {
+        let forget = |key: &str| ReminderChange::Forget {
+            key: ReminderKey::new(key).expect("valid"),
+            due: None,
+        };
+        let of = |next: u64, changes| {
+            let next = SequenceNr::new(next).expect("in range");
+            AtomicWrite::of_reminders(id(), WriterId::from_random_bits(1), next, changes)
+        };
+        let write = of(7, vec![forget("a"), forget("b")]).expect("valid");
+        assert_eq!((write.first().value(), write.last().value()), (7, 6));
+        assert_eq!(write.witnesses(), (1, write.first()));
+        assert_eq!(write.numbered().count(), 0);
+        assert_eq!(of(1, vec![forget("a")]).expect("valid").last().value(), 0);
+        assert_eq!(of(1, vec![]), Err(InvalidWrite::Empty));
+        let zero = of(0, vec![forget("a")]);
+        assert!(matches!(zero, Err(InvalidWrite::Numbers { .. })));
+        let twice = of(7, vec![forget("b"), forget("a"), forget("b")]);
+        let key = "b".to_owned();
+        assert_eq!(twice, Err(InvalidWrite::ReminderTwice { key }));
+
+        let mut events = check(7, vec![event(""), event("")]).expect("valid");
+        assert_eq!(events.witnesses(), (2, events.last()));
+        events
+            .set_reminders(vec![forget("a")])
+            .expect("one of a key");
+        assert_eq!(events.reminders(), [forget("a")]);
+        events.set_reminders(vec![]).expect("none");
+        assert!(events.reminders().is_empty());
     }
 
     #[test]

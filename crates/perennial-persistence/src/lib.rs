@@ -1,8 +1,8 @@
 //! Vocabulary and storage contracts of perennial: ids, slices, sequence numbers, payloads, and
 //! the traits that a store implements. No runtime, no actors, no SQL.
 //!
-//! A store implements [`Journal`], [`SnapshotStore`], [`DurableStateStore`] and
-//! [`CommandReplyStore`] and hands them out through [`Store`].
+//! A store implements [`Journal`], [`SnapshotStore`], [`DurableStateStore`],
+//! [`CommandReplyStore`] and [`ReminderStore`], and hands them out through [`Store`].
 //! The contract suites in `perennial-testkit` say what is expected of it, test by test.
 //!
 //! Guarantees that a store gives: a write is answered once it is durable; it is stored whole or
@@ -18,6 +18,7 @@ mod error;
 mod id;
 mod journal;
 mod payload;
+mod reminder;
 mod schema;
 mod sequence;
 mod slice;
@@ -50,6 +51,10 @@ pub use journal::{
 pub use payload::{
     Codec, CodecError, FILTERED_PAYLOAD_ID, MAX_MANIFEST_CHARS, MESSAGE_PACK_ID, MessagePack,
     NO_PAYLOAD_ID, SerializedPayload,
+};
+pub use reminder::{
+    DueReminders, InvalidReminderKey, MAX_REMINDER_KEY_CHARS, NewReminder, ReminderChange,
+    ReminderKey, ReminderStore, StoredReminder,
 };
 pub use schema::{
     Adapted, DEFAULT_MAX_EXPANDED, InvalidSchema, LockError, Locked, Named, Schema, SchemaBuilder,

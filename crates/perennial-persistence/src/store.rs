@@ -9,6 +9,7 @@ use crate::BoxFuture;
 use crate::command_reply::CommandReplyStore;
 use crate::durable_state_store::DurableStateStore;
 use crate::journal::Journal;
+use crate::reminder::ReminderStore;
 use crate::snapshot_store::SnapshotStore;
 
 /// An opened database.
@@ -27,6 +28,9 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// The replies to commands with ids.
     fn command_replies(&self) -> Arc<dyn CommandReplyStore>;
+
+    /// The reminders of entities.
+    fn reminders(&self) -> Arc<dyn ReminderStore>;
 
     /// What was found at the start that someone should look at, one sentence each: settings that
     /// can lose data, rows that cannot be. Also logged as warnings when the store was opened.

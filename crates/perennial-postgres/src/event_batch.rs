@@ -12,6 +12,7 @@ use crate::command_replies::{self, Reply, replies_of};
 use crate::error::{Failure, Refusal};
 use crate::executor::{Executor, Sql, ordinality, sql};
 use crate::journal::size_of_write;
+use crate::reminders::{self, Changes};
 use crate::row::{Column, Micros, NewRow, WriterText, put_microseconds, put_tags, put_text};
 
 const WRITE_BATCH: Sql = sql!("journal/write_batch.sql");
@@ -19,6 +20,7 @@ const WRITE_LARGE_BATCH: Sql = sql!("journal/write_large_batch.sql");
 const WRITE_BATCH_WITH_METADATA: Sql = sql!("journal/write_batch_with_metadata.sql");
 const WRITE_LARGE_BATCH_WITH_METADATA: Sql = sql!("journal/write_large_batch_with_metadata.sql");
 const WRITE_BATCH_WITH_REPLIES: Sql = sql!("journal/write_batch_with_replies.sql");
+const WRITE_BATCH_WITH_REMINDERS: Sql = sql!("journal/write_batch_with_reminders.sql");
 const READ_PREVIOUS_TIMESTAMPS: Sql = sql!("journal/read_previous_timestamps.sql");
 const READ_TAKEN: Sql = sql!("journal/read_taken.sql");
 
@@ -147,12 +149,21 @@ impl<'a> EventBatch<'a> {
             .chunk_by(|a, b| self.same_entity(a.index, b.index))
             .map(|of_entity| &self.writes[of_entity[0].index])
             .collect();
-        let replies = replies_of(pending.iter().map(|pending| &self.writes[pending.index]));
+        let writes = || pending.iter().map(|pending| &self.writes[pending.index]);
+        let replies = replies_of(writes());
+        let reminders = Changes::of(writes());
         let new = NewRows {
             rows: &rows,
             firsts: &firsts,
             with_metadata,
             replies: &replies,
+            reminders: &reminders,
+        };
+        let own_time = |pending: &Pending, base, started: Micros| {
+            let own = started.plus(pending.index);
+            not_before(base)
+                .map_or(own, |earliest| own.max(earliest))
+                .timestamp()
         };
         let times = match new.insert(self.executor, self.fence).await? {
             Stored::Rows(times) if times.len() == rows.len() => {
@@ -168,14 +179,24 @@ impl<'a> EventBatch<'a> {
             Stored::Since(started, count) if usize::try_from(count) == Ok(rows.len()) => pending
                 .iter()
                 .zip(bases)
-                .map(|(pending, base)| {
-                    let own = started.plus(pending.index);
-                    not_before(base)
-                        .map_or(own, |earliest| own.max(earliest))
-                        .timestamp()
-                })
+                .map(|(pending, base)| own_time(pending, base, started))
                 .collect(),
-            Stored::Rows(_) | Stored::Since(..) => return Ok(None),
+            Stored::WithReminders(started, times) if times.len() == rows.len() => {
+                let mut next = 0;
+                let of_write = |(pending, base): (&Pending, _)| {
+                    let events = self.writes[pending.index].events().len();
+                    if events == 0 {
+                        return own_time(pending, base, started);
+                    }
+                    let time = times[next];
+                    next += events;
+                    time.timestamp()
+                };
+                pending.iter().zip(bases).map(of_write).collect()
+            }
+            Stored::Rows(_) | Stored::Since(..) | Stored::WithReminders(..) | Stored::Nothing => {
+                return Ok(None);
+            }
         };
         let times: Option<Vec<Timestamp>> = times;
         times
@@ -242,7 +263,7 @@ impl<'a> EventBatch<'a> {
             .map(|write| write.persistence_id().as_str())
             .collect();
         let firsts: Vec<i64> = writes().map(|write| write.first().to_i64()).collect();
-        let lasts: Vec<i64> = writes().map(|write| write.last().to_i64()).collect();
+        let lasts: Vec<i64> = writes().map(|write| write.witnesses().1.to_i64()).collect();
         let writers: Vec<WriterText> = writes().map(WriterText::of).collect();
         let writers: Vec<&str> = writers.iter().map(WriterText::as_str).collect();
         let rows = self
@@ -268,7 +289,7 @@ impl<'a> EventBatch<'a> {
                     persistence_id: id(),
                     seq_nr,
                 }),
-                (None, Some(timestamp)) if usize::try_from(own) == Ok(write.events().len()) => {
+                (None, Some(timestamp)) if usize::try_from(own) == Ok(write.witnesses().0) => {
                     Ok(Written { timestamp })
                 }
                 // Of own rows that are not all there, the others were deleted: writes are stored
@@ -318,7 +339,7 @@ impl Batch for EventBatch<'_> {
     fn size(&self, place: usize) -> Size {
         let write = &self.writes[self.order[place]];
         Size {
-            rows: write.events().len(),
+            rows: write.events().len() + write.reminders().len(),
             bytes: size_of_write(write),
         }
     }
@@ -336,22 +357,24 @@ impl Batch for EventBatch<'_> {
                 .checked_sub(1)
                 .map(|before| self.order[before])
                 .filter(|&before| self.same_entity(before, index));
+            // Without events it has no time, and hands on that of the one before.
+            let own = usize::from(!self.writes[index].events().is_empty());
             let base = match before.map(|before| &self.answers[before]) {
                 Some(Some(Err(error))) => {
                     self.answers[index] = Some(Err(error.clone()));
                     continue;
                 }
-                Some(Some(Ok(written))) => Base::After(Micros::of(written.timestamp), 1),
+                Some(Some(Ok(written))) => Base::After(Micros::of(written.timestamp), own),
                 // Unanswered and before this one in the order: the last of `pending`.
                 Some(None) => match pending.last().map(|last| last.base) {
-                    Some(Base::After(base, step)) => Base::After(base, step + 1),
-                    Some(Base::AfterUnknown(first, step)) => Base::AfterUnknown(first, step + 1),
+                    Some(Base::After(base, step)) => Base::After(base, step + own),
+                    Some(Base::AfterUnknown(first, step)) => Base::AfterUnknown(first, step + own),
                     Some(Base::None) | None => Base::None,
                 },
                 None => match self.writes[index].previous {
                     Previous::None => Base::None,
-                    Previous::At(previous) => Base::After(Micros::of(previous), 1),
-                    Previous::Unknown => Base::AfterUnknown(index, 1),
+                    Previous::At(previous) => Base::After(Micros::of(previous), own),
+                    Previous::Unknown => Base::AfterUnknown(index, own),
                 },
             };
             pending.push(Pending { place, index, base });
@@ -398,6 +421,7 @@ struct NewRows<'a> {
     firsts: &'a [&'a AtomicWrite],
     with_metadata: bool,
     replies: &'a [Reply<'a>],
+    reminders: &'a Changes<'a>,
 }
 
 /// What the table has taken.
@@ -406,6 +430,10 @@ enum Stored {
     Rows(Vec<Micros>),
     /// When the transaction began, and how many rows there are.
     Since(Micros, i64),
+    /// When the transaction began, and the times of the rows.
+    WithReminders(Micros, Vec<Micros>),
+    /// The fence let nothing pass.
+    Nothing,
 }
 
 impl NewRows<'_> {
@@ -416,6 +444,7 @@ impl NewRows<'_> {
             firsts,
             with_metadata,
             replies,
+            reminders,
         } = self;
         let is_large = fence == Fence::Markers && firsts.len() >= LARGE_BATCH;
         let entity = Column::new(firsts, Type::TEXT, |write: &&AtomicWrite, out| {
@@ -479,7 +508,7 @@ impl NewRows<'_> {
             &entity,
             &first,
         ];
-        let answer = if with_metadata || !replies.is_empty() {
+        let answer = if with_metadata || !replies.is_empty() || !reminders.is_empty() {
             let tags = Column::new(rows, Type::TEXT, |row: &NewRow<'_>, out| {
                 put_tags(&row.event.tags, out)
             });
@@ -525,7 +554,12 @@ impl NewRows<'_> {
                 &entity,
                 &first,
             ];
-            if !replies.is_empty() {
+            if !reminders.is_empty() {
+                let sql = &WRITE_BATCH_WITH_REMINDERS;
+                let answer =
+                    reminders::change_with(executor, sql, &events, reminders, replies).await?;
+                return stored_with_reminders(&answer);
+            } else if !replies.is_empty() {
                 let sql = &WRITE_BATCH_WITH_REPLIES;
                 command_replies::insert_with(executor, sql, &events, replies).await?
             } else if is_large {
@@ -551,4 +585,16 @@ fn stored_since(answer: &[Row]) -> Result<Stored, Failure> {
         .first()
         .ok_or_else(|| Failure::unknown("the server did not say what it has stored", None))?;
     Ok(Stored::Since(row.get(0), row.get(1)))
+}
+
+/// The answer of a statement with reminders.
+fn stored_with_reminders(answer: &[Row]) -> Result<Stored, Failure> {
+    let row = answer
+        .first()
+        .ok_or_else(|| Failure::unknown("the server did not say what it has stored", None))?;
+    Ok(if row.get(0) {
+        Stored::WithReminders(row.get(1), row.get(2))
+    } else {
+        Stored::Nothing
+    })
 }

@@ -17,6 +17,7 @@ use crate::command_replies::size_of_reply;
 use crate::error::{Failure, Refusal};
 use crate::event_batch::{EventBatch, Fence};
 use crate::executor::{Executor, Sql, sql};
+use crate::reminders::size_of_reminders;
 use crate::row::{Micros, PayloadBytes, Payloads, Pending, WriterText, column, corrupt};
 
 const WRITE_ONE: Sql = sql!("journal/write_one.sql");
@@ -50,6 +51,7 @@ impl PostgresJournal {
         if let [write] = batch
             && let [event] = write.events()
             && write.reply().is_none()
+            && write.reminders().is_empty()
             && size_of_write(write) <= LARGEST_WRITE
         {
             match self.write_one(write, event).await {
@@ -274,7 +276,7 @@ pub(crate) fn size_of_write(write: &AtomicWrite) -> usize {
         let metadata = event.metadata.as_ref().map_or(0, |data| data.bytes.len());
         event.payload.bytes.len() + tags + metadata
     });
-    sizes.sum::<usize>() + size_of_reply(write)
+    sizes.sum::<usize>() + size_of_reply(write) + size_of_reminders(write)
 }
 
 /// The time of a lone event; without a row it was not stored.

@@ -81,6 +81,7 @@ mod executor;
 mod journal;
 mod migrate;
 mod password;
+mod reminders;
 mod row;
 mod snapshot_store;
 mod state_batch;

@@ -39,6 +39,11 @@ const CREATE_COMMAND_REPLY: Migration = Migration {
     name: "create_command_reply",
     text: include_str!("../migrations/0003_create_command_reply.sql"),
 };
+const CREATE_REMINDER: Migration = Migration {
+    version: 6,
+    name: "create_reminder",
+    text: include_str!("../migrations/0006_create_reminder.sql"),
+};
 const FENCE_FILE: &str = "migrations/postgres/0004_create_journal_fence.sql";
 const CREATE_JOURNAL_FENCE: Migration = Migration {
     version: 4,
@@ -163,11 +168,13 @@ async fn apply(client: &mut Client, schema: Option<&str>) -> Result<Vec<String>,
         record(&transaction, &CREATE_TABLES).await?;
         transaction.commit().await?;
     }
-    if !applied.contains(&CREATE_COMMAND_REPLY.version) {
-        let transaction = locked(client).await?;
-        transaction.batch_execute(CREATE_COMMAND_REPLY.text).await?;
-        record(&transaction, &CREATE_COMMAND_REPLY).await?;
-        transaction.commit().await?;
+    for own in [&CREATE_COMMAND_REPLY, &CREATE_REMINDER] {
+        if !applied.contains(&own.version) {
+            let transaction = locked(client).await?;
+            transaction.batch_execute(own.text).await?;
+            record(&transaction, own).await?;
+            transaction.commit().await?;
+        }
     }
     let mut warnings = if applied.contains(&GUARD_DURABLE_STATE.version) {
         Vec::new()
@@ -698,6 +705,21 @@ const TABLES: &[Table] = &[
             required("reply_payload", "bytea"),
         ],
     },
+    Table {
+        name: "perennial_reminder",
+        fence: Some(&["persistence_id", "reminder_key"]),
+        is_ours: true,
+        columns: &[
+            required("slice", "integer"),
+            required("entity_type", TEXT),
+            required("persistence_id", TEXT),
+            required("reminder_key", TEXT),
+            required("due", TIME),
+            required("reminder_ser_id", "integer"),
+            required("reminder_ser_manifest", TEXT),
+            required("reminder_payload", "bytea"),
+        ],
+    },
 ];
 
 #[cfg(test)]
@@ -770,6 +792,8 @@ mod tests {
                 "table snapshot has no unique index on (persistence_id), which keeps two writers \
                  apart",
                 "table perennial_command_reply has no unique index on (command_id, persistence_id), \
+                 which keeps two writers apart",
+                "table perennial_reminder has no unique index on (persistence_id, reminder_key), \
                  which keeps two writers apart",
             ],
         );

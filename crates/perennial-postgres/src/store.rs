@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use perennial_persistence::{
-    BoxFuture, CommandReplyStore, DurableStateStore, Journal, OpenError, SchemaCheck,
-    SnapshotStore, Store,
+    BoxFuture, CommandReplyStore, DurableStateStore, Journal, OpenError, ReminderStore,
+    SchemaCheck, SnapshotStore, Store,
 };
 use tokio_postgres::Client;
 
@@ -17,6 +17,7 @@ use crate::error::source_of;
 use crate::executor::{Executor, Sql, sql};
 use crate::journal::PostgresJournal;
 use crate::migrate;
+use crate::reminders::PostgresReminders;
 use crate::snapshot_store::PostgresSnapshotStore;
 
 const READ_DURABILITY: Sql = sql!("session/read_durability.sql");
@@ -29,6 +30,7 @@ pub struct Postgres {
     snapshot_store: Arc<PostgresSnapshotStore>,
     durable_state_store: Arc<PostgresDurableStateStore>,
     command_replies: Arc<PostgresCommandReplies>,
+    reminders: Arc<PostgresReminders>,
     warnings: Vec<String>,
 }
 
@@ -99,6 +101,7 @@ impl Postgres {
                 config.durable_state_delete,
             )),
             command_replies: Arc::new(PostgresCommandReplies::new(Arc::clone(&executor))),
+            reminders: Arc::new(PostgresReminders::new(Arc::clone(&executor))),
             executor,
             warnings,
         })
@@ -124,6 +127,10 @@ impl Store for Postgres {
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         Arc::clone(&self.command_replies) as Arc<dyn CommandReplyStore>
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        Arc::clone(&self.reminders) as Arc<dyn ReminderStore>
     }
 
     fn warnings(&self) -> Vec<String> {

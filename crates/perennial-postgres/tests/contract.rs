@@ -31,7 +31,8 @@ impl StoreFixture for Fixture {
                 "ALTER TABLE event_journal ADD CHECK (event_ser_id <> {serializer_id}); \
                  ALTER TABLE snapshot ADD CHECK (ser_id <> {serializer_id}); \
                  ALTER TABLE durable_state ADD CHECK (state_ser_id <> {serializer_id}); \
-                 ALTER TABLE perennial_command_reply ADD CHECK (reply_ser_id <> {serializer_id})"
+                 ALTER TABLE perennial_command_reply ADD CHECK (reply_ser_id <> {serializer_id}); \
+                 ALTER TABLE perennial_reminder ADD CHECK (reminder_ser_id <> {serializer_id})"
             ));
         })
     }
@@ -107,6 +108,7 @@ perennial_testkit::journal_contract!(empty_database());
 perennial_testkit::snapshot_store_contract!(empty_database());
 perennial_testkit::durable_state_store_contract!(empty_database());
 perennial_testkit::command_reply_store_contract!(empty_database());
+perennial_testkit::reminder_store_contract!(empty_database());
 perennial_testkit::state_companions_contract!(empty_database());
 
 mod removing_rows {
@@ -128,6 +130,7 @@ mod without_the_fence_of_large_batches {
         let database = TestPostgres::new();
         database.execute(include_str!("../migrations/0001_create_tables.sql"));
         database.execute(include_str!("../migrations/0003_create_command_reply.sql"));
+        database.execute(include_str!("../migrations/0006_create_reminder.sql"));
         Fixture::new(database, SchemaCheck::Verify, DurableStateDelete::default())
     }
 

@@ -38,10 +38,13 @@ fn rows(database: &TestPostgres, table: &str) -> Vec<Vec<Option<String>>> {
     database.query(&format!("SELECT * FROM {table} ORDER BY {table}::text"))
 }
 
-/// The table that only we know.
-const OURS: &str = include_str!("../migrations/0003_create_command_reply.sql");
+/// The tables that only we know.
+const OURS: [&str; 2] = [
+    include_str!("../migrations/0003_create_command_reply.sql"),
+    include_str!("../migrations/0006_create_reminder.sql"),
+];
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "event_journal",
     "snapshot",
     "durable_state",
@@ -49,6 +52,7 @@ const TABLES: [&str; 7] = [
     "projection_timestamp_offset_store",
     "projection_management",
     "perennial_command_reply",
+    "perennial_reminder",
 ];
 
 #[test]
@@ -79,7 +83,7 @@ async fn an_empty_database_gets_its_tables_once() {
     }
     assert_eq!(
         count(&database, "SELECT count(*) FROM perennial_migration"),
-        5
+        6
     );
     let verify = config(&database).with_schema_check(SchemaCheck::Verify);
     let store = Postgres::open(verify).await.expect("what create has made");
@@ -278,20 +282,20 @@ async fn verify_names_every_missing_table_and_creates_nothing() {
     assert_eq!(count(&database, tables), 0);
 
     database.execute(DDL);
-    database.execute(OURS);
+    OURS.iter().for_each(|table| database.execute(table));
     let store = Postgres::open(verify()).await.expect("fitting tables");
     assert!(
         store.warnings().join("\n").contains("no unique index"),
         "nobody guards durable_state"
     );
-    assert_eq!(count(&database, tables), 7);
+    assert_eq!(count(&database, tables), 8);
 }
 
 #[tokio::test]
 async fn tables_that_do_not_fit_are_refused_by_both_checks() {
     let database = TestPostgres::new();
     database.execute(DDL);
-    database.execute(OURS);
+    OURS.iter().for_each(|table| database.execute(table));
     database.execute(
         "ALTER TABLE event_journal ALTER COLUMN event_payload TYPE jsonb USING '{}'; \
          ALTER TABLE event_journal DROP COLUMN writer; \

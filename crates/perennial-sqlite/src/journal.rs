@@ -14,6 +14,7 @@ use tracing::Instrument;
 use crate::command_replies;
 use crate::error::{Kind, classify, rejected, unavailable};
 use crate::executor::{Executor, WriteTransaction};
+use crate::reminders;
 use crate::row::{Column, PayloadColumns, PayloadReader, corrupt, tags_text};
 
 const INSERT: &str = include_str!("sql/event_journal/insert.sql");
@@ -149,9 +150,12 @@ fn store(
         let result = match (earlier, timestamp) {
             (Some(error), _) => Err(error.clone()),
             (None, None) => Err(no_time_left(write.persistence_id())),
-            (None, Some(timestamp)) => {
+            (None, Some(timestamp)) if write.reminders().is_empty() => {
                 store_one(transaction, &mut insert, &mut fence, write, timestamp)?
             }
+            (None, Some(timestamp)) => transaction.undone_if_refused(|| {
+                store_one(transaction, &mut insert, &mut fence, write, timestamp)
+            })?,
         };
         if let Err(error) = &result {
             failed.insert(write.persistence_id(), error.clone());
@@ -217,6 +221,10 @@ fn store_one(
         undo(transaction, write, write.last().next())?;
         return Ok(Err(error));
     }
+    // One that is refused has its whole write undone.
+    if let Err(error) = reminders::store(transaction, id, write.reminders())? {
+        return Ok(Err(error));
+    }
     Ok(Ok(Written { timestamp }))
 }
 
@@ -270,13 +278,14 @@ fn find_rows(
 
     let id = write.persistence_id();
     let first = write.first();
+    let (witnesses, last) = write.witnesses();
     let mut statement = transaction.prepare(HIGHEST)?;
     let highest = highest(&mut statement.query(params![id.as_str(), first.to_i64()])?)?;
     if highest == SequenceNr::ZERO {
         return Ok(None);
     }
     let mut statement = transaction.prepare(TAKEN)?;
-    let mut rows = statement.query(params![id.as_str(), first.to_i64(), write.last().to_i64()])?;
+    let mut rows = statement.query(params![id.as_str(), first.to_i64(), last.to_i64()])?;
     let mut ours = 0;
     let mut timestamp = None;
     while let Some(row) = rows.next()? {
@@ -301,7 +310,7 @@ fn find_rows(
         }
     }
     let found = match timestamp {
-        Some(timestamp) if ours == write.events().len() => timestamp
+        Some(timestamp) if ours == witnesses => timestamp
             .map(|timestamp| Written { timestamp })
             .map_err(|damage| corrupt(id, first, damage)),
         // Of rows of ours that are not all there, the others were deleted: writes are stored whole.

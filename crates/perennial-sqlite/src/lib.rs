@@ -1,5 +1,5 @@
-//! The embedded store of perennial: journal, snapshots, durable states and replies of commands in one
-//! SQLite file.
+//! The embedded store of perennial: journal, snapshots, durable states, replies of commands and
+//! reminders in one SQLite file.
 //!
 //! ```
 //! use perennial_persistence::{AtomicWrite, NewEvent, PersistenceId, SequenceNr};
@@ -57,6 +57,7 @@ mod error;
 mod executor;
 mod journal;
 mod migrate;
+mod reminders;
 mod row;
 mod snapshot_store;
 
@@ -65,7 +66,7 @@ use std::sync::Arc;
 
 use perennial_persistence::{
     BoxFuture, Clock, CommandReplyStore, DurableStateDelete, DurableStateStore, Journal, OpenError,
-    SnapshotStore, Store, SystemClock,
+    ReminderStore, SnapshotStore, Store, SystemClock,
 };
 
 pub use config::{Config, Synchronous};
@@ -74,6 +75,7 @@ use crate::command_replies::SqliteCommandReplies;
 use crate::durable_state_store::SqliteDurableStateStore;
 use crate::executor::Executor;
 use crate::journal::SqliteJournal;
+use crate::reminders::SqliteReminders;
 use crate::snapshot_store::SqliteSnapshotStore;
 
 /// An open SQLite file with its journal, snapshots and durable states.
@@ -148,6 +150,10 @@ impl Store for Sqlite {
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         Arc::new(SqliteCommandReplies::new(Arc::clone(&self.executor)))
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        Arc::new(SqliteReminders::new(Arc::clone(&self.executor)))
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -23,7 +23,7 @@ struct Migration {
     obstacle: fn(&Connection) -> rusqlite::Result<Option<String>>,
 }
 
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         sql: include_str!("../migrations/0001_create_tables.sql"),
         obstacle: |_| Ok(None),
@@ -34,6 +34,10 @@ const MIGRATIONS: [Migration; 3] = [
     },
     Migration {
         sql: include_str!("../migrations/0003_create_command_reply.sql"),
+        obstacle: |_| Ok(None),
+    },
+    Migration {
+        sql: include_str!("../migrations/0006_create_reminder.sql"),
         obstacle: |_| Ok(None),
     },
 ];

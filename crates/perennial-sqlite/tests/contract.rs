@@ -75,6 +75,7 @@ impl StoreFixture for SqliteFixture {
         let sql = trigger("event_journal", "event_ser_id", "INSERT")
             + &trigger("snapshot", "ser_id", "INSERT")
             + &trigger("perennial_command_reply", "reply_ser_id", "INSERT")
+            + &trigger("perennial_reminder", "reminder_ser_id", "INSERT")
             + &trigger("durable_state", "state_ser_id", "INSERT")
             + &trigger("durable_state", "state_ser_id", "UPDATE");
         self.connection()
@@ -121,6 +122,7 @@ perennial_testkit::journal_contract!(SqliteFixture::new());
 perennial_testkit::snapshot_store_contract!(SqliteFixture::new());
 perennial_testkit::durable_state_store_contract!(SqliteFixture::new());
 perennial_testkit::command_reply_store_contract!(SqliteFixture::new());
+perennial_testkit::reminder_store_contract!(SqliteFixture::new());
 perennial_testkit::state_companions_contract!(SqliteFixture::new());
 
 mod removing_rows {

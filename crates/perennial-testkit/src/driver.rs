@@ -234,6 +234,7 @@ impl Driver {
         let Outbox {
             writes,
             reads,
+            reminder_reads,
             snapshots,
             deletions,
             cleanups,
@@ -258,6 +259,12 @@ impl Driver {
             let store = store(request.host());
             call(Box::pin(async move {
                 Some(Input::Read(Box::new(request.read(&*store).await)))
+            }));
+        }
+        for request in reminder_reads {
+            let store = store(request.host());
+            call(Box::pin(async move {
+                Some(Input::RemindersRead(Box::new(request.read(&*store).await)))
             }));
         }
         for (key, snapshot) in snapshots {

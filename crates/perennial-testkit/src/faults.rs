@@ -6,10 +6,10 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::{
-    AtomicWrite, BoxFuture, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
-    Journal, PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
-    SnapshotCriteria, SnapshotStore, StateWrite, Store, StoredReply, StoredState, Timestamp,
-    WriterId, Written,
+    AtomicWrite, BoxFuture, CommandReplyStore, DueReminders, DurableStateDelete, DurableStateStore,
+    Error, Journal, PageLimit, PersistenceId, ReminderStore, ReplayPage, SequenceNr,
+    SerializedPayload, Snapshot, SnapshotCriteria, SnapshotStore, StateWrite, Store,
+    StoredReminder, StoredReply, StoredState, Timestamp, WriterId, Written,
 };
 use tokio::sync::watch;
 
@@ -116,6 +116,13 @@ impl Store for FaultyStore {
         })
     }
 
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        Arc::new(FaultyReminders {
+            inner: self.inner.reminders(),
+            faults: self.faults.clone(),
+        })
+    }
+
     fn warnings(&self) -> Vec<String> {
         self.inner.warnings()
     }
@@ -150,6 +157,10 @@ pub struct Faults {
     pub reply_loads: Plan<ReadFault>,
     /// [`CommandReplyStore::delete_up_to`].
     pub reply_deletes: Plan<ChangeFault>,
+    /// [`ReminderStore::due`], for the id `reminders` as it is of no entity.
+    pub reminder_reads: Plan<ReadFault>,
+    /// [`ReminderStore::remove`].
+    pub reminder_removals: Plan<ChangeFault>,
     sent_events: Arc<Mutex<Sent<AtomicWrite>>>,
     sent_states: Arc<Mutex<Sent<StateWrite>>>,
 }
@@ -169,6 +180,8 @@ impl Faults {
         self.state_removals.clear();
         self.reply_loads.clear();
         self.reply_deletes.clear();
+        self.reminder_reads.clear();
+        self.reminder_removals.clear();
     }
 }
 
@@ -429,14 +442,15 @@ trait BatchItem: Clone {
 }
 
 impl BatchItem for AtomicWrite {
-    type Key = (PersistenceId, WriterId, SequenceNr);
+    /// With both ends of its numbers, as a write without events begins with that of the next one.
+    type Key = (PersistenceId, WriterId, SequenceNr, SequenceNr);
 
     fn id(&self) -> &PersistenceId {
         self.persistence_id()
     }
 
     fn key(&self) -> Self::Key {
-        (self.id().clone(), self.writer(), self.first())
+        (self.id().clone(), self.writer(), self.first(), self.last())
     }
 
     fn conflict(&self) -> Error {
@@ -838,6 +852,44 @@ impl CommandReplyStore for FaultyCommandReplies {
 enum Damage {
     Corrupt,
     Undecodable,
+}
+
+#[derive(Debug)]
+struct FaultyReminders {
+    inner: Arc<dyn ReminderStore>,
+    faults: Faults,
+}
+
+impl ReminderStore for FaultyReminders {
+    fn due<'a>(
+        &'a self,
+        wanted: &'a DueReminders,
+    ) -> BoxFuture<'a, Result<Vec<StoredReminder>, Error>> {
+        Box::pin(async move {
+            let nobody = PersistenceId::of_unique_id("reminders").expect("a valid id");
+            let damage = begin_read(&self.faults.reminder_reads, &nobody).await?;
+            if damage == Some(Damage::Corrupt) {
+                return Err(corrupt(&nobody, SequenceNr::ZERO));
+            }
+            let mut found = self.inner.due(wanted).await?;
+            if damage == Some(Damage::Undecodable) {
+                let payloads = found.iter_mut().map(|reminder| &mut reminder.payload);
+                payloads.for_each(make_undecodable);
+            }
+            Ok(found)
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        persistence_id: &'a PersistenceId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let fault = self.faults.reminder_removals.take(persistence_id);
+            change(fault, self.inner.remove(persistence_id, limit)).await
+        })
+    }
 }
 
 /// Counts a read, and fails or waits as its fault says.

@@ -41,8 +41,8 @@
 //! ```
 //!
 //! - [`contract`]: what a store must do, test by test; [`journal_contract!`],
-//!   [`snapshot_store_contract!`], [`durable_state_store_contract!`] and
-//!   [`command_reply_store_contract!`] run the suites against a
+//!   [`snapshot_store_contract!`], [`durable_state_store_contract!`],
+//!   [`command_reply_store_contract!`] and [`reminder_store_contract!`] run the suites against a
 //!   store of yours.
 //! - [`MemoryStore`]: a store that passes them, for tests that need no disk. A second system opens
 //!   the same data, and the data outlives a system that crashed.

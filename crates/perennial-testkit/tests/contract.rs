@@ -85,6 +85,7 @@ mod memory {
     perennial_testkit::snapshot_store_contract!(memory());
     perennial_testkit::durable_state_store_contract!(memory());
     perennial_testkit::command_reply_store_contract!(memory());
+    perennial_testkit::reminder_store_contract!(memory());
     perennial_testkit::state_companions_contract!(memory());
 
     mod removing_rows {
@@ -109,5 +110,6 @@ mod faulty_without_faults {
     perennial_testkit::snapshot_store_contract!(faulty());
     perennial_testkit::durable_state_store_contract!(faulty());
     perennial_testkit::command_reply_store_contract!(faulty());
+    perennial_testkit::reminder_store_contract!(faulty());
     perennial_testkit::state_companions_contract!(faulty());
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use perennial_persistence::{
     AtomicWrite, BoxFuture, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
-    Journal, NewEvent, NewReply, PageLimit, PersistenceId, Previous, ReplayPage, SequenceNr,
-    Snapshot, SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredReply,
-    StoredState, Timestamp, Written,
+    Journal, NewEvent, NewReply, PageLimit, PersistenceId, Previous, ReminderStore, ReplayPage,
+    SequenceNr, Snapshot, SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store,
+    StoredReply, StoredState, Timestamp, Written,
 };
 use perennial_testkit::contract::{
     self, StoreFixture, command_reply_store, durable_state_store, journal, snapshot_store,
@@ -139,6 +139,10 @@ impl Store for Broken {
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         Arc::new(self.clone())
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        self.inner.reminders()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -104,11 +104,12 @@ pub use perennial_core::config::{self, ConfigError, ConfigSource};
 pub use perennial_core::{
     Actor, ActorCx, ActorPath, ActorRef, ActorSystem, ActorTimers, Answer, Ask, AskActor, AskError,
     AskOnce, Asking, BreakerState, Changed, ChildFailed, Cx, DeadLetter, DeadLetterReason,
-    Directive, Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Failure, Handle,
-    OpenStore, Outside, PendingReply, PersistFailed, PersistFailure, Placement, Props, Receive,
-    Received, Recipient, Recovery, RecoveryFailed, Repeatable, Retention, ShutdownError, Signal,
-    SpawnError, Start, StartError, StateChange, StopReason, StorePlugin, StoreStatus, Supervision,
-    SystemBuilder, SystemStats, Terminated, Then, Timers, WeakActorRef, WorkerStatus, engine,
+    Directive, Due, Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Failure,
+    Handle, InvalidCommands, OpenStore, Outside, PendingReply, PersistFailed, PersistFailure,
+    Placement, Props, Receive, Received, Recipient, Recovery, RecoveryFailed, Repeatable,
+    Retention, ShutdownError, Signal, SpawnError, Start, StartError, StateChange, StopReason,
+    StorePlugin, StoreStatus, Supervision, SystemBuilder, SystemStats, Terminated, Then, Timers,
+    WeakActorRef, WorkerStatus, engine,
 };
 // Where entities are, and what they wait for.
 pub use perennial_core::{
@@ -166,6 +167,10 @@ mod guide {
     #[cfg(feature = "testkit")]
     #[doc = include_str!("../../../docs/guide/keep-only-state.md")]
     mod keep_only_state {}
+
+    #[cfg(feature = "testkit")]
+    #[doc = include_str!("../../../docs/guide/remind-an-entity.md")]
+    mod remind_an_entity {}
 
     #[cfg(feature = "sqlite")]
     #[doc = include_str!("../../../docs/guide/distribute-work.md")]

@@ -8,7 +8,9 @@ use super::error::ConfigError;
 use super::source::ConfigSource;
 use super::suggest;
 use super::tree::{Path, shown_text};
-use super::value::{self, Bytes, DAY, HOUR, KIB, MIB, MILLISECOND, Violation, in_order, within};
+use super::value::{
+    self, Bytes, DAY, HOUR, KIB, MIB, MILLISECOND, SECOND, Violation, in_order, within,
+};
 
 /// A store that the project provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,18 @@ pub struct PersistenceConfig {
     /// that persists a larger one is refused, and nothing of it is stored.
     #[serde(deserialize_with = "value::byte_size")]
     pub max_event_bytes: usize,
+    /// How far ahead of their time reminders are read. 1 min by default; from 1 s to a day. Reading
+    /// goes on when half of it is over, so a reminder that another program has written, or taken
+    /// back, is noticed by then.
+    #[serde(deserialize_with = "value::duration")]
+    pub reminder_window: Duration,
+    /// How many reminders are kept ready in memory by the system; each worker has an even share of
+    /// them, rounded up. 10,000 by default; from 1 to 10,000,000. Further ones are read when half of
+    /// them are over. Those that fail keep their place until they succeed.
+    pub reminders_ahead: usize,
+    /// How many reminders of the system are being handled at once; each worker has an even share of
+    /// them, rounded up. 256 by default; from 1 to 65,536. Further ones that are due wait.
+    pub reminders_at_once: usize,
 }
 
 impl Default for PersistenceConfig {
@@ -131,6 +145,9 @@ impl Default for PersistenceConfig {
             breaker_reset: Duration::from_secs(2),
             max_events_per_write: 999,
             max_event_bytes: 16 * MIB,
+            reminder_window: Duration::from_secs(60),
+            reminders_ahead: 10_000,
+            reminders_at_once: 256,
         }
     }
 }
@@ -221,7 +238,10 @@ impl PersistenceConfig {
             self.max_events_per_write,
             1..=100_000,
         )?;
-        within("max-event-bytes", Bytes(self.max_event_bytes), sizes)
+        within("max-event-bytes", Bytes(self.max_event_bytes), sizes)?;
+        within("reminder-window", self.reminder_window, SECOND..=DAY)?;
+        within("reminders-ahead", self.reminders_ahead, 1..=10_000_000)?;
+        within("reminders-at-once", self.reminders_at_once, 1..=65_536)
     }
 
     with_methods! {
@@ -241,6 +261,9 @@ impl PersistenceConfig {
         with_breaker_reset => breaker_reset: Duration,
         with_max_events_per_write => max_events_per_write: usize,
         with_max_event_bytes => max_event_bytes: usize,
+        with_reminder_window => reminder_window: Duration,
+        with_reminders_ahead => reminders_ahead: usize,
+        with_reminders_at_once => reminders_at_once: usize,
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) const MIB: usize = 1024 * KIB;
 
 /// One millisecond, the least that a time-out may be.
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// One hour.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// One day, the most that a time-out may be.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use perennial_persistence::{
     AtomicWrite, BoxFuture, CommandReplyStore, DurableStateStore, Error, Journal, NewEvent,
-    PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
+    PageLimit, PersistenceId, ReminderStore, ReplayPage, SequenceNr, SerializedPayload, Snapshot,
     SnapshotCriteria, SnapshotStore, StateChange, StateWrite, Store, StoredEvent, Written,
 };
 
@@ -54,6 +54,10 @@ impl Store for StateAsEvents {
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         self.store.command_replies()
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        self.store.reminders()
     }
 
     fn warnings(&self) -> Vec<String> {

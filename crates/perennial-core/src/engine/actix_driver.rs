@@ -95,7 +95,8 @@ impl Engine {
                 inbox,
                 received: Vec::new(),
                 outside: outside.clone(),
-                wake_at: None,
+                // Reminders are read at the start.
+                wake_at: Some(Duration::ZERO),
                 sleep: None,
                 sleep_until: None,
                 working: Some(working.clone()),
@@ -425,6 +426,21 @@ impl WorkerActor {
                     failed.failed(Error::unavailable("the store panicked", None))
                 });
                 outside.registry.post(index, Input::Read(Box::new(done)));
+            });
+        }
+        for request in out.reminder_reads {
+            let outside = self.outside.clone();
+            let index = self.index;
+            self.outside.persistence.spawn(async move {
+                let failed = request.failing();
+                let host = request.host();
+                let read = AssertUnwindSafe(request.read(outside.store_of(host))).catch_unwind();
+                let done = read
+                    .await
+                    .unwrap_or_else(|_| failed(Error::unavailable("the store panicked", None)));
+                outside
+                    .registry
+                    .post(index, Input::RemindersRead(Box::new(done)));
             });
         }
         for (key, snapshot) in out.snapshots {

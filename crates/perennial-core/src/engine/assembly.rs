@@ -14,6 +14,7 @@ use crate::engine::core::{Settings, Stats};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::local::Local;
 use crate::engine::mailbox::Waits;
+use crate::engine::reminders::{Remindable, Reminders};
 use crate::engine::worker::Worker;
 use crate::engine::{EntityType, Input, Registry};
 use crate::event_sourced::{Entity, EventSourced, Kept};
@@ -30,6 +31,8 @@ pub struct Assembly {
     stores: usize,
     /// The names of those that may be slow or down.
     names: Vec<&'static str>,
+    /// Those whose entities may have reminders.
+    remindable: Vec<Remindable>,
 }
 
 /// Makes the host for a worker that may have so many of its entities in memory.
@@ -105,14 +108,25 @@ impl Assembly {
     ) -> Self {
         self.stores = self.stores.max(store + 1);
         let index = self.hosts.len();
+        // Reminders of a slice are read and sent by the worker that owned it at first.
+        let is_remindable = entity.kept() == Kept::Events && !entity.commands().is_empty();
         self.types.push(EntityType {
             name: E::TYPE,
             type_id: TypeId::of::<E>(),
             mailbox: config.mailbox,
             command_ids,
-            stays: false,
+            stays: is_remindable,
+            commands: Arc::new(entity.commands().clone()),
         });
         self.limits.push(config.entity_limit);
+        if is_remindable {
+            self.remindable.push(Remindable {
+                host: index,
+                name: E::TYPE.into(),
+                store,
+                backoff: (config.restart_min, config.restart_max),
+            });
+        }
         let def = Arc::new(entity.def(config, store));
         self.hosts.push(Box::new(move |limit| {
             Box::new(Host::new(index, Arc::clone(&def), limit))
@@ -159,7 +173,7 @@ impl Assembly {
             .into_iter()
             .enumerate()
             .map(|(number, inbox)| {
-                let worker = Worker::new(
+                let mut worker = Worker::new(
                     make_hosts(),
                     Local::new(Arc::clone(&registry), number),
                     settings.clone(),
@@ -168,6 +182,8 @@ impl Assembly {
                     Arc::new(Stats::new(names, &limits, number)),
                     self.stores,
                 );
+                let registry = Arc::clone(&registry);
+                worker.set_reminders(Reminders::new(registry, number, &self.remindable));
                 (worker, inbox)
             })
             .collect::<Vec<_>>();

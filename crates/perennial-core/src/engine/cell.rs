@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_persistence::{
-    AtomicWrite, CommandId, Error, NewEvent, NewReply, Previous, SequenceNr, SerializedPayload,
-    Snapshot, SnapshotCriteria, WriterId, telemetry,
+    AtomicWrite, CommandId, Error, NewEvent, NewReminder, NewReply, Previous, ReminderChange,
+    ReminderKey, SequenceNr, SerializedPayload, Snapshot, SnapshotCriteria, WriterId, telemetry,
 };
 use tracing::Span;
 
@@ -34,7 +34,8 @@ use crate::engine::{
 };
 use crate::error::{AskError, PersistFailed, PersistFailure, RecoveryFailed, chain};
 use crate::event_sourced::{
-    Action, Body, Cx, EntityDef, EventSourced, Kept, LaterWork, Recovery, Signal, TimerOp,
+    Action, Body, Cx, EntityDef, EventSourced, Kept, LaterWork, Recovery, ReminderOp, Signal,
+    TimerOp,
 };
 use crate::fsm::{Machine, MachineAction, MachineHooks, STATE_TIMEOUT};
 use crate::pubsub::Unpublished;
@@ -56,6 +57,8 @@ pub(crate) struct Cell<E: EventSourced> {
     stash: VecDeque<Box<dyn Queued<E>>>,
     /// Writes that are gathered or in flight, oldest first.
     in_flight: VecDeque<InFlight<E>>,
+    /// How many writes there were.
+    writes: u64,
     /// What has to wait until nothing is in flight; nothing is handled meanwhile.
     barrier: Option<Box<Barrier<E>>>,
     laters: Vec<OpenLater<E>>,
@@ -137,8 +140,12 @@ enum Upkeep {
 }
 
 struct InFlight<E: EventSourced> {
+    /// Which of the cell's writes it is.
+    number: u64,
     last: SequenceNr,
     since: Duration,
+    /// What it does to the entity's reminders.
+    reminders: Vec<ReminderChange>,
     /// Replies without events that saw the state up to this write.
     waiters: Vec<Box<dyn Queued<E>>>,
     /// The state right after this write, if a snapshot is due there.
@@ -262,6 +269,7 @@ impl<E: EventSourced> Cell<E> {
             queue: VecDeque::new(),
             stash: VecDeque::new(),
             in_flight: VecDeque::new(),
+            writes: 0,
             barrier: None,
             laters: Vec::new(),
             timers: Vec::new(),
@@ -515,6 +523,11 @@ impl<E: EventSourced> Cell<E> {
         core: &mut Core,
         mut command: Box<dyn Queued<E>>,
     ) {
+        if !self.is_due(core, &*command) {
+            // Another one has its place, or it was taken back.
+            command.release();
+            return;
+        }
         self.last_active = core.now;
         let name = command.command_name();
         let stamp = core.timings.as_ref().and_then(|_| command.take_stamp());
@@ -580,6 +593,10 @@ impl<E: EventSourced> Cell<E> {
         let handled = self.call(entity, core, |state, cx| command.handle(state, cx));
         match handled {
             Ok(Handled::Effect(body)) => self.effect(entity, core, command, body),
+            // Its reminder is deleted.
+            Ok(Handled::Unhandled(body)) if command.reminder().is_some() => {
+                self.effect(entity, core, command, body);
+            }
             Ok(Handled::Unhandled(body)) => {
                 tracing::debug!(
                     persistence_id = %self.address.persistence_id(),
@@ -626,6 +643,17 @@ impl<E: EventSourced> Cell<E> {
         mut command: Box<dyn Queued<E>>,
         mut body: Body<E>,
     ) {
+        let reminders = match self.reminder_changes(entity, core, &mut body, &*command) {
+            Ok(changes) => changes,
+            Err(reason) => {
+                command.fail(self.not_stored(PersistFailure::Rejected, reason));
+                return;
+            }
+        };
+        if body.events.is_empty() && !reminders.is_empty() {
+            self.change_reminders(entity, core, command, body, reminders);
+            return;
+        }
         if body.events.is_empty() {
             if command.needs_state()
                 && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
@@ -684,24 +712,24 @@ impl<E: EventSourced> Cell<E> {
             return;
         }
 
+        if let Err(error) = write.set_reminders(reminders.clone()) {
+            command.fail(self.not_stored(PersistFailure::Rejected, chain(&error)));
+            self.give_up(core, ANEW);
+            return;
+        }
+
         let snapshot = self.due_snapshot(entity, before, wants_snapshot);
         let unpublished = self.keep_for_subscribers(entity, &mut body, before.next());
-        self.in_flight.push_back(InFlight {
+        let in_flight = InFlight {
+            number: 0,
             last: self.seq_nr,
             since: core.now,
+            reminders,
             waiters: Vec::new(),
             snapshot,
             unpublished,
-        });
-        let lane = core.lane_of(entity.store, self.address.persistence_id().slice());
-        core.gather(
-            lane,
-            Gathered {
-                key: self.key,
-                write,
-                held: Some(command),
-            },
-        );
+        };
+        self.gather(entity, core, write, command, in_flight);
         if let Some(machine) = &self.machine
             && machine.0.has_moved()
         {
@@ -709,6 +737,31 @@ impl<E: EventSourced> Cell<E> {
             body.actions.splice(0..0, of_transition());
         }
         self.after(entity, core, body);
+    }
+
+    /// A write joins the next batch of its lane.
+    fn gather(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        write: AtomicWrite,
+        command: Box<dyn Queued<E>>,
+        in_flight: InFlight<E>,
+    ) {
+        self.writes += 1;
+        let number = self.writes;
+        self.in_flight.push_back(InFlight {
+            number,
+            ..in_flight
+        });
+        let lane = core.lane_of(entity.store, self.address.persistence_id().slice());
+        let gathered = Gathered {
+            key: self.key,
+            number,
+            write,
+            held: Some(command),
+        };
+        core.gather(lane, gathered);
     }
 
     fn encode(
@@ -1158,9 +1211,12 @@ impl<E: EventSourced> Cell<E> {
 
     /// What is known of the event before the write that is sent next; `None` if nothing more may
     /// be written.
-    pub(crate) fn previous(&mut self, core: &Core) -> Option<Previous> {
-        // The event before a second write in the same batch has no time yet.
-        let previous = std::mem::replace(&mut self.previous, Previous::Unknown);
+    pub(crate) fn previous(&mut self, core: &Core, has_events: bool) -> Option<Previous> {
+        let previous = self.previous;
+        if has_events {
+            // It has no time yet, for a second write in the same batch.
+            self.previous = Previous::Unknown;
+        }
         #[cfg(feature = "defects")]
         if core.defects.keep_later_writes {
             return Some(previous);
@@ -1179,7 +1235,7 @@ impl<E: EventSourced> Cell<E> {
 
     /// A gathered write was not sent because an earlier one failed.
     pub(crate) fn overtaken(&mut self, core: &mut Core, gathered: Gathered) {
-        self.take_back(gathered.write.last(), gathered.held, None);
+        self.take_back(core, gathered.number, gathered.held, None);
         self.drained(core);
     }
 
@@ -1196,18 +1252,24 @@ impl<E: EventSourced> Cell<E> {
             Settled::Stored(written) => {
                 let stored = &core.stats.types[self.key.host].stored;
                 stored.fetch_add(item.events, Ordering::Relaxed);
-                self.previous = Previous::At(written.timestamp);
+                if item.events > 0 {
+                    self.previous = Previous::At(written.timestamp);
+                }
                 if let Some(held) = item.held {
                     held.release();
                 }
                 while self
                     .in_flight
                     .front()
-                    .is_some_and(|write| write.last <= item.last)
+                    .is_some_and(|write| write.number <= item.write)
                     && let Some(write) = self.in_flight.pop_front()
                 {
                     for waiter in write.waiters {
                         waiter.release();
+                    }
+                    if !write.reminders.is_empty() {
+                        let id = self.address.persistence_id();
+                        core.reminders.stored(self.key.host, id, &write.reminders);
                     }
                     if let Some(events) = write.unpublished {
                         events.publish(self.address.persistence_id(), written.timestamp);
@@ -1223,7 +1285,7 @@ impl<E: EventSourced> Cell<E> {
             Settled::Refused {
                 maybe_stored: false,
                 ..
-            } if self.is_doomed() => self.take_back(item.last, item.held, None),
+            } if self.is_doomed() => self.take_back(core, item.write, item.held, None),
             Settled::Refused {
                 error,
                 maybe_stored,
@@ -1261,7 +1323,7 @@ impl<E: EventSourced> Cell<E> {
                 } else {
                     AskError::PersistFailed(failure)
                 };
-                self.take_back(item.last, item.held, Some(failure));
+                self.take_back(core, item.write, item.held, Some(failure));
                 self.give_up(core, NOT_STORED);
             }
             Settled::GivenUp {
@@ -1287,7 +1349,7 @@ impl<E: EventSourced> Cell<E> {
                 } else {
                     self.not_stored(PersistFailure::Unavailable, chain(&error))
                 };
-                self.take_back(item.last, item.held, Some(failure));
+                self.take_back(core, item.write, item.held, Some(failure));
                 self.give_up(core, NOT_STORED);
             }
         }
@@ -1324,17 +1386,24 @@ impl<E: EventSourced> Cell<E> {
     /// Fails a write that is not stored, and the replies that saw its state.
     fn take_back(
         &mut self,
-        last: SequenceNr,
+        core: &mut Core,
+        number: u64,
         held: Option<Box<dyn Held>>,
         failure: Option<AskError>,
     ) {
         let earlier = self.not_stored(PersistFailure::Earlier, BUILT_ON_FAILED.into());
+        let is_open = matches!(failure, Some(AskError::Unknown { .. }));
         if let Some(held) = held {
             held.fail(failure.unwrap_or_else(|| earlier.clone()));
         }
-        if let Some(at) = self.in_flight.iter().position(|write| write.last == last)
+        let mut writes = self.in_flight.iter();
+        if let Some(at) = writes.position(|write| write.number == number)
             && let Some(write) = self.in_flight.remove(at)
         {
+            if is_open && !write.reminders.is_empty() {
+                let id = self.address.persistence_id();
+                core.reminders.doubt(self.key.host, id, &write.reminders);
+            }
             for waiter in write.waiters {
                 waiter.fail(earlier.clone());
             }
@@ -2059,6 +2128,150 @@ impl<E: EventSourced> Cell<E> {
                 }
             }
         }
+    }
+}
+
+/// Reminders.
+impl<E: EventSourced> Cell<E> {
+    /// Whether a command is to be handled, if a reminder has sent it: it must still be the one that
+    /// the entity has, by what is stored and by what is on its way there.
+    fn is_due(&self, core: &mut Core, command: &dyn Queued<E>) -> bool {
+        let Some(fired) = command.reminder() else {
+            return true;
+        };
+        // Its future has run.
+        if command.has_arrived() {
+            return true;
+        }
+        let changes = self.in_flight.iter().flat_map(|write| &write.reminders);
+        let mut of_key = changes.filter(|change| change.key() == fired.key());
+        let is_changed = of_key.any(|change| match change {
+            ReminderChange::Set(_) => true,
+            ReminderChange::Forget { due, .. } => due.is_none_or(|due| due == fired.due()),
+        });
+        if is_changed {
+            let again_at = core.wall.checked_add(core.settings.retry.0);
+            let again_at = again_at.unwrap_or(core.wall);
+            core.reminders.put_back(self.key.host, fired, again_at);
+            return false;
+        }
+        core.reminders.is_current(self.key.host, fired)
+    }
+
+    /// What the effect of a command does to reminders; the one that has sent it is over with it,
+    /// unless it is set again.
+    ///
+    /// # Errors
+    /// Why they cannot be stored.
+    fn reminder_changes(
+        &self,
+        entity: &EntityDef<E>,
+        core: &Core,
+        body: &mut Body<E>,
+        command: &dyn Queued<E>,
+    ) -> Result<Vec<ReminderChange>, Arc<str>> {
+        let fired = command.reminder();
+        if body.reminders.is_empty() && fired.is_none() {
+            return Ok(Vec::new());
+        }
+        if entity.kept == Kept::State {
+            return Err("only its state is kept, and reminders go with events".into());
+        }
+        let limit = core.settings.events_per_write;
+        if body.reminders.len() > limit {
+            return Err(format!(
+                "{} reminders are more than the {limit} changes that one command may make \
+                 (`persistence.max-events-per-write`)",
+                body.reminders.len()
+            )
+            .into());
+        }
+        let mut changes = Vec::with_capacity(body.reminders.len() + 1);
+        for op in std::mem::take(&mut body.reminders) {
+            let key = ReminderKey::new(op.key()).map_err(|error| chain(&error))?;
+            changes.push(match op {
+                ReminderOp::Forget(_) => ReminderChange::Forget { key, due: None },
+                ReminderOp::Remind {
+                    due,
+                    type_id,
+                    type_name,
+                    command,
+                    ..
+                } => {
+                    let due = due.at(core.wall);
+                    let commands = &entity.commands;
+                    let encode = || commands.encode(type_id, &*command, type_name);
+                    let payload = catch_unwind(AssertUnwindSafe(encode))
+                        .map_err(|panic| panic_message(&*panic))?
+                        .map_err(|error| chain(&error))?;
+                    let limit = core.settings.event_bytes;
+                    if payload.bytes.len() > limit {
+                        return Err(format!(
+                            "a reminder of {} bytes is larger than {limit} \
+                             (`persistence.max-event-bytes`)",
+                            payload.bytes.len()
+                        )
+                        .into());
+                    }
+                    let new = NewReminder::new(E::TYPE, key, due, payload);
+                    ReminderChange::Set(new.map_err(|error| chain(&error))?)
+                }
+            });
+        }
+        if let Some(fired) = fired
+            && changes.iter().all(|change| change.key() != fired.key())
+        {
+            changes.push(ReminderChange::Forget {
+                key: fired.key().clone(),
+                due: Some(fired.due()),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Carries out the effect of a command that persists no event and changes reminders: a write of
+    /// its own, between the events before and after it.
+    fn change_reminders(
+        &mut self,
+        entity: &EntityDef<E>,
+        core: &mut Core,
+        mut command: Box<dyn Queued<E>>,
+        body: Body<E>,
+        changes: Vec<ReminderChange>,
+    ) {
+        if let Err(busy) = core.admit(entity.store) {
+            return command.fail(busy);
+        }
+        let write = AtomicWrite::of_reminders(
+            self.address.persistence_id().clone(),
+            self.writer,
+            self.seq_nr.next(),
+            changes.clone(),
+        );
+        let write = match write {
+            Ok(write) => write,
+            Err(error) => {
+                command.fail(self.not_stored(PersistFailure::Rejected, chain(&error)));
+                return;
+            }
+        };
+        if command.needs_state()
+            && let Err(message) = self.call(entity, core, |state, _| command.compute(state))
+        {
+            self.panicked(entity, core, Some(command), "reply", message);
+            return;
+        }
+        let in_flight = InFlight {
+            number: 0,
+            last: self.seq_nr,
+            since: core.now,
+            reminders: changes,
+            waiters: Vec::new(),
+            snapshot: None,
+            unpublished: None,
+        };
+        self.gather(entity, core, write, command, in_flight);
+        self.after(entity, core, body);
     }
 }
 

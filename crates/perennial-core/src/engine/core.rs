@@ -19,6 +19,7 @@ use crate::engine::breaker::{
 use crate::engine::journal_writer::{Gathered, Lane, backoff};
 use crate::engine::pulse::Pulse;
 use crate::engine::recovery::Part;
+use crate::engine::reminders::{ReminderSettings, Reminders};
 use crate::engine::tally::{Bounded, BusyCounts, Timings, TypeStats};
 use crate::engine::{
     CellKey, Expired, HoldRefused, Input, Outbox, ReadRequest, Registry, ReplyCleanup,
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(super) lanes: Vec<Lane>,
     /// One per store.
     pub(super) breakers: Vec<Breaker>,
+    /// Reminders of its entities.
+    pub(super) reminders: Reminders,
     /// Entities that are kept out of memory.
     held: BTreeSet<PersistenceId>,
     registry: Arc<Registry>,
@@ -119,6 +122,8 @@ pub struct Settings {
     pub later_timeout: Duration,
     /// How many dead letters are logged.
     pub dead_letter_log: DeadLetterLog,
+    /// How reminders are read ahead, and how many come at once.
+    pub reminders: ReminderSettings,
 }
 
 /// How many dead letters are named in the log.
@@ -172,6 +177,11 @@ impl Settings {
                 lines: system.dead_letter_log_lines,
                 interval: system.dead_letter_log_interval,
             },
+            reminders: ReminderSettings {
+                window: persistence.reminder_window,
+                ahead: persistence.reminders_ahead.div_ceil(workers),
+                at_once: persistence.reminders_at_once.div_ceil(workers),
+            },
         }
     }
 }
@@ -209,6 +219,7 @@ impl Default for Settings {
             laters: 1024,
             later_timeout: Duration::from_secs(60),
             dead_letter_log: DeadLetterLog::default(),
+            reminders: ReminderSettings::default(),
         }
     }
 }
@@ -316,6 +327,8 @@ pub(super) enum Timed {
     Idle(usize),
     Cell(CellKey, CellTimer),
     Actor(CellKey, ActorTimer),
+    /// Reminders are due, or to be read.
+    Reminders,
 }
 
 /// Why a cell is woken.
@@ -372,6 +385,7 @@ impl Core {
             timer_count: 0,
             incarnations: 0,
             laters: 0,
+            reminders: Reminders::default(),
             held: BTreeSet::new(),
             registry,
             worker,
@@ -539,7 +553,7 @@ impl Core {
 
     /// The breaker of a store. A store's events and its states have numbers of their own, but it is
     /// one store.
-    fn breaker_of(&self, store: usize) -> usize {
+    pub(super) fn breaker_of(&self, store: usize) -> usize {
         store % self.breakers.len()
     }
 

@@ -14,6 +14,7 @@ use crate::command::{CommandKey, Identity};
 use crate::engine::Stamp;
 use crate::engine::actor::Draw;
 use crate::engine::mailbox::{Address, Admitted};
+use crate::engine::reminders::FiredReminder;
 use crate::error::AskError;
 use crate::event_sourced::{
     Body, Continuation, Cx, Effect, EventSourced, Handle, LaterWork, MakeReply, Outcome, Output,
@@ -108,6 +109,9 @@ pub(crate) trait Queued<E: EventSourced>: Held {
     /// Takes the answer to the same command before as its own, which leaves as that.
     fn repeat(&mut self, payload: Option<&SerializedPayload>);
 
+    /// The reminder that has sent it, if one has.
+    fn reminder(&self) -> Option<&FiredReminder>;
+
     /// Takes an error as its answer, which leaves as a reply does.
     fn answer_with(&mut self, error: AskError);
 }
@@ -136,6 +140,8 @@ pub(crate) struct Envelope<E: Handle<C>, C: Send + 'static> {
     behalf: Behalf,
     /// When it was sent, if it is one whose times are taken.
     stamp: Option<Stamp>,
+    /// What has sent it, if it is no caller.
+    reminder: Option<Box<FiredReminder>>,
 }
 
 /// What stays of a command that is put aside, besides the command.
@@ -148,6 +154,7 @@ pub(crate) struct Aside<R> {
     pub(crate) future_ran: bool,
     /// Whether the entity is to end after it.
     pub(crate) is_last: bool,
+    pub(crate) reminder: Option<Box<FiredReminder>>,
 }
 
 enum Stage<E: Handle<C>, C: Send + 'static> {
@@ -194,6 +201,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply,
             identity,
             behalf,
+            reminder: None,
         }
     }
 
@@ -206,6 +214,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             behalf: Behalf::default(),
             future_ran: false,
             is_last: true,
+            reminder: None,
         };
         Self::put_aside(command, aside)
     }
@@ -220,8 +229,23 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             behalf: Behalf::default(),
             future_ran: false,
             is_last: false,
+            reminder: None,
         };
         (Self::put_aside(command, aside), fired)
+    }
+
+    /// A command that a reminder sends.
+    pub(crate) fn reminder(address: Arc<Address>, command: C, fired: FiredReminder) -> Self {
+        let aside = Aside {
+            address,
+            reply: ReplyTo::nobody(),
+            identity: None,
+            behalf: Behalf::default(),
+            future_ran: false,
+            is_last: false,
+            reminder: Some(Box::new(fired)),
+        };
+        Self::put_aside(command, aside)
     }
 
     /// A command that is kept elsewhere, where its place is counted.
@@ -236,6 +260,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply: ReplyTo::nobody(),
             identity: None,
             behalf: Behalf::default(),
+            reminder: None,
         }
     }
 
@@ -255,6 +280,7 @@ impl<E: Handle<C>, C: Send + 'static> Envelope<E, C> {
             reply: aside.reply,
             identity: aside.identity,
             behalf: aside.behalf,
+            reminder: aside.reminder,
         }
     }
 
@@ -317,6 +343,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
             Stage::Refused(error) => Err(error),
             _ => Err(AskError::NoReply),
         };
+        if let Some(reminder) = self.reminder.take() {
+            reminder.end(result.as_ref().err());
+        }
         self.reply.complete(result);
     }
 
@@ -337,6 +366,9 @@ impl<E: Handle<C>, C: Send + 'static> Held for Envelope<E, C> {
         } else {
             error
         };
+        if let Some(reminder) = self.reminder.take() {
+            reminder.end(Some(&error));
+        }
         self.reply.complete(Err(error));
     }
 }
@@ -420,6 +452,7 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
                 behalf: std::mem::take(&mut self.behalf),
                 future_ran: self.future_ran,
                 is_last: self.is_last,
+                reminder: self.reminder.take(),
             }),
             stage => {
                 self.stage = stage;
@@ -469,6 +502,10 @@ impl<E: Handle<C>, C: Send + 'static> Queued<E> for Envelope<E, C> {
             }),
             None => Stage::Empty,
         };
+    }
+
+    fn reminder(&self) -> Option<&FiredReminder> {
+        self.reminder.as_deref()
     }
 
     fn answer_with(&mut self, error: AskError) {

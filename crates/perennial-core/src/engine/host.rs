@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use perennial_persistence::{Error, PersistenceId, Previous};
+use perennial_persistence::{Error, PersistenceId, Previous, SerializedPayload};
 use siphasher::sip::SipHasher13;
 use slab::Slab;
 
@@ -16,23 +17,35 @@ use crate::engine::core::{CellTimer, Core};
 use crate::engine::envelope::{Delivery, Queued};
 use crate::engine::journal_writer::{Gathered, Settled, WriteItem};
 use crate::engine::replacement::Residents;
-use crate::engine::{Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone};
+use crate::engine::{
+    Address, Arrival, Baggage, CellKey, DeletionDone, Input, LaterDone, ReadDone, panic_message,
+};
 use crate::entity_status::EntityStatus;
-use crate::error::{AskError, RecoveryFailed};
-use crate::event_sourced::{EntityDef, EventSourced};
+use crate::error::{AskError, RecoveryFailed, chain};
+use crate::event_sourced::{EntityDef, EventSourced, MakeDelivery};
 use crate::fsm::MachineHooks;
 
 /// A host whose entity type is not known.
 pub(crate) trait AnyHost: Any + Send {
     /// A command for an entity of this type.
     fn receive(&mut self, core: &mut Core, command: Box<dyn Delivery>);
+    /// The command of a reminder, on its way.
+    ///
+    /// # Errors
+    /// Why it is none.
+    fn remind(
+        &self,
+        payload: &SerializedPayload,
+        address: &Arc<Address>,
+    ) -> Result<MakeDelivery, Arc<str>>;
     /// Runs a cell's share of a turn.
     fn run(&mut self, core: &mut Core, key: CellKey);
     /// A part of a cell's history has come.
     fn read(&mut self, core: &mut Core, read: ReadDone);
     /// What the journal knows of the event before a cell's next one, right before a write of it is
     /// sent; `None` if the write must not be sent.
-    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous>;
+    /// A write without events takes it from none that follow.
+    fn previous(&mut self, core: &Core, key: CellKey, has_events: bool) -> Option<Previous>;
     /// Whether a gathered write of a cell must not be sent, as an earlier one has failed.
     fn is_doomed(&self, key: CellKey) -> bool;
     /// A gathered write that must not be sent.
@@ -479,6 +492,17 @@ impl<E: EventSourced> AnyHost for Host<E> {
         self.place(core, index);
     }
 
+    fn remind(
+        &self,
+        payload: &SerializedPayload,
+        address: &Arc<Address>,
+    ) -> Result<MakeDelivery, Arc<str>> {
+        let commands = &self.entity.commands;
+        catch_unwind(AssertUnwindSafe(|| commands.remind(payload, address)))
+            .map_err(|panic| panic_message(&*panic))?
+            .map_err(|error| chain(&error))
+    }
+
     fn run(&mut self, core: &mut Core, key: CellKey) {
         self.with(core, key, |cell, entity, core| cell.run(entity, core));
     }
@@ -490,11 +514,11 @@ impl<E: EventSourced> AnyHost for Host<E> {
         });
     }
 
-    fn previous(&mut self, core: &Core, key: CellKey) -> Option<Previous> {
+    fn previous(&mut self, core: &Core, key: CellKey, has_events: bool) -> Option<Previous> {
         self.cells
             .get_mut(key.index)
             .filter(|cell| cell.key().incarnation == key.incarnation)
-            .and_then(|cell| cell.previous(core))
+            .and_then(|cell| cell.previous(core, has_events))
     }
 
     fn is_doomed(&self, key: CellKey) -> bool {

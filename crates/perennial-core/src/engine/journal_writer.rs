@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use perennial_persistence::{AtomicWrite, Error, NewReply, SequenceNr, Written};
+use perennial_persistence::{AtomicWrite, Error, NewReply, ReminderChange, SequenceNr, Written};
 
 use crate::engine::CellKey;
 use crate::engine::breaker::Call;
@@ -30,7 +30,9 @@ pub struct WriteBatch {
 
 pub(crate) struct WriteItem {
     pub(crate) key: CellKey,
-    /// The number of the write's last event, by which its cell knows it.
+    /// Which of its cell's writes it is.
+    pub(crate) write: u64,
+    /// The number of the write's last event.
     pub(crate) last: SequenceNr,
     /// How many events.
     pub(crate) events: u64,
@@ -151,6 +153,9 @@ pub(crate) enum Settled {
 /// A write that waits for its lane.
 pub(crate) struct Gathered {
     pub(crate) key: CellKey,
+    /// Which of its cell's writes it is; they are counted, as one without events has no number of
+    /// its own.
+    pub(crate) number: u64,
     pub(crate) write: AtomicWrite,
     pub(crate) held: Option<Box<dyn Held>>,
 }
@@ -160,6 +165,7 @@ impl Gathered {
     pub(crate) fn split(self) -> (WriteItem, AtomicWrite) {
         let item = WriteItem {
             key: self.key,
+            write: self.number,
             last: self.write.last(),
             events: self.write.events().len() as u64,
             held: self.held,
@@ -260,7 +266,7 @@ impl Lane {
     ) -> Option<Gathered> {
         let next = self.gathered.front()?;
         let fits = batch.writes.is_empty()
-            || (batch.events + next.write.events().len() <= limits.events
+            || (batch.events + rows(&next.write) <= limits.events
                 && batch.bytes + bytes(&next.write) <= limits.bytes);
         fits.then(|| self.gathered.pop_front()).flatten()
     }
@@ -469,7 +475,7 @@ pub(crate) struct BatchBuilder {
 
 impl BatchBuilder {
     pub(crate) fn push(&mut self, gathered: Gathered) {
-        self.events += gathered.write.events().len();
+        self.events += rows(&gathered.write);
         self.bytes += bytes(&gathered.write);
         let (item, write) = gathered.split();
         self.items.push(item);
@@ -481,12 +487,21 @@ impl BatchBuilder {
     }
 }
 
+/// How much of the bound of events a write takes.
+fn rows(write: &AtomicWrite) -> usize {
+    write.events().len() + write.reminders().len()
+}
+
 fn bytes(write: &AtomicWrite) -> usize {
     let events = write.events().iter();
     let reply = write.reply().and_then(NewReply::payload);
     let of_events = events.flat_map(|event| std::iter::once(&event.payload).chain(&event.metadata));
     let payloads = of_events.chain(reply);
-    payloads.map(|payload| payload.bytes.len()).sum()
+    let reminders = write.reminders().iter().map(ReminderChange::bytes);
+    payloads
+        .map(|payload| payload.bytes.len())
+        .chain(reminders)
+        .sum()
 }
 
 /// The time before attempt `number + 1`: it doubles from `min` to `max`, and `jitter` (0 to 1)
@@ -512,6 +527,7 @@ mod tests {
                 index: 0,
                 incarnation: number,
             },
+            number,
             write: AtomicWrite::new(id, writer, SequenceNr::FIRST, vec![event]).expect("valid"),
             held: None,
         }

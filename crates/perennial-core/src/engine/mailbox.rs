@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use perennial_persistence::{Clock, NUMBER_OF_SLICES, PersistenceId, Slice};
+use perennial_persistence::{Clock, NUMBER_OF_SLICES, PersistenceId, SerializedPayload, Slice};
 use tokio::sync::{Notify, mpsc};
 
 use crate::actor::{Actor, ActorRef, Props, SpawnError};
@@ -25,12 +25,12 @@ use crate::engine::tally::{Bounded, BusyCounts, Sampling};
 use crate::engine::{CellKey, DeadLetterLog, Input, Stats, local};
 use crate::entity_ref::EntityRef;
 use crate::error::AskError;
-use crate::event_sourced::EventSourced;
+use crate::event_sourced::{AnswerFuture, AnyCommands, CommandError, EventSourced, Handle};
 use crate::pubsub::{Shelf, Topics};
 use crate::shutdown::{CutOff, Refused};
 
 /// What the registry has to know of an entity type.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EntityType {
     /// Its name, the first part of every id.
     pub name: &'static str,
@@ -42,6 +42,18 @@ pub struct EntityType {
     pub command_ids: bool,
     /// Whether its entities stay on the worker that owned their slices at first.
     pub stays: bool,
+    /// Its commands with names.
+    pub(crate) commands: Arc<dyn AnyCommands>,
+}
+
+impl fmt::Debug for EntityType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntityType")
+            .field("name", &self.name)
+            .field("mailbox", &self.mailbox)
+            .field("command_ids", &self.command_ids)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of a system that has to do something when nothing is accepted any more. It may be told
@@ -191,6 +203,70 @@ impl Registry {
         }
         // One that stops when it is unreferenced may be about to.
         ActorRef::again(named.address.upgrade()?)
+    }
+
+    /// Encodes a command that has a [name](crate::Entity::command), for an entity on another node.
+    ///
+    /// # Errors
+    /// [`CommandError`] if it has none, its type is not registered here, or its codec fails.
+    pub fn encode_command<E, C>(&self, command: &C) -> Result<SerializedPayload, CommandError>
+    where
+        E: Handle<C>,
+        C: Send + 'static,
+    {
+        self.commands(E::TYPE)?.encode::<E, C>(command)
+    }
+
+    /// Decodes the reply of another node to a command that has a name.
+    ///
+    /// # Errors
+    /// As [`Registry::encode_command`].
+    pub fn decode_reply<E, C>(&self, payload: &SerializedPayload) -> Result<E::Reply, CommandError>
+    where
+        E: Handle<C>,
+        C: Send + 'static,
+    {
+        self.commands(E::TYPE)?.decode_reply::<E, C>(payload)
+    }
+
+    /// Asks an entity of this system with a command from another node. The future is of its encoded
+    /// reply; the command is on its way when this returns. `timeout` is the system's without one.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no such entity type or command, or it cannot be decoded; it was
+    /// not sent then. The future fails as any ask does.
+    ///
+    /// # Cancel safety
+    /// As for [`EntityRef::ask`].
+    pub fn ask_encoded(
+        self: &Arc<Self>,
+        entity_type: &str,
+        id: PersistenceId,
+        command: &SerializedPayload,
+        timeout: Option<Duration>,
+    ) -> Result<AnswerFuture, CommandError> {
+        let commands = self.commands(entity_type)?;
+        let mut types = self.entity_types.iter();
+        let host = types.position(|of| of.name == entity_type);
+        let host = host.expect("its commands were found");
+        let address = self.address(host, id);
+        if address.host() != host {
+            let error = AskError::OtherType {
+                persistence_id: address.persistence_id().clone(),
+                entity_type: self.entity_type_name(address.host()),
+            };
+            return Ok(Box::pin(async { Err(error) }));
+        }
+        commands.ask(address, command, timeout)
+    }
+
+    fn commands(&self, entity_type: &str) -> Result<&dyn AnyCommands, CommandError> {
+        let mut types = self.entity_types.iter();
+        let found = types.find(|of| of.name == entity_type);
+        let found = found.ok_or_else(|| CommandError::UnknownEntityType {
+            entity_type: entity_type.to_owned(),
+        })?;
+        Ok(&*found.commands)
     }
 
     /// On which worker an actor lives.

@@ -25,6 +25,7 @@
 //! - `status`: how it stands with an entity, asked from outside
 //! - `command_window`: which of its commands with ids were answered, and how
 //! - `recovery`: what brings it back
+//! - `reminders`: which are due, and which are being handled
 //! - `journal_writer`: group commit: which writes go out together, and what becomes of them
 //! - `tally`: what is counted and timed for metrics
 //! - `breaker`: what is refused and held back while a store is slow or down
@@ -45,6 +46,7 @@ mod local;
 mod mailbox;
 mod pulse;
 mod recovery;
+mod reminders;
 mod replacement;
 mod start;
 mod status;
@@ -83,6 +85,8 @@ pub use journal_writer::{SettledBatch, WriteBatch};
 pub(crate) use mailbox::{Address, Admitted, OnClose, busy};
 pub use mailbox::{EntityType, Registry};
 pub use recovery::{PageRead, ReadDone, ReadRequest};
+pub(crate) use reminders::FiredReminder;
+pub use reminders::{DueDone, DueRequest, ReminderFailed, ReminderSettings};
 pub(crate) use start::Starter;
 #[doc(hidden)]
 pub use status::Look;
@@ -115,6 +119,10 @@ pub enum Input {
     Written(Box<SettledBatch>),
     /// A part of an entity's history.
     Read(Box<ReadDone>),
+    /// Reminders were read or not.
+    RemindersRead(Box<DueDone>),
+    /// A reminder was sent, and failed.
+    ReminderFailed(Box<ReminderFailed>),
     /// The future of a `later` has ended.
     LaterDone(Box<LaterDone>),
     /// A snapshot was stored or not.
@@ -211,6 +219,8 @@ impl std::fmt::Debug for Input {
             Self::Withdrawn(_, id) => write!(f, "Withdrawn({id})"),
             Self::Arrived(arrival) => arrival.fmt(f),
             Self::Read(read) => read.fmt(f),
+            Self::RemindersRead(done) => done.fmt(f),
+            Self::ReminderFailed(failed) => failed.fmt(f),
             Self::LaterDone(done) => done.fmt(f),
             Self::SnapshotSaved(key, result) => write!(f, "SnapshotSaved({key:?}, {result:?})"),
             Self::EventsDeleted(done) => done.fmt(f),
@@ -234,6 +244,8 @@ pub struct Outbox {
     pub writes: Vec<WriteBatch>,
     /// Histories to read.
     pub reads: Vec<ReadRequest>,
+    /// Reminders to read, at most one request per store at a time.
+    pub reminder_reads: Vec<DueRequest>,
     /// Snapshots to save.
     pub snapshots: Vec<(CellKey, Snapshot)>,
     /// Events to delete.

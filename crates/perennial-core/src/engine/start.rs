@@ -11,6 +11,7 @@ use crate::command::CommandKey;
 use crate::engine::Stamp;
 use crate::engine::envelope::{Delivery, Handled, Held, Queued};
 use crate::engine::mailbox::{Address, Admitted};
+use crate::engine::reminders::FiredReminder;
 use crate::error::AskError;
 use crate::event_sourced::{Body, Cx, EventSourced, Output};
 use crate::reply::ReplyTo;
@@ -125,6 +126,10 @@ impl<E: EventSourced> Queued<E> for Starter<E> {
 
     fn is_last(&self) -> bool {
         false
+    }
+
+    fn reminder(&self) -> Option<&FiredReminder> {
+        None
     }
 
     fn only_starts(&self) -> bool {

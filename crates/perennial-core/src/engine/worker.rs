@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use perennial_persistence::Clock;
+use perennial_persistence::{Clock, Timestamp};
 
 use crate::actor::{Actor, ActorRef};
 use crate::engine::actor::{ACTORS, ActorHost, ActorPeek};
@@ -17,12 +17,14 @@ use crate::engine::core::Defects;
 use crate::engine::core::{CellTimer, Core, Settings, Stats, Timed};
 use crate::engine::host::{AnyHost, Host};
 use crate::engine::journal_writer::{
-    BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch,
+    BatchBuilder, BatchLimits, Lane, RetrySettings, Settled, SettledBatch, backoff,
 };
 use crate::engine::local::{Local, Turn};
+use crate::engine::reminders::{Ready, Reminders};
 use crate::engine::tally::Timings;
-use crate::engine::{Hold, Input, Outbox, ReadRequest};
+use crate::engine::{DueDone, DueRequest, Hold, Input, Outbox, ReadRequest, ReminderFailed};
 use crate::entity_ref::EntityRef;
+use crate::error::chain;
 use crate::event_sourced::EventSourced;
 
 /// A worker's cells and what they need.
@@ -54,6 +56,11 @@ impl Worker {
         }
     }
 
+    /// Says which reminders it looks after; none otherwise.
+    pub(crate) fn set_reminders(&mut self, reminders: Reminders) {
+        self.core.reminders = reminders;
+    }
+
     /// Breaks the engine on purpose.
     #[cfg(feature = "defects")]
     pub fn set_defects(&mut self, defects: Defects) {
@@ -82,6 +89,8 @@ impl Worker {
         }
         fire_timers(hosts, actors, core);
         take_own(hosts, actors, core);
+        remind(hosts, core);
+        take_own(hosts, actors, core);
         let mut runs = core.settings.runs_per_turn;
         while runs > 0
             && let Some(key) = core.next_runnable()
@@ -100,6 +109,8 @@ impl Worker {
         }
         core.stats.pulse.end();
         let flush_at = flush(hosts, core);
+        take_own(hosts, actors, core);
+        remind(hosts, core);
         take_own(hosts, actors, core);
         core.note_turn(core.now.saturating_sub(start));
         // Only now: a write that is not sent any more may have let its entity recover.
@@ -206,6 +217,8 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
             hosts[host].read(core, *read);
             follow(hosts, core, breaker, change);
         }
+        Input::RemindersRead(done) => reminders_read(hosts, core, *done),
+        Input::ReminderFailed(failed) => reminder_failed(core, &failed),
         Input::LaterDone(done) => {
             core.open_laters -= 1;
             if done.key.host == ACTORS {
@@ -217,7 +230,10 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
         Input::Hold(hold) => keep_out(core, hold),
-        Input::LetGo(id) => core.let_go(&id),
+        Input::LetGo(id) => {
+            core.let_go(&id);
+            core.reminders.doubt_all_of(&id);
+        }
         Input::GiveSlices(slices, to) => core.give_slices(&slices, to),
         Input::Withdrawn(host, id) => hosts[host].withdrawn(core, &id),
         Input::Arrived(arrival) => hosts[arrival.address.host()].arrived(core, *arrival),
@@ -350,10 +366,152 @@ fn fire_timers(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mu
                 follow(hosts, core, breaker, change);
             }
             Timed::Idle(host) => hosts[host].passivate(core),
+            // Looked at in every turn.
+            Timed::Reminders => core.reminders.timer = None,
             Timed::Cell(key, timer) => hosts[key.host].timer(core, key, timer),
             Timed::Actor(key, timer) => actors.timer(core, key.index, key.incarnation, timer),
         }
     }
+}
+
+/// Sends reminders that are due to their entities, and has more of them read.
+fn remind(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) {
+    /// The two clocks are not read at one instant, so that a time that stays is not quite the same
+    /// from turn to turn. A timer that is early by so much is set again when it fires.
+    const ALMOST: Duration = Duration::from_millis(1);
+    if core.reminders.books.is_empty() {
+        return;
+    }
+    let settings = core.settings.reminders;
+    let mut next: Option<Duration> = None;
+    for at in 0..core.reminders.books.len() {
+        if core.draining {
+            continue;
+        }
+        core.reminders.books[at].forget_the_last(settings.ahead);
+        let ready = core.reminders.books[at].fire(core.wall, settings.at_once);
+        for ready in ready {
+            send_reminder(hosts, core, &ready);
+        }
+        let book = &mut core.reminders.books[at];
+        if book.pause.is_none_or(|until| until <= core.now) {
+            book.pause = None;
+            read_reminders(core, at);
+        }
+        let book = &core.reminders.books[at];
+        // By the wall clock, as it stood at the beginning of the turn.
+        let by_time = book.next_time(&settings).map(|time| {
+            let left = time.duration_since(core.wall);
+            core.now.saturating_add(left.try_into().unwrap_or_default())
+        });
+        next = next.into_iter().chain(by_time).chain(book.pause).min();
+    }
+    let is_set = core.reminders.timer.as_ref().map(|timer| timer.at);
+    let stays = match (is_set, next) {
+        (Some(is_set), Some(next)) => is_set <= next && next - is_set < ALMOST,
+        (None, None) => true,
+        _ => false,
+    };
+    if !stays {
+        if let Some(timer) = core.reminders.timer.take() {
+            core.cancel_timer(timer);
+        }
+        core.reminders.timer = next.map(|at| core.start_timer(at, Timed::Reminders));
+    }
+}
+
+/// Has reminders read, if a book needs more of them and its store may be asked.
+fn read_reminders(core: &mut Core, at: usize) {
+    let (settings, page) = (core.settings.reminders, core.settings.page.rows);
+    let book = &core.reminders.books[at];
+    let Some(wanted) = book.wants(core.wall, &settings, page) else {
+        return;
+    };
+    let (host, breaker) = (book.any_host(), core.breaker_of(book.store));
+    let Some(call) = core.begin_call(breaker) else {
+        let until = core.now.saturating_add(core.settings.retry.1);
+        core.reminders.books[at].pause = Some(until);
+        return;
+    };
+    core.reminders.books[at].begin_read(&wanted);
+    core.out.reminder_reads.push(DueRequest {
+        host,
+        wanted,
+        breaker,
+        call,
+    });
+}
+
+/// Sends a reminder to its entity, which is brought back for it.
+fn send_reminder(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, ready: &Ready) {
+    let Some(fired) = core.reminders.fired(ready.host, ready) else {
+        return;
+    };
+    let Some(registry) = core.reminders.registry() else {
+        return;
+    };
+    let address = registry.address(ready.host, ready.place.0.clone());
+    if address.host() != ready.host {
+        return fired.fail("its id is in use as one of another entity type".into());
+    }
+    match hosts[ready.host].remind(&ready.payload, &address) {
+        Ok(make) => hosts[ready.host].receive(core, make(fired)),
+        Err(reason) => fired.fail(reason),
+    }
+}
+
+fn reminders_read(hosts: &mut [Box<dyn AnyHost>], core: &mut Core, done: DueDone) {
+    let error = done.result.as_ref().err();
+    let retryable = error.filter(|error| error.is_retryable());
+    let change = core.end_call(done.breaker, done.call, retryable);
+    let ahead = core.settings.reminders.ahead;
+    let (min, max) = core.settings.retry;
+    let jitter = core.jitter();
+    let now = core.now;
+    if let Some(book) = core.reminders.of_host(done.host) {
+        match done.result {
+            Ok(rows) => {
+                book.failures = 0;
+                book.read(rows, ahead);
+            }
+            Err(error) => {
+                if book.failures == 0 {
+                    tracing::warn!(
+                        error = %chain(&error),
+                        "reminders could not be read; it will be tried again"
+                    );
+                }
+                book.read_failed();
+                book.pause = Some(now.saturating_add(backoff(book.failures, min, max, jitter)));
+                book.failures = book.failures.saturating_add(1);
+            }
+        }
+    }
+    follow(hosts, core, done.breaker, change);
+}
+
+/// A reminder that was sent has failed: it comes again.
+fn reminder_failed(core: &mut Core, failed: &ReminderFailed) {
+    let jitter = core.jitter();
+    let Some(book) = core.reminders.of_host(failed.host) else {
+        return;
+    };
+    // Another one may have its place by now, or its entity has handled it after all.
+    let Some(failures) = book.failures_of(failed) else {
+        return;
+    };
+    let (min, max) = book.backoff_of(failed.host);
+    let after = backoff(failures, min, max, jitter);
+    let again_at = core.wall.checked_add(after).unwrap_or(Timestamp::MAX);
+    book.failed(failed, again_at);
+    let (id, key) = &failed.place;
+    tracing::warn!(
+        persistence_id = %id,
+        reminder = %key,
+        error = %failed.reason,
+        retry_ms = after.as_millis(),
+        "a reminder failed, it comes again"
+    );
 }
 
 /// Sends what has gathered in lanes that are idle, unless it is little and more is on its way
@@ -380,7 +538,8 @@ fn flush(hosts: &mut [Box<dyn AnyHost>], core: &mut Core) -> Option<Duration> {
             }
             let mut batch = BatchBuilder::default();
             while let Some(mut gathered) = core.lanes[lane].next_gathered(&batch, limits) {
-                match hosts[gathered.key.host].previous(core, gathered.key) {
+                let has_events = !gathered.write.events().is_empty();
+                match hosts[gathered.key.host].previous(core, gathered.key, has_events) {
                     Some(previous) => {
                         gathered.write.previous = previous;
                         batch.push(gathered);

@@ -8,7 +8,7 @@ use perennial_persistence::{BoxFuture, SequenceNr, SerializedPayload};
 use smallvec::SmallVec;
 
 use crate::engine::{Aside, Envelope, Queued};
-use crate::event_sourced::{Cx, EventSourced, Handle};
+use crate::event_sourced::{Cx, EventSourced, Handle, ReminderOp};
 use crate::fsm::{Machine, MachineAction};
 
 /// What a command does. Made by the methods of [`Cx`]; owns everything that it carries.
@@ -335,6 +335,8 @@ pub(crate) struct Body<E: EventSourced> {
     pub(crate) events: SmallVec<[E::Event; 1]>,
     /// One per event, or none at all.
     pub(crate) metadata: Vec<Option<SerializedPayload>>,
+    /// One of each key at the most.
+    pub(crate) reminders: Vec<ReminderOp>,
     pub(crate) actions: Vec<Action<E>>,
     pub(crate) stop: bool,
 }
@@ -351,6 +353,7 @@ impl<E: EventSourced> Default for Body<E> {
         Self {
             events: SmallVec::new(),
             metadata: Vec::new(),
+            reminders: Vec::new(),
             actions: Vec::new(),
             stop: false,
         }

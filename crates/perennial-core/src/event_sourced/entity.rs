@@ -4,14 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_persistence::{Codec, CodecError, MessagePack, SequenceNr, SerializedPayload, Store};
+use perennial_persistence::{
+    Codec, CodecError, MessagePack, Named, SequenceNr, SerializedPayload, Store,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{EntityConfig, Replacement};
 use crate::durable_state::StateAsEvents;
 use crate::engine::{Address, Envelope, Queued};
-use crate::event_sourced::{Cx, EventSourced, Handle, Recovery, Retention, Signal};
+use crate::event_sourced::commands::{self, Commands};
+use crate::event_sourced::{
+    Cx, EventSourced, Handle, InvalidCommands, Recovery, Retention, Signal,
+};
 use crate::pubsub::{PublishEvents, ToStream};
 
 /// Gives the tags of an event; the state is the one right after it.
@@ -56,6 +61,7 @@ pub struct Entity<E: EventSourced> {
     on_signal: Option<OnSignal<E>>,
     last_command: Option<LastCommand<E>>,
     tell: Option<Tell<E>>,
+    commands: Commands<E>,
     /// Makes a publisher for a system.
     publisher: Option<fn() -> Publisher<E>>,
     recovery: Recovery,
@@ -95,6 +101,7 @@ impl<E: EventSourced> Entity<E> {
             on_signal: None,
             last_command: None,
             tell: None,
+            commands: Commands::none(),
             publisher: None,
             recovery: Recovery::Latest,
             config: EntityConfig::default(),
@@ -203,6 +210,63 @@ impl<E: EventSourced> Entity<E> {
     pub fn state_codec(mut self, codec: impl Codec<E>) -> Self {
         self.state_codec = Some(Arc::new(codec));
         self
+    }
+
+    /// Gives a kind of command a name, under which it can be a [reminder](crate::Then::remind) and
+    /// come from another node: both, and its reply, are encoded as MessagePack, with the name and
+    /// `<name>.Reply` as their manifests. The name is stored, so it is never to be changed; 1 to 255
+    /// characters without U+0000, and of this entity type no two the same. That is checked when the
+    /// system starts.
+    #[must_use]
+    pub fn command<C>(self, name: &str) -> Self
+    where
+        E: Handle<C, Reply: Serialize + DeserializeOwned>,
+        C: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let (commands, replies) = commands::named(name);
+        self.add_command(commands, replies)
+    }
+
+    /// As [`Entity::command`], with codecs of your own, such as a
+    /// [`Schema`](perennial_persistence::Schema) with names and versions. The names are those that
+    /// the codec of the command writes, each without its version; it may read others as well.
+    #[must_use]
+    pub fn command_with<C>(
+        self,
+        commands: impl Named<C>,
+        replies: impl Codec<<E as Handle<C>>::Reply>,
+    ) -> Self
+    where
+        E: Handle<C>,
+        C: Send + 'static,
+    {
+        self.add_command(Arc::new(commands), Arc::new(replies))
+    }
+
+    fn add_command<C: Send + 'static>(
+        mut self,
+        commands: Arc<dyn Named<C>>,
+        replies: Arc<dyn Codec<<E as Handle<C>>::Reply>>,
+    ) -> Self
+    where
+        E: Handle<C>,
+    {
+        self.commands.add(commands, replies);
+        self
+    }
+
+    pub(crate) fn commands(&self) -> &Commands<E> {
+        &self.commands
+    }
+
+    /// Checks the names of its commands, as the start of a system does; for those who drive the
+    /// engine themselves.
+    ///
+    /// # Errors
+    /// [`InvalidCommands`] for the first that is wrong.
+    #[doc(hidden)]
+    pub fn check_commands(&self) -> Result<(), InvalidCommands> {
+        self.commands.check()
     }
 
     /// Forgets an entity that had nothing to do for this long, at the latest after twice that;
@@ -423,6 +487,7 @@ impl<E: EventSourced> Entity<E> {
             on_signal: self.on_signal.clone(),
             last_command: self.last_command.clone(),
             tell: self.tell.clone(),
+            commands: self.commands.clone(),
             kept: self.kept,
             publisher: self.publisher.map(|publisher| publisher()),
             recovery: self.recovery,
@@ -443,6 +508,7 @@ impl<E: EventSourced> Clone for Entity<E> {
             on_signal: self.on_signal.clone(),
             last_command: self.last_command.clone(),
             tell: self.tell.clone(),
+            commands: self.commands.clone(),
             publisher: self.publisher,
             recovery: self.recovery,
             kept: self.kept,
@@ -457,6 +523,7 @@ impl<E: EventSourced> fmt::Debug for Entity<E> {
             .field("type", &E::TYPE)
             .field("event_codec", &self.event_codec)
             .field("state_codec", &self.state_codec)
+            .field("commands", &self.commands)
             .field("recovery", &self.recovery)
             .field("config", &self.config)
             .finish_non_exhaustive()
@@ -475,6 +542,7 @@ pub(crate) struct EntityDef<E: EventSourced> {
     pub(crate) on_signal: Option<OnSignal<E>>,
     pub(crate) last_command: Option<LastCommand<E>>,
     pub(crate) tell: Option<Tell<E>>,
+    pub(crate) commands: Commands<E>,
     pub(crate) kept: Kept,
     pub(crate) publisher: Option<Publisher<E>>,
     pub(crate) recovery: Recovery,

@@ -5,14 +5,18 @@
 //! they are durable. After a crash the entity is rebuilt from its latest snapshot and the events
 //! after it.
 
+mod commands;
 mod context;
 mod effect;
 mod entity;
 mod recovery;
+mod reminders;
 mod retention;
 mod signal;
 mod timers;
 
+pub use commands::{AnswerFuture, CommandError, InvalidCommands};
+pub(crate) use commands::{AnyCommands, MakeDelivery};
 pub use context::Cx;
 pub(crate) use effect::{
     Action, Body, Continuation, LaterWork, MakeReply, Outcome, Output, Restore,
@@ -22,6 +26,8 @@ pub use entity::Entity;
 pub(crate) use entity::{EntityDef, Kept};
 use perennial_persistence::SerializedPayload;
 pub use recovery::Recovery;
+pub use reminders::Due;
+pub(crate) use reminders::ReminderOp;
 pub use retention::Retention;
 pub use signal::Signal;
 pub use timers::Timers;

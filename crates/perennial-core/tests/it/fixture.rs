@@ -15,8 +15,8 @@ use perennial_core::{
 };
 use perennial_persistence::{
     AtomicWrite, BoxFuture, Clock, CommandReplyStore, DurableStateStore, Error, Journal,
-    MessagePack, NewEvent, PageLimit, PersistenceId, ReplayPage, SequenceNr, SerializedPayload,
-    SnapshotStore, Store, WriterId, Written,
+    MessagePack, NewEvent, PageLimit, PersistenceId, ReminderStore, ReplayPage, SequenceNr,
+    SerializedPayload, SnapshotStore, Store, WriterId, Written,
 };
 use perennial_testkit::{Faults, FaultyStore, Gate, JournalRow, MemoryStore};
 use serde::{Deserialize, Serialize, Serializer};
@@ -584,6 +584,10 @@ impl Store for Watched {
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
         self.inner.command_replies()
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
+        self.inner.reminders()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -392,6 +392,9 @@ async fn a_store_whose_end_hangs_does_not_keep_a_shutdown_waiting() {
         fn command_replies(&self) -> Arc<dyn perennial_persistence::CommandReplyStore> {
             self.0.command_replies()
         }
+        fn reminders(&self) -> Arc<dyn perennial_persistence::ReminderStore> {
+            self.0.reminders()
+        }
         fn warnings(&self) -> Vec<String> {
             vec!["it hangs".to_owned()]
         }

@@ -7,7 +7,7 @@ use perennial_persistence::{SchemaCheck, SnapshotCriteria, Store};
 use super::*;
 
 /// Every table of the R2DBC plugin and our own, with its columns in order.
-const TABLES: [(&str, &str); 7] = [
+const TABLES: [(&str, &str); 8] = [
     (
         "event_journal",
         "slice INTEGER, entity_type TEXT, persistence_id TEXT, seq_nr INTEGER, \
@@ -46,6 +46,11 @@ const TABLES: [(&str, &str); 7] = [
         "slice INTEGER, entity_type TEXT, persistence_id TEXT, command_id TEXT, \
          fingerprint BLOB, seq_nr INTEGER, db_timestamp INTEGER, reply_ser_id INTEGER, \
          reply_ser_manifest TEXT, reply_payload BLOB",
+    ),
+    (
+        "perennial_reminder",
+        "slice INTEGER, entity_type TEXT, persistence_id TEXT, reminder_key TEXT, due INTEGER, \
+         reminder_ser_id INTEGER, reminder_ser_manifest TEXT, reminder_payload BLOB",
     ),
 ];
 
@@ -113,6 +118,10 @@ async fn a_new_file_has_every_table_column_and_index() {
         (
             "perennial_command_reply_age_idx",
             "entity_type, db_timestamp",
+        ),
+        (
+            "perennial_reminder_due_idx",
+            "due, persistence_id, reminder_key",
         ),
     ] {
         assert_eq!(index(&connection, name), expected, "{name}");

@@ -49,6 +49,7 @@
 //! perennial_testkit::snapshot_store_contract!(empty_database());
 //! perennial_testkit::durable_state_store_contract!(empty_database());
 //! perennial_testkit::command_reply_store_contract!(empty_database());
+//! perennial_testkit::reminder_store_contract!(empty_database());
 //! perennial_testkit::state_companions_contract!(empty_database());
 //! # fn main() {}
 //! ```
@@ -63,6 +64,7 @@
 pub mod command_reply_store;
 pub mod durable_state_store;
 pub mod journal;
+pub mod reminder_store;
 pub mod snapshot_store;
 pub mod state_companions;
 
@@ -85,10 +87,10 @@ pub trait StoreFixture: Send + Sync + 'static {
     /// [`StoreFixture::store`] but the data. Also called when the first store is closed.
     fn open_again(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
-    /// Lets the database itself refuse events, snapshots, states and replies with this serializer
-    /// id, as another program's constraint would: a `CHECK` on `event_journal.event_ser_id`,
-    /// `snapshot.ser_id`, `durable_state.state_ser_id` and `perennial_command_reply.reply_ser_id`,
-    /// or a trigger.
+    /// Lets the database itself refuse events, snapshots, states, replies and reminders with this
+    /// serializer id, as another program's constraint would: a `CHECK` on
+    /// `event_journal.event_ser_id`, `snapshot.ser_id`, `durable_state.state_ser_id`,
+    /// `perennial_command_reply.reply_ser_id` and `perennial_reminder.reminder_ser_id`, or a trigger.
     fn refuse_serializer(&self, serializer_id: i32) -> BoxFuture<'_, ()>;
 
     /// The tags that stand in an event's row; `None` if the column is NULL.
@@ -378,6 +380,7 @@ mod tests {
             (include_str!("command_reply_store.rs"), 14),
             (include_str!("durable_state_store.rs"), 40),
             (include_str!("journal.rs"), 40),
+            (include_str!("reminder_store.rs"), 20),
             (include_str!("snapshot_store.rs"), 12),
             (include_str!("state_companions.rs"), 25),
         ] {

@@ -7,7 +7,7 @@ use perennial_persistence::{
     SequenceNr, StoredEvent, Timestamp, Written,
 };
 
-use super::{Handle, Row, Tables, after, command_replies};
+use super::{Handle, Row, Tables, after, command_replies, reminders};
 
 impl Journal for Handle {
     fn write_events<'a>(
@@ -118,8 +118,13 @@ fn store(tables: &mut Tables, now: Timestamp, write: &AtomicWrite) -> Result<Wri
     if let Some(reply) = write.reply() {
         command_replies::check(tables, id, reply)?;
     }
+    reminders::check(tables, id, write.reminders())?;
 
-    let rows = tables.journal.entry(id.clone()).or_default();
+    let mut none = BTreeMap::new();
+    let rows = match write.events() {
+        [] => tables.journal.get_mut(id).unwrap_or(&mut none),
+        _ => tables.journal.entry(id.clone()).or_default(),
+    };
     let previous = match write.previous {
         Previous::None => None,
         Previous::At(timestamp) => Some(timestamp),
@@ -137,6 +142,7 @@ fn store(tables: &mut Tables, now: Timestamp, write: &AtomicWrite) -> Result<Wri
     if let Some(reply) = write.reply() {
         command_replies::insert(tables, id, write.last(), timestamp, reply);
     }
+    reminders::change(tables, id, write.reminders());
     Ok(Written { timestamp })
 }
 
@@ -147,7 +153,8 @@ fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>,
     let Some(rows) = tables.journal.get(id) else {
         return Ok(None);
     };
-    let is_free = rows.range(write.first()..=write.last()).next().is_none();
+    let (witnesses, last) = write.witnesses();
+    let is_free = rows.range(write.first()..=last).next().is_none();
     let mut beyond = rows.range(write.first()..).map(|(_, row)| row);
     let is_deleted = beyond.any(|row| row.event.is_none());
     #[cfg(feature = "defects")]
@@ -159,12 +166,12 @@ fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>,
 
     let mut timestamp = None;
     let mut found = 0;
-    for (&seq_nr, row) in rows.range(write.first()..=write.last()) {
+    for (&seq_nr, row) in rows.range(write.first()..=last) {
         let index = seq_nr.value() - write.first().value();
         let index = usize::try_from(index).expect("it is below the number of the write's events");
         match &row.event {
             Some((writer, event)) if *writer == write.writer() => {
-                if *event != write.events()[index] {
+                if write.events().get(index).is_some_and(|own| event != own) {
                     return Err(Error::Rejected {
                         persistence_id: id.clone(),
                         reason: format!(
@@ -187,7 +194,7 @@ fn find_written(tables: &Tables, write: &AtomicWrite) -> Result<Option<Written>,
         }
     }
     match timestamp {
-        Some(timestamp) if found == write.events().len() => Ok(Some(Written { timestamp })),
+        Some(timestamp) if found == witnesses => Ok(Some(Written { timestamp })),
         _ => Err(Error::Superseded {
             persistence_id: id.clone(),
             seq_nr: write.first(),

@@ -3,6 +3,7 @@
 mod command_replies;
 mod durable_state_store;
 mod journal;
+mod reminders;
 mod snapshot_store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use perennial_persistence::{
     BoxFuture, Clock, CommandId, CommandReplyStore, DurableStateDelete, DurableStateStore, Error,
-    Journal, NO_PAYLOAD_ID, NewEvent, PersistenceId, SequenceNr, SerializedPayload, Snapshot,
-    SnapshotStore, Store, StoredReply, StoredState, SystemClock, Timestamp, WriterId,
+    Journal, NO_PAYLOAD_ID, NewEvent, PersistenceId, ReminderKey, ReminderStore, SequenceNr,
+    SerializedPayload, Snapshot, SnapshotStore, Store, StoredReminder, StoredReply, StoredState,
+    SystemClock, Timestamp, WriterId,
 };
 
 const MICROSECOND: Duration = Duration::from_micros(1);
@@ -114,8 +116,8 @@ impl MemoryStore {
         }
     }
 
-    /// From now on the database refuses events, snapshots, states and replies with this serializer
-    /// id, as another program's constraint would.
+    /// From now on the database refuses events, snapshots, states, replies and reminders with this
+    /// serializer id, as another program's constraint would.
     pub fn refuse_serializer(&self, serializer_id: i32) {
         self.tables().refused_serializers.insert(serializer_id);
     }
@@ -167,6 +169,15 @@ impl MemoryStore {
         let mut replies: Vec<StoredReply> = replies.map(|(_, reply)| reply.clone()).collect();
         replies.sort_by_key(|reply| reply.seq_nr);
         replies
+    }
+
+    /// The reminders of an id, by their keys. Also answered when the store is closed.
+    pub fn reminders_of(&self, persistence_id: &PersistenceId) -> Vec<StoredReminder> {
+        let tables = self.tables();
+        let rows = tables.reminders.values();
+        rows.filter(|row| row.persistence_id == *persistence_id)
+            .cloned()
+            .collect()
     }
 
     /// Gives the state of an id serializer id 0 and leaves its bytes, as no writer does.
@@ -221,6 +232,10 @@ impl Store for MemoryStore {
     }
 
     fn command_replies(&self) -> Arc<dyn CommandReplyStore> {
+        self.handle.clone()
+    }
+
+    fn reminders(&self) -> Arc<dyn ReminderStore> {
         self.handle.clone()
     }
 
@@ -288,6 +303,7 @@ struct Tables {
     snapshots: BTreeMap<PersistenceId, Snapshot>,
     states: BTreeMap<PersistenceId, StoredState>,
     replies: BTreeMap<PersistenceId, BTreeMap<CommandId, StoredReply>>,
+    reminders: BTreeMap<(PersistenceId, ReminderKey), StoredReminder>,
     refused_serializers: BTreeSet<i32>,
     /// A defect: a number is free if it has no row, even below a delete marker.
     #[cfg(feature = "defects")]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use perennial_core::engine::{ReadDone, ReadRequest, ReplyCleanup, deletion};
+use perennial_core::engine::{DueDone, DueRequest, ReadDone, ReadRequest, ReplyCleanup, deletion};
 use perennial_core::{Durable, Entity};
 use perennial_persistence::{
     AtomicWrite, BoxFuture, Codec, DurableStateDelete, Error, NewEvent, PersistenceId, Previous,
@@ -323,6 +323,10 @@ impl Storage {
 
     pub(crate) fn clean_up(&self, cleanup: ReplyCleanup) {
         at_once(cleanup.run(&*self.memory.command_replies()));
+    }
+
+    pub(crate) fn read_reminders(&self, request: DueRequest) -> DueDone {
+        at_once(request.read(&self.memory))
     }
 
     fn be_uncertain(&mut self, writes: &[AtomicWrite]) {

@@ -864,6 +864,12 @@ impl World {
         for cleanup in out.cleanups {
             self.storage.clean_up(cleanup);
         }
+        for request in out.reminder_reads {
+            let read = self.storage.read_reminders(request);
+            if let Some(seat) = &mut system.seats[worker] {
+                seat.inbox.push_back(Input::RemindersRead(Box::new(read)));
+            }
+        }
         if done {
             system.seats[worker] = None;
             system.effects.retain(|(of, _)| *of != worker);

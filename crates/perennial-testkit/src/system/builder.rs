@@ -93,7 +93,14 @@ impl TestSystemBuilder {
     }
 
     /// Adds an entity type, kept in a store in memory.
+    ///
+    /// # Panics
+    /// If the names of its commands cannot be.
+    #[track_caller]
     pub fn entity<E: EventSourced>(mut self, entity: Entity<E>) -> Self {
+        if let Err(error) = entity.check_commands() {
+            panic!("entity type {:?}: {error}", E::TYPE);
+        }
         self.entities.push(Box::new(
             move |assembly: Assembly, source, store, stores: &mut Vec<_>| {
                 stores.push(entity.store(Arc::clone(store)));

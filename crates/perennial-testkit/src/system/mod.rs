@@ -327,7 +327,8 @@ impl TestSystem {
     ///
     /// # Panics
     /// After a hundred thousand moments at which something was due: a repeated timer or a receive
-    /// time-out always has more to come. As [`TestSystem::run`].
+    /// time-out always has more to come, and so has an entity type with commands that may be
+    /// reminders, which are looked for now and then. As [`TestSystem::run`].
     #[track_caller]
     pub fn advance_until_idle(&self) -> Duration {
         let start = self.elapsed();
