@@ -141,7 +141,8 @@ fn duration() -> (Duration, bool) {
 fn memory() -> Option<usize> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = pages.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096 >> 20)
+    // Of 4 KiB each.
+    Some(pages / 256)
 }
 
 async fn under_fire(
