@@ -302,41 +302,41 @@ impl<E: EventSourced> Entity<E> {
     /// use serde::{Deserialize, Serialize};
     ///
     /// #[derive(Default)]
-    /// struct Session {
+    /// struct Visit {
     ///     is_open: bool,
     /// }
     ///
     /// #[derive(Serialize, Deserialize)]
-    /// enum SessionEvent {
+    /// enum VisitEvent {
     ///     Opened,
     ///     Closed,
     /// }
     ///
-    /// impl EventSourced for Session {
-    ///     const TYPE: &'static str = "Session";
-    ///     type Event = SessionEvent;
+    /// impl EventSourced for Visit {
+    ///     const TYPE: &'static str = "Visit";
+    ///     type Event = VisitEvent;
     ///     type Services = ();
     ///
-    ///     fn apply(&mut self, event: &SessionEvent) {
-    ///         self.is_open = matches!(event, SessionEvent::Opened);
+    ///     fn apply(&mut self, event: &VisitEvent) {
+    ///         self.is_open = matches!(event, VisitEvent::Opened);
     ///     }
     /// }
     ///
     /// struct Close;
     ///
-    /// impl Handle<Close> for Session {
+    /// impl Handle<Close> for Visit {
     ///     type Reply = ();
     ///
     ///     fn handle(&self, _: Close, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
     ///         if self.is_open {
-    ///             cx.persist([SessionEvent::Closed]).no_reply()
+    ///             cx.persist([VisitEvent::Closed]).no_reply()
     ///         } else {
     ///             cx.no_reply()
     ///         }
     ///     }
     /// }
     ///
-    /// let sessions = Entity::<Session>::new(()).on_passivate(|| Close);
+    /// let visits = Entity::<Visit>::new(()).on_passivate(|| Close);
     /// ```
     #[must_use]
     pub fn on_passivate<C: Send + 'static>(
