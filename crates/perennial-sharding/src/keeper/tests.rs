@@ -1,0 +1,628 @@
+//! What a keeper does, turn by turn.
+
+use perennial_persistence::{PersistenceId, SerializedPayload};
+
+use super::*;
+use crate::allocation::Limits;
+use crate::lease::LeaseTable;
+use crate::shard::ShardCount;
+use crate::transport::{Failure, FailureEffect, MAX_CHAIN, Wants};
+
+/// Of slice 3, so in the first shard of any number of them up to 256.
+const ENTITY: &str = "first";
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Two shards at most, so that all is in sight; leases of 1,000 ms, of which 900 ms are used.
+fn settings(shards: u16) -> Settings {
+    let mut settings = Settings::default()
+        .with_shards(ShardCount::new(shards).expect("a power of two"))
+        .with_validity(ms(1000), ms(100));
+    settings.drain_timeout = ms(200);
+    settings
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name, 1)
+}
+
+fn up(names: &[&str]) -> Input {
+    let member = |name: &&str| Member::new(node(name), MemberState::Up);
+    Input::Members(names.iter().map(member).collect())
+}
+
+fn command() -> Box<RemoteCommand> {
+    let payload = SerializedPayload::new(77, "Add", &b"1"[..]);
+    Box::new(RemoteCommand::ask("Model", ENTITY, payload, ms(5000)))
+}
+
+/// A keeper, the leases that it asks, and what it wanted besides.
+struct Stage {
+    keeper: Keeper,
+    leases: LeaseTable,
+    now: Duration,
+    shard: ShardId,
+}
+
+impl Stage {
+    fn new(settings: Settings) -> Self {
+        let shard = home(&settings);
+        Self {
+            keeper: Keeper::new(node("ann"), settings, 1).expect("they are sound"),
+            leases: LeaseTable::default(),
+            now: Duration::ZERO,
+            shard,
+        }
+    }
+
+    /// One turn, without an answer of the leases.
+    fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+        self.keeper.turn(self.now, inputs).outputs
+    }
+
+    /// Turns until the leases have nothing more to answer.
+    fn play(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+        let mut inputs: Vec<Input> = inputs.into_iter().collect();
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            let outputs = self.turn(std::mem::take(&mut inputs));
+            for output in outputs {
+                let holder = self.keeper.node().clone();
+                match output {
+                    Output::Acquire(request, shard, validity) => {
+                        let result = self.leases.acquire(self.now, shard, &holder, validity);
+                        inputs.push(Input::Acquired(request, shard, result));
+                    }
+                    Output::Renew(request, shard, token, validity) => {
+                        let result = self.leases.renew(self.now, shard, token, validity);
+                        inputs.push(Input::Renewed(request, shard, result));
+                    }
+                    Output::Release(request, shard, token) => {
+                        let result = self.leases.release(self.now, shard, token);
+                        inputs.push(Input::Released(request, shard, result));
+                    }
+                    other => all.push(other),
+                }
+            }
+            if inputs.is_empty() {
+                break;
+            }
+        }
+        all
+    }
+
+    /// The keeper has the shard, alone.
+    fn serving(settings: Settings) -> Self {
+        let mut stage = Self::new(settings);
+        stage.play([up(&["ann"])]);
+        assert_eq!(stage.phase(), ShardPhase::Serving);
+        stage
+    }
+
+    fn status(&self) -> ShardStatus {
+        let all = self.keeper.status();
+        all[usize::from(self.shard.value())].clone()
+    }
+
+    fn phase(&self) -> ShardPhase {
+        self.status().phase
+    }
+
+    fn token(&self) -> Token {
+        self.status().token.expect("it has a tenure")
+    }
+
+    /// Bob opens a session, and sends commands with these numbers.
+    fn from_bob(&mut self, numbers: impl IntoIterator<Item = u64>) -> Vec<Output> {
+        let (shard, token, from) = (self.shard, self.token(), node("bob"));
+        let open = Frame::Open {
+            shard,
+            from: from.clone(),
+        };
+        let commands = numbers.into_iter().map(|number| Frame::Command {
+            shard,
+            from: from.clone(),
+            token,
+            number,
+            command: command(),
+        });
+        let frames: Vec<Input> = [open]
+            .into_iter()
+            .chain(commands)
+            .map(Input::Frame)
+            .collect();
+        self.turn(frames)
+    }
+}
+
+/// Where the entity of these tests is.
+fn home(settings: &Settings) -> ShardId {
+    let id = PersistenceId::new("Model", ENTITY).expect("it is short");
+    settings.shards.shard_of(id.slice())
+}
+
+fn tickets(outputs: &[Output]) -> Vec<Ticket> {
+    let delivered = outputs.iter().filter_map(|output| match output {
+        Output::Deliver { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    delivered.collect()
+}
+
+fn answers(outputs: &[Output]) -> Vec<(u64, Answer)> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        Output::Frame(_, Frame::Answer { number, answer, .. }) => Some((*number, answer.clone())),
+        _ => None,
+    });
+    frames.collect()
+}
+
+fn closed(outputs: &[Output]) -> Vec<(Token, u64)> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        Output::Frame(_, Frame::Closed { token, below, .. }) => Some((*token, *below)),
+        _ => None,
+    });
+    frames.collect()
+}
+
+fn commands(outputs: &[Output]) -> Vec<(Token, u64)> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        Output::Frame(_, Frame::Command { token, number, .. }) => Some((*token, *number)),
+        _ => None,
+    });
+    frames.collect()
+}
+
+fn settled(outputs: &[Output]) -> Vec<(u64, Option<FailureEffect>)> {
+    let calls = outputs.iter().filter_map(|output| match output {
+        Output::Settled(CallId(id), Answer::Failed(failure)) => Some((*id, Some(failure.effect))),
+        Output::Settled(CallId(id), _) => Some((*id, None)),
+        _ => None,
+    });
+    calls.collect()
+}
+
+fn reply() -> Answer {
+    Answer::Reply(SerializedPayload::new(77, "Sum", &b"1"[..]))
+}
+
+fn effect(answer: &Answer) -> Option<FailureEffect> {
+    match answer {
+        Answer::Failed(Failure { effect, .. }) => Some(*effect),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_comes_for_an_owner_is_answered_once_its_engine_has() {
+    let mut stage = Stage::serving(settings(2));
+    let outputs = stage.from_bob([0, 1]);
+    let taken = tickets(&outputs);
+    assert_eq!(taken.len(), 2);
+    assert_eq!(answers(&outputs), []);
+    let outputs = stage.turn([Input::Answered(taken[1], reply())]);
+    assert_eq!(answers(&outputs), [(1, reply())]);
+    assert_eq!(stage.status().taken, 1);
+}
+
+#[test]
+fn a_number_is_taken_once_and_none_after_a_higher_one() {
+    let mut stage = Stage::serving(settings(2));
+    assert_eq!(tickets(&stage.from_bob([0, 0, 3, 2, 3, 4])).len(), 3);
+}
+
+#[test]
+fn nothing_is_acknowledged_from_the_end_of_the_validity_on() {
+    let mut stage = Stage::serving(settings(2));
+    let taken = tickets(&stage.from_bob([0, 1]));
+    stage.now = ms(899);
+    let outputs = stage.turn([Input::Answered(taken[0], reply())]);
+    assert_eq!(answers(&outputs), [(0, reply())]);
+
+    // The answer was there before the turn, but the turn is too late for it.
+    stage.now = ms(900);
+    let token = stage.token();
+    let outputs = stage.turn([Input::Answered(taken[1], reply())]);
+    let told: Vec<_> = answers(&outputs).iter().map(|(_, a)| effect(a)).collect();
+    assert_eq!(told, [Some(FailureEffect::Unknown)]);
+    assert_eq!(closed(&outputs), [(token, 2)]);
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+
+    // It is not asked for again before the engine has forgotten it.
+    stage.now = ms(5000);
+    assert_eq!(tickets(&stage.play([up(&["ann"])])), []);
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+    stage.play([Input::Ended(stage.shard, token)]);
+    assert_eq!(stage.phase(), ShardPhase::Serving);
+    assert!(stage.token() > token);
+}
+
+#[test]
+fn a_validity_counts_from_before_the_request_was_sent() {
+    let mut stage = Stage::new(settings(1));
+    let outputs = stage.turn([up(&["ann"])]);
+    let asked = outputs.iter().find_map(|output| match output {
+        Output::Acquire(request, shard, _) => Some((*request, *shard)),
+        _ => None,
+    });
+    let (request, shard) = asked.expect("it asks for the shard");
+    // The answer comes late, but not too late to be waited for.
+    stage.now = ms(500);
+    stage.turn([Input::Acquired(request, shard, Ok(Token::new(1)))]);
+    assert_eq!(stage.phase(), ShardPhase::Serving);
+    stage.now = ms(899);
+    stage.turn([]);
+    assert_eq!(stage.phase(), ShardPhase::Serving);
+    stage.now = ms(900);
+    stage.turn([]);
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+}
+
+#[test]
+fn a_renewed_lease_goes_on() {
+    let mut stage = Stage::serving(settings(1));
+    let token = stage.token();
+    for _ in 0..100 {
+        stage.now += ms(100);
+        stage.play([]);
+    }
+    assert_eq!(stage.phase(), ShardPhase::Serving);
+    assert_eq!(stage.token(), token);
+}
+
+#[test]
+fn a_lease_that_is_lost_ends_at_once() {
+    let mut stage = Stage::serving(settings(1));
+    let (shard, token) = (stage.shard, stage.token());
+    stage
+        .leases
+        .release(ms(1), shard, token)
+        .expect("it is its own");
+    stage
+        .leases
+        .acquire(ms(1), shard, &node("bob"), ms(1000))
+        .expect("it is free");
+    stage.now = ms(300);
+    stage.play([]);
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+}
+
+#[test]
+fn a_shard_that_is_given_away_is_drained_before_it_is_released() {
+    let mut stage = Stage::serving(settings(2));
+    let (shard, token) = (stage.shard, stage.token());
+    let taken = tickets(&stage.from_bob([0]));
+    // Bob is to have one of the two: the lower one, where the entity is.
+    let mut outputs = stage.play([up(&["ann", "bob"])]);
+    assert_eq!(stage.phase(), ShardPhase::Draining);
+    assert_eq!(closed(&outputs), [(token, 1)]);
+    assert_eq!(stage.leases.tenures(stage.now).len(), 2);
+    // What comes now is not taken, and what was taken is answered.
+    outputs = stage.from_bob([1]);
+    assert_eq!(closed(&outputs), [(token, 1)]);
+    outputs = stage.play([
+        Input::Answered(taken[0], reply()),
+        Input::Drained(shard, token),
+    ]);
+    assert_eq!(answers(&outputs), [(0, reply())]);
+    assert_eq!(stage.phase(), ShardPhase::Elsewhere);
+    assert_eq!(stage.leases.tenures(stage.now).len(), 1);
+}
+
+#[test]
+fn entities_that_do_not_finish_are_given_up_before_the_release() {
+    let mut stage = Stage::serving(settings(1));
+    let (shard, token) = (stage.shard, stage.token());
+    stage.from_bob([0]);
+    stage.play([Input::Leave]);
+    assert_eq!(stage.phase(), ShardPhase::Draining);
+    stage.now = ms(199);
+    stage.play([]);
+    assert_eq!(stage.phase(), ShardPhase::Draining);
+    stage.now = ms(200);
+    let outputs = stage.play([]);
+    assert_eq!(stage.phase(), ShardPhase::Forced);
+    let told: Vec<_> = answers(&outputs).iter().map(|(_, a)| effect(a)).collect();
+    assert_eq!(told, [Some(FailureEffect::Unknown)]);
+    assert_eq!(stage.leases.tenures(stage.now).len(), 1);
+    let outputs = stage.play([Input::Ended(shard, token)]);
+    assert_eq!(stage.leases.tenures(stage.now), []);
+    assert!(outputs.iter().any(|output| matches!(output, Output::Left)));
+}
+
+#[test]
+fn an_engine_that_does_not_let_go_loses_the_lease() {
+    let mut stage = Stage::serving(settings(1));
+    stage.play([Input::Leave]);
+    for _ in 0..30 {
+        stage.now += ms(50);
+        stage.play([]);
+    }
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+    assert_eq!(stage.leases.tenures(stage.now), []);
+}
+
+#[test]
+fn a_full_shard_refuses_what_comes_then() {
+    let mut settings = settings(1);
+    settings.taken = 2;
+    let mut stage = Stage::serving(settings);
+    let outputs = stage.from_bob([0, 1, 2]);
+    let taken = tickets(&outputs);
+    assert_eq!(taken.len(), 2);
+    let told = answers(&outputs);
+    assert_eq!(told[0].0, 2);
+    assert_eq!(effect(&told[0].1), Some(FailureEffect::NotHandled));
+    stage.turn([Input::Answered(taken[0], reply())]);
+    assert_eq!(tickets(&stage.from_bob([3])).len(), 1);
+}
+
+#[test]
+fn no_more_senders_are_let_in_than_allowed() {
+    let mut settings = settings(1);
+    settings.senders = 2;
+    let mut stage = Stage::serving(settings);
+    let shard = stage.shard;
+    let mut open = |name: &str| {
+        let frame = Frame::Open {
+            shard,
+            from: node(name),
+        };
+        let outputs = stage.turn([Input::Frame(frame)]);
+        let is_opened = |output: &Output| matches!(output, Output::Frame(_, Frame::Opened { .. }));
+        outputs.iter().any(is_opened)
+    };
+    // The keeper itself is one.
+    assert!(open("bob"));
+    assert!(!open("cid"));
+    assert!(open("bob"));
+}
+
+#[test]
+fn what_is_to_be_taken_only_is_told_so_at_once() {
+    let mut stage = Stage::new(settings(1));
+    let mut one_way = command();
+    one_way.wants = Wants::Taken;
+    let outputs = stage.play([up(&["ann"]), Input::Send(CallId(1), one_way)]);
+    let taken = tickets(&outputs);
+    assert_eq!(taken.len(), 1);
+    assert_eq!(settled(&outputs), [(1, None)]);
+    assert_eq!(
+        settled(&stage.turn([Input::Answered(taken[0], reply())])),
+        []
+    );
+}
+
+/// Ann has no shard, and sends to Bob's.
+fn sending(settings: Settings) -> Stage {
+    let mut stage = Stage::new(settings);
+    for shard in stage.keeper.settings.shards.iter() {
+        stage
+            .leases
+            .acquire(Duration::ZERO, shard, &node("bob"), ms(100_000))
+            .expect("it is free");
+    }
+    stage
+}
+
+fn sends(calls: std::ops::Range<u64>) -> Vec<Input> {
+    calls
+        .map(|call| Input::Send(CallId(call), command()))
+        .collect()
+}
+
+impl Stage {
+    fn opened(&mut self, token: u64) -> Vec<Output> {
+        let (shard, token) = (self.shard, Token::new(token));
+        self.turn([Input::Frame(Frame::Opened { shard, token })])
+    }
+
+    fn is_closed(&mut self, token: u64, below: u64) -> Vec<Output> {
+        let (shard, token) = (self.shard, Token::new(token));
+        self.turn([Input::Frame(Frame::Closed {
+            shard,
+            token,
+            below,
+        })])
+    }
+}
+
+#[test]
+fn commands_wait_for_an_owner_and_go_in_their_order() {
+    let mut stage = sending(settings(1));
+    let outputs = stage.turn(sends(0..3));
+    assert_eq!(commands(&outputs), []);
+    assert_eq!(stage.status().waiting, 3);
+    let first = Token::new(1);
+    let outputs = stage.opened(1);
+    assert_eq!(commands(&outputs), [(first, 0), (first, 1), (first, 2)]);
+
+    // The owner has taken the first; the others go to the next one, before what came since.
+    let outputs = stage.is_closed(1, 1);
+    assert_eq!(settled(&outputs), []);
+    stage.turn(sends(3..4));
+    assert_eq!((stage.status().waiting, stage.status().sent), (3, 1));
+    let second = Token::new(2);
+    let outputs = stage.opened(2);
+    assert_eq!(commands(&outputs), [(second, 0), (second, 1), (second, 2)]);
+
+    // The earlier owner still answers what it has taken.
+    let shard = stage.shard;
+    let answer = Frame::Answer {
+        shard,
+        token: first,
+        number: 0,
+        answer: reply(),
+    };
+    assert_eq!(settled(&stage.turn([Input::Frame(answer)])), [(0, None)]);
+}
+
+#[test]
+fn what_an_owner_had_that_is_no_more_ends_as_unknown() {
+    let mut stage = sending(settings(1));
+    stage.turn(sends(0..2));
+    stage.opened(1);
+    stage.opened(2);
+    stage.now = ms(999);
+    assert_eq!(settled(&stage.turn([])), []);
+    stage.now = ms(1000);
+    let unknown = Some(FailureEffect::Unknown);
+    assert_eq!(settled(&stage.turn([])), [(0, unknown), (1, unknown)]);
+}
+
+#[test]
+fn what_an_earlier_owner_refuses_late_is_not_sent_after_later_commands() {
+    let mut stage = sending(settings(1));
+    stage.turn(sends(0..2));
+    stage.opened(1);
+    stage.opened(2);
+    stage.turn(sends(2..3));
+    let outputs = stage.is_closed(1, 1);
+    assert_eq!(settled(&outputs), [(1, Some(FailureEffect::NotHandled))]);
+    assert_eq!(commands(&outputs), []);
+}
+
+#[test]
+fn an_earlier_owner_is_not_heard_any_more() {
+    let mut stage = sending(settings(1));
+    stage.opened(1);
+    stage.turn(sends(0..1));
+    stage.opened(3);
+    stage.is_closed(3, 0);
+    // Neither that one nor the one before it opens again.
+    for token in [1, 2, 3] {
+        assert_eq!(commands(&stage.opened(token)), [], "{token}");
+    }
+    assert_eq!(commands(&stage.opened(4)).len(), 1);
+}
+
+#[test]
+fn the_way_to_a_shard_is_bounded() {
+    let mut settings = settings(1);
+    settings.buffer = 3;
+    settings.window = 2;
+    let mut stage = sending(settings);
+    let outputs = stage.turn(sends(0..4));
+    assert_eq!(settled(&outputs), [(3, Some(FailureEffect::NotHandled))]);
+    let first = Token::new(1);
+    assert_eq!(commands(&stage.opened(1)), [(first, 0), (first, 1)]);
+    assert_eq!((stage.status().waiting, stage.status().sent), (1, 2));
+    // A place in the window is a place for the next one.
+    let shard = stage.shard;
+    let answer = Frame::Answer {
+        shard,
+        token: first,
+        number: 1,
+        answer: reply(),
+    };
+    let outputs = stage.turn([Input::Frame(answer)]);
+    assert_eq!(settled(&outputs), [(1, None)]);
+    assert_eq!(commands(&outputs), [(first, 2)]);
+    assert_eq!(settled(&stage.turn(sends(4..6))).len(), 1);
+}
+
+#[test]
+fn a_silent_owner_is_asked_and_given_nothing_more() {
+    let mut stage = sending(settings(1));
+    stage.turn(sends(0..1));
+    stage.opened(1);
+    stage.now = ms(1000);
+    let outputs = stage.turn(sends(1..2));
+    let is_open = |output: &Output| matches!(output, Output::Frame(_, Frame::Open { .. }));
+    assert!(outputs.iter().any(is_open));
+    assert_eq!(commands(&outputs), []);
+    // It was only slow.
+    assert_eq!(commands(&stage.opened(1)), [(Token::new(1), 1)]);
+}
+
+#[test]
+fn a_call_ends_with_its_time() {
+    let mut stage = sending(settings(1));
+    stage.turn(sends(0..1));
+    stage.opened(1);
+    stage.is_closed(1, 1);
+    stage.turn(sends(1..2));
+    stage.now = ms(4999);
+    assert_eq!(settled(&stage.turn([])), []);
+    stage.now = ms(5000);
+    let outputs = stage.turn([]);
+    let (unknown, not_handled) = (FailureEffect::Unknown, FailureEffect::NotHandled);
+    assert_eq!(
+        settled(&outputs),
+        [(0, Some(unknown)), (1, Some(not_handled))]
+    );
+}
+
+#[test]
+fn what_cannot_be_addressed_is_refused() {
+    let mut stage = sending(settings(1));
+    let mut deep = command();
+    deep.chain = vec!["x".into(); MAX_CHAIN];
+    assert_eq!(
+        settled(&stage.turn([Input::Send(CallId(1), deep.clone())])),
+        []
+    );
+    deep.chain.push("x".into());
+    let mut nameless = command();
+    nameless.entity_type = "a|b".into();
+    let outputs = stage.turn([
+        Input::Send(CallId(2), deep),
+        Input::Send(CallId(3), nameless),
+    ]);
+    let not_handled = Some(FailureEffect::NotHandled);
+    assert_eq!(settled(&outputs), [(2, not_handled), (3, not_handled)]);
+}
+
+#[test]
+fn a_grant_that_comes_too_late_is_given_back() {
+    let mut stage = Stage::new(settings(1));
+    let outputs = stage.turn([up(&["ann"])]);
+    let asked = outputs.iter().find_map(|output| match output {
+        Output::Acquire(request, shard, _) => Some((*request, *shard)),
+        _ => None,
+    });
+    let (request, shard) = asked.expect("it asks for the shard");
+    stage.now = ms(1000);
+    stage.turn([]);
+    let token = Token::new(1);
+    let outputs = stage.turn([Input::Acquired(request, shard, Ok(token))]);
+    let is_release =
+        |output: &Output| matches!(output, Output::Release(_, _, own) if *own == token);
+    assert!(outputs.iter().any(is_release));
+}
+
+#[test]
+fn no_more_shards_are_given_away_at_a_time_than_allowed() {
+    let settings = settings(8).with_limits(Limits::default().with_moves(3));
+    let mut stage = Stage::serving(settings);
+    stage.play([up(&["ann", "bob"])]);
+    let count = |stage: &Stage, phase| {
+        let status = stage.keeper.status();
+        status.iter().filter(|status| status.phase == phase).count()
+    };
+    assert_eq!(count(&stage, ShardPhase::Draining), 3);
+    let drained = stage.keeper.status().into_iter().find_map(|status| {
+        let is_draining = status.phase == ShardPhase::Draining;
+        is_draining.then(|| Input::Drained(status.shard, status.token.expect("it has one")))
+    });
+    stage.play(drained);
+    assert_eq!(count(&stage, ShardPhase::Serving), 4);
+    assert_eq!(count(&stage, ShardPhase::Draining), 3);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let check = |settings: Settings| settings.check().err().map(|error| error.to_string());
+    assert_eq!(check(Settings::default()), None);
+    let sound = || Settings::default().with_validity(ms(1000), ms(999));
+    assert_eq!(check(sound()), None);
+    assert!(check(Settings::default().with_validity(ms(1000), ms(1000))).is_some());
+    let mut settings = sound();
+    settings.renew_every = ms(1);
+    assert!(check(settings).is_some());
+    let mut settings = sound();
+    settings.buffer = 0;
+    assert!(check(settings).is_some());
+}
