@@ -48,7 +48,7 @@ enum Link {
     Open {
         token: Token,
         next: u64,
-        /// When it was heard of last, or when it was first given something after it had nothing.
+        /// When it was heard of last.
         heard_at: Duration,
         /// When it is to be asked again whether it is there, if it does not seem to be.
         probe_at: Option<Duration>,
@@ -85,8 +85,9 @@ impl Channel {
                 probe_at,
                 ..
             } => {
-                let silent_at = || self.has_sent(*token).then(|| *heard_at + settings.silence);
-                probe_at.or_else(silent_at)
+                let has_some = !self.waiting.is_empty() || self.has_sent(*token);
+                let silent_at = || *heard_at + settings.silence;
+                has_some.then(|| probe_at.unwrap_or_else(silent_at))
             }
         };
         ends.into_iter().chain(link).min()
@@ -253,8 +254,9 @@ impl Keeper {
             } => {
                 let token = *token;
                 let mut with_owner = sent.range((token, 0)..=(token, u64::MAX)).count();
-                if with_owner > 0 && *heard_at + silence <= now {
-                    // It may be there and have much to do. It is asked, and given no more meanwhile.
+                if *heard_at + silence <= now {
+                    // It may have much to do, or be gone for long. It is asked first, as nobody could
+                    // say what became of a command that is given to an owner that is no more.
                     if probe_at.is_none_or(|at| at <= now) {
                         *probe_at = Some(again_at);
                         frames.push(open);
@@ -268,9 +270,6 @@ impl Keeper {
                         };
                         let Some(place) = place else { break };
                         let call = calls.get_mut(&place).expect("it waits");
-                        if with_owner == 0 {
-                            *heard_at = now;
-                        }
                         let number = *next;
                         *next += 1;
                         with_owner += 1;

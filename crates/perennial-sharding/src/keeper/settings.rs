@@ -42,8 +42,9 @@ pub struct Settings {
     /// The most nodes that a tenure lets send, by incarnation; one more waits for the next tenure.
     /// Default: 1,024, at least 1.
     pub senders: usize,
-    /// How long an owner that has commands may say nothing before nothing more is sent to it and it is
-    /// asked whether it is there. Default: 1 s.
+    /// How long an owner may have said nothing before nothing more is sent to it until it was asked
+    /// whether it is there; so the first command after a rest takes a round trip more. What is sent to
+    /// an owner within that time after it crashed ends as unknown. Default: 1 s.
     pub silence: Duration,
     /// How often an owner is looked for, or asked whether it is there. Default: 200 ms.
     pub open_every: Duration,

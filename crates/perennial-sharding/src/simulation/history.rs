@@ -51,8 +51,8 @@ pub(super) struct History {
     store: MemoryStore,
     ids: Vec<PersistenceId>,
     calls: Vec<Call>,
-    /// The first of the calls that all have to have a reply.
-    probes_from: Option<u64>,
+    /// The calls that have to have a reply.
+    certain: Vec<usize>,
     /// By entity: the most events that anybody has seen.
     seen: Vec<u64>,
     /// By entity: the chain after each of the events that are known to be stored.
@@ -74,7 +74,7 @@ impl History {
             store,
             ids,
             calls: Vec::new(),
-            probes_from: None,
+            certain: Vec::new(),
             seen: vec![0; count],
             chains: vec![Vec::new(); count],
             rows: vec![Vec::new(); count],
@@ -210,25 +210,19 @@ impl History {
         Ok(())
     }
 
-    /// From now on nothing may fail.
-    pub(super) fn begin_probes(&mut self) {
-        let from = self.calls();
-        self.probes_from.get_or_insert(from);
+    /// The next call may not fail.
+    pub(super) fn is_to_be_replied(&mut self) {
+        self.certain.push(self.calls.len());
     }
 
-    /// Nothing has failed since [`History::begin_probes`].
-    pub(super) fn check_probes(&self) -> Checked {
-        let from = self.probes_from.and_then(|from| usize::try_from(from).ok());
-        let probes = self
-            .calls
-            .iter()
-            .enumerate()
-            .skip(from.unwrap_or(usize::MAX));
-        for (id, call) in probes {
-            if !matches!(call.fate, Fate::Replied(_)) {
+    /// What was not to fail has not.
+    pub(super) fn check_certain(&self) -> Checked {
+        for &id in &self.certain {
+            let fate = &self.calls[id].fate;
+            if !matches!(fate, Fate::Replied(_)) {
                 return broken(
                     "every entity answers when nothing goes wrong any more",
-                    format!("c{id}: {:?}", call.fate),
+                    format!("c{id}: {fate:?}"),
                 );
             }
         }

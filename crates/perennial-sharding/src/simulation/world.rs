@@ -30,6 +30,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// By when all is at its place once nothing goes wrong any more: leases have run out, and one shard
 /// after the other has been drained, if need be by force.
 const SETTLED: Duration = Duration::from_secs(8);
+/// How long it takes until everybody has heard of the end of an owner, by its silence.
+const REST: Duration = Duration::from_millis(300);
 /// The entities, of slices 31, 3, 150, 269, 524, 450 and 970: some of them share a shard of eight.
 const NAMES: [&str; 7] = ["low", "first", "first-one", "one", "ab", "e0", "entity"];
 /// The most steps of a run, some fifty times what one takes.
@@ -326,6 +328,10 @@ impl World {
             if !self.steps.is_multiple_of(32) {
                 continue;
             }
+            // Until then somebody may not have heard of what went wrong last.
+            if self.now < since + REST {
+                continue;
+            }
             self.check_deadlines()?;
             if settled_at.is_none() {
                 match self.unsettled() {
@@ -347,7 +353,7 @@ impl World {
         let after = settled_at.map_or(0, |after| after.as_millis());
         self.report.settled_after_ms = u64::try_from(after).unwrap_or(u64::MAX);
         self.history.check_end(&mut self.report)?;
-        self.history.check_probes()?;
+        self.history.check_certain()?;
         self.report.sent_again = self.sends.values().filter(|&&sends| sends > 1).count() as u64;
         self.report.steps = self.steps;
         Ok(self.report.clone())
@@ -459,7 +465,7 @@ impl World {
             return Ok(());
         }
         if let Some(until) = self.is_paused(node) {
-            let again = until + micros(self.random.random_range(0..2000));
+            let again = until + micros(self.random.random_range(0..8000));
             self.nodes[node].turn_at = Some(again);
             self.schedule(again, Event::Turn(node));
             return Ok(());
@@ -550,6 +556,7 @@ impl World {
                 self.members.remove(self.nodes[node].id.name());
                 self.history.crash(node);
                 self.nodes[node].state = Standing::Gone;
+                self.keep_somebody();
             }
         }
         Ok(())
@@ -1024,7 +1031,7 @@ impl World {
         self.schedule(until, Event::Heal(node, peer));
     }
 
-    /// From now on nothing goes wrong. Somebody is there, as without anybody nothing is right either.
+    /// From now on nothing goes wrong.
     fn settle(&mut self) {
         trace!(self, "nothing goes wrong any more");
         self.settles_at = Some(self.now);
@@ -1036,8 +1043,13 @@ impl World {
                 self.turn_soon(node);
             }
         }
+        self.keep_somebody();
+    }
+
+    /// Somebody is there in the end, as without anybody nothing finds its place.
+    fn keep_somebody(&mut self) {
         let stays = |node: &Node| node.is_there() && node.announced == MemberState::Up;
-        if !self.nodes.iter().any(stays) {
+        if self.settles_at.is_some() && !self.nodes.iter().any(stays) {
             self.start(self.incarnations.len());
         }
     }
@@ -1103,8 +1115,11 @@ impl World {
             .filter(|&node| self.nodes[node].is_there())
             .collect();
         let node = self.pick(&here).expect("somebody is there");
-        self.history.begin_probes();
-        for appends in [true, false] {
+        // A write that has been on its way all the time may still come in between the first two.
+        for (appends, is_certain) in [(true, false), (false, true), (true, true)] {
+            if is_certain {
+                self.history.is_to_be_replied();
+            }
             self.send_command(node, CALLERS, entity, appends, false, ms(2000));
         }
         self.turn_now(node)
