@@ -21,7 +21,7 @@
 //! use std::time::Duration;
 //! use perennial_persistence::SerializedPayload;
 //! use perennial_sharding::{
-//!     Answer, CallId, Input, Keeper, LeaseTable, Member, MemberState, NodeId, Output,
+//!     Answer, CallId, Input, Keeper, LeaseTable, Member, MemberState, MemberView, NodeId, Output,
 //!     RemoteCommand, Settings, ShardCount,
 //! };
 //!
@@ -30,8 +30,9 @@
 //! let settings = Settings::default().with_shards(ShardCount::new(1)?);
 //! let mut keeper = Keeper::new(node.clone(), settings, 4711)?;
 //! let members = vec![Member::new(node.clone(), MemberState::Up)];
+//! let view = MemberView { version: 1, members };
 //! let now = Duration::ZERO;
-//! let mut inputs = vec![Input::Members(members)];
+//! let mut inputs = vec![Input::Members(view)];
 //! let payload = SerializedPayload::new(77, "Add", &b"2"[..]);
 //! let ask = RemoteCommand::ask("Counter", "a", payload, Duration::from_secs(5));
 //! inputs.push(Input::Send(CallId(1), Box::new(ask)));

@@ -50,7 +50,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::lease::{LeaseError, Tenure, Token};
-use crate::node::{Member, MemberState, NodeId};
+use crate::node::{MemberState, MemberView, NodeId};
 use crate::shard::ShardId;
 use crate::transport::{Answer, Destination, Frame, RemoteCommand};
 
@@ -66,9 +66,12 @@ pub struct Keeper {
     settings: Settings,
     random: SmallRng,
     now: Duration,
-    members: Vec<Member>,
+    members: MemberView,
     tenures: BTreeMap<ShardId, NodeId>,
     loads: BTreeMap<ShardId, u64>,
+    loads_version: u64,
+    /// Since when nobody is known to own a shard.
+    free_since: BTreeMap<ShardId, Duration>,
     seats: Vec<Seat>,
     inbound: Inbound,
     channels: BTreeMap<ShardId, Channel>,
@@ -101,13 +104,15 @@ pub struct CallId(pub u64);
 /// What comes into a keeper.
 #[derive(Debug)]
 pub enum Input {
-    /// The members, whenever they change; this node among them once it was announced.
-    Members(Vec<Member>),
+    /// The members, whenever they change; this node among them once it was announced. A view that is
+    /// older than one before it is passed over.
+    Members(MemberView),
     /// Who owns what, as an answer to [`Output::ReadTenures`] or whenever that is learned.
     Tenures(Vec<Tenure>),
     /// What the shards are loaded with, in any unit; none means none. The same for all nodes, or they
-    /// disagree about who is to have what.
-    Loads(BTreeMap<ShardId, u64>),
+    /// disagree about who is to have what. Numbered by whoever measures; what is older than something
+    /// before it is passed over.
+    Loads(u64, BTreeMap<ShardId, u64>),
     /// What became of an [`Output::Acquire`].
     Acquired(RequestId, ShardId, Result<Token, LeaseError>),
     /// What became of an [`Output::Renew`].
@@ -148,9 +153,28 @@ pub enum Output {
     Silence(ShardId),
     /// Send a frame.
     Frame(Destination, Frame),
-    /// Commands of a shard may come from now on. What the engine remembers of an earlier tenure is
-    /// not to be relied on: everything is brought back from the store.
-    Start(ShardId, Token),
+    /// Commands of a shard may come from now on, and may be handled as long as the time that the keeper
+    /// is told is before `until`. An engine looks at that time *after* it has read an entity's state and
+    /// before it handles a command; one that is later is not handled, and its keeper will abandon it.
+    /// What the engine remembers of an earlier tenure is not to be relied on: everything is brought back
+    /// from the store.
+    Start {
+        /// Which shard.
+        shard: ShardId,
+        /// Under which tenure.
+        token: Token,
+        /// Until when its commands may be handled.
+        until: Duration,
+    },
+    /// The tenure was renewed: its commands may be handled for longer.
+    Extend {
+        /// Which shard.
+        shard: ShardId,
+        /// Under which tenure.
+        token: Token,
+        /// Until when its commands may be handled.
+        until: Duration,
+    },
     /// Have an entity handle a command, in the order of these for each entity. The engine answers with
     /// [`Input::Answered`] once what it answers is durable.
     Deliver {
@@ -253,9 +277,14 @@ impl Keeper {
             settings,
             random: SmallRng::seed_from_u64(seed),
             now: Duration::ZERO,
-            members: Vec::new(),
+            members: MemberView {
+                version: 0,
+                members: Vec::new(),
+            },
             tenures: BTreeMap::new(),
             loads: BTreeMap::new(),
+            loads_version: 0,
+            free_since: BTreeMap::new(),
             seats,
             inbound: Inbound::default(),
             channels: BTreeMap::new(),
@@ -336,18 +365,24 @@ impl Keeper {
 
     fn receive(&mut self, input: Input) {
         match input {
-            Input::Members(members) => {
-                self.members = members;
-                self.replan = true;
+            Input::Members(view) => {
+                if view.version > self.members.version {
+                    self.members = view;
+                    self.replan = true;
+                }
             }
             Input::Tenures(tenures) => {
                 let rows = tenures.into_iter();
                 self.tenures = rows.map(|row| (row.shard, row.holder)).collect();
+                self.note_free();
                 self.replan = true;
             }
-            Input::Loads(loads) => {
-                self.loads = loads;
-                self.replan = true;
+            Input::Loads(version, loads) => {
+                if version > self.loads_version {
+                    self.loads_version = version;
+                    self.loads = loads;
+                    self.replan = true;
+                }
             }
             Input::Acquired(request, shard, result) => self.acquired(request, shard, result),
             Input::Renewed(request, shard, result) => self.renewed(request, shard, result),
@@ -454,6 +489,8 @@ impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keeper")
             .field("node", &self.node)
+            .field("members", &self.members)
+            .field("tenures", &self.tenures)
             .field("status", &self.status())
             .finish_non_exhaustive()
     }

@@ -254,7 +254,9 @@ impl Keeper {
             } => {
                 let token = *token;
                 let mut with_owner = sent.range((token, 0)..=(token, u64::MAX)).count();
-                if *heard_at + silence <= now {
+                if with_owner == 0 && waiting.is_empty() {
+                    // Nothing is wanted of it.
+                } else if *heard_at + silence <= now {
                     // It may have much to do, or be gone for long. It is asked first, as nobody could
                     // say what became of a command that is given to an owner that is no more.
                     if probe_at.is_none_or(|at| at <= now) {

@@ -27,6 +27,11 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// How often it is read who owns what. Default: 1 s.
     pub refresh_every: Duration,
+    /// When a shard that nobody owns is claimed by a node that is not to have it, because the one that
+    /// is does not come: it may be known to some nodes only. One more time for each node that comes
+    /// first in the order, which differs from shard to shard. It is not given away for as long. Default:
+    /// 5 s.
+    pub claim_after: Duration,
     /// How long entities may take to finish before a shard is given away without waiting for them; what
     /// they had not answered ends as unknown. Default: 10 s.
     pub drain_timeout: Duration,
@@ -63,6 +68,7 @@ impl Default for Settings {
             renew_every: Duration::from_millis(2500),
             request_timeout: Duration::from_secs(1),
             refresh_every: Duration::from_secs(1),
+            claim_after: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             buffer: 1000,
             window: 256,

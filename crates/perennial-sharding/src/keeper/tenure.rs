@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::allocation::allocate;
 use crate::keeper::{Keeper, Output, RequestId, ShardPhase};
 use crate::lease::{LeaseError, Token};
-use crate::node::{Member, MemberState};
+use crate::node::{Member, MemberState, NodeId};
 use crate::shard::ShardId;
 
 /// What a shard is to this node, and since when.
@@ -22,6 +22,8 @@ use crate::shard::ShardId;
 pub(super) struct Seat {
     phase: Phase,
     since: Duration,
+    /// Until when it is not given away, after it was claimed.
+    kept_until: Duration,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,13 @@ impl Seat {
     /// Whether it is being given away.
     fn is_going(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Releasing { .. })
+    }
+
+    fn lease(&self) -> Option<&Lease> {
+        match &self.phase {
+            Phase::Serving { lease } | Phase::Draining { lease, .. } => Some(lease),
+            _ => None,
+        }
     }
 
     fn lease_mut(&mut self) -> Option<&mut Lease> {
@@ -261,7 +270,7 @@ impl Keeper {
                 owners.remove(&shard);
             }
         }
-        let mut members = self.members.clone();
+        let mut members = self.members.members.clone();
         if self.leaving {
             members.retain(|member| member.node != self.node);
             let own = Member::new(self.node.clone(), MemberState::Leaving);
@@ -282,13 +291,15 @@ impl Keeper {
                 self.acquire(one.shard);
             }
         }
+        self.claim();
         let given: Vec<ShardId> = if self.leaving {
             // Whether somebody is there to take it or not.
             self.settings.shards.iter().collect()
         } else {
             let own = moves
                 .iter()
-                .filter(|one| one.from.as_ref() == Some(&self.node));
+                .filter(|one| one.from.as_ref() == Some(&self.node))
+                .filter(|one| self.seat(one.shard).kept_until <= self.now);
             own.map(|one| one.shard).collect()
         };
         let most = limits.moves.max(usize::from(self.leaving));
@@ -298,6 +309,51 @@ impl Keeper {
         let begun: Vec<ShardId> = serving.take(most.saturating_sub(going)).collect();
         for shard in begun {
             self.drain(shard);
+        }
+    }
+
+    /// Remembers since when nobody is known to own which shard.
+    pub(super) fn note_free(&mut self) {
+        for shard in self.settings.shards.iter() {
+            if self.tenures.contains_key(&shard) {
+                self.free_since.remove(&shard);
+            } else {
+                self.free_since.entry(shard).or_insert(self.now);
+            }
+        }
+    }
+
+    /// Asks for shards that nobody has taken for long, whoever was to.
+    fn claim(&mut self) {
+        let members = self.members.members.iter();
+        let up = members.filter(|member| member.state == MemberState::Up);
+        let mut up: Vec<&NodeId> = up.map(|member| &member.node).collect();
+        up.sort_unstable();
+        let Some(place) = up.iter().position(|node| **node == self.node) else {
+            return;
+        };
+        if self.leaving {
+            return;
+        }
+        let count = up.len();
+        let wait = self.settings.claim_after;
+        let due: Vec<ShardId> = self
+            .free_since
+            .iter()
+            .filter(|&(&shard, &since)| {
+                let first = usize::from(shard.value()) % count;
+                let before = (place + count - first) % count;
+                let waits = u32::try_from(before + 1).unwrap_or(u32::MAX);
+                let is_due = since.saturating_add(wait.saturating_mul(waits)) <= self.now;
+                let phase = &self.seat(shard).phase;
+                is_due && matches!(phase, Phase::Elsewhere { retry_at: None })
+            })
+            .map(|(&shard, _)| shard)
+            .collect();
+        for shard in due {
+            self.acquire(shard);
+            // Or the one that does not come would be waited for again at once.
+            self.seat_mut(shard).kept_until = self.now + wait;
         }
     }
 
@@ -321,12 +377,8 @@ impl Keeper {
                 asked_at,
             } if own == request => asked_at,
             _ => {
-                // Nobody waits for it any more, so it is given back rather than left to run out.
-                if let Ok(token) = result
-                    && self.seat(shard).token() != Some(token)
-                {
-                    let request = self.request();
-                    self.out.push(Output::Release(request, shard, token));
+                if let Ok(token) = result {
+                    self.granted_besides(shard, token);
                 }
                 return;
             }
@@ -345,7 +397,12 @@ impl Keeper {
                 };
                 self.set_phase(shard, Phase::Serving { lease });
                 self.begin_sessions(shard, token);
-                self.out.push(Output::Start(shard, token));
+                let until = valid_until;
+                self.out.push(Output::Start {
+                    shard,
+                    token,
+                    until,
+                });
                 self.out.push(Output::Listen(shard));
                 // What waits on this node need not look for an owner.
                 self.open(shard, self.node.clone());
@@ -358,6 +415,22 @@ impl Keeper {
                 self.retry(shard, wait);
             }
             Err(_) => self.retry(shard, self.settings.open_every),
+        }
+    }
+
+    /// A request was answered that nobody waits for any more, or that arrived twice.
+    fn granted_besides(&mut self, shard: ShardId, token: Token) {
+        let own = self.seat(shard).lease().map(|lease| lease.token);
+        match own {
+            // The tenure that this node is in has ended with this one. To give this one back would let
+            // another node begin before this one has stopped, so it is left to run out.
+            Some(own) if own < token => self.give_up(shard),
+            Some(own) if own == token => {}
+            // Given back, rather than left to run out.
+            _ => {
+                let request = self.request();
+                self.out.push(Output::Release(request, shard, token));
+            }
         }
     }
 
@@ -386,6 +459,12 @@ impl Keeper {
                 lease.renewals.retain(|&(_, other)| other > asked_at);
                 lease.valid_until = lease.valid_until.max(asked_at + usable);
                 lease.renew_at = lease.renew_at.max(asked_at + renew_every).max(now);
+                let (token, until) = (lease.token, lease.valid_until);
+                self.out.push(Output::Extend {
+                    shard,
+                    token,
+                    until,
+                });
             }
             Err(LeaseError::Lost { .. }) => self.give_up(shard),
             // It was answered, so it need not be waited for.

@@ -5,6 +5,7 @@ use perennial_persistence::{PersistenceId, SerializedPayload};
 use super::*;
 use crate::allocation::Limits;
 use crate::lease::LeaseTable;
+use crate::node::Member;
 use crate::shard::ShardCount;
 use crate::transport::{Failure, FailureEffect, MAX_CHAIN, Wants};
 
@@ -28,9 +29,13 @@ fn node(name: &str) -> NodeId {
     NodeId::new(name, 1)
 }
 
+/// The members are these; a later view has more of them.
 fn up(names: &[&str]) -> Input {
     let member = |name: &&str| Member::new(node(name), MemberState::Up);
-    Input::Members(names.iter().map(member).collect())
+    Input::Members(MemberView {
+        version: names.len() as u64,
+        members: names.iter().map(member).collect(),
+    })
 }
 
 fn command() -> Box<RemoteCommand> {
@@ -258,6 +263,15 @@ fn a_validity_counts_from_before_the_request_was_sent() {
     stage.now = ms(900);
     stage.turn([]);
     assert_eq!(stage.phase(), ShardPhase::Fenced);
+}
+
+#[test]
+fn an_older_view_of_the_members_is_passed_over() {
+    let mut stage = Stage::new(settings(2));
+    stage.play([up(&["ann", "bob"]), up(&["ann"])]);
+    let status = stage.keeper.status();
+    let serving = status.iter().filter(|one| one.phase == ShardPhase::Serving);
+    assert_eq!(serving.count(), 1);
 }
 
 #[test]
@@ -591,6 +605,47 @@ fn a_grant_that_comes_too_late_is_given_back() {
     let is_release =
         |output: &Output| matches!(output, Output::Release(_, _, own) if *own == token);
     assert!(outputs.iter().any(is_release));
+}
+
+#[test]
+fn a_second_grant_ends_the_tenure_of_the_first_and_is_not_given_back() {
+    let mut stage = Stage::new(settings(1));
+    let outputs = stage.turn([up(&["ann"])]);
+    let asked = outputs.iter().find_map(|output| match output {
+        Output::Acquire(request, shard, _) => Some((*request, *shard)),
+        _ => None,
+    });
+    let (request, shard) = asked.expect("it asks for the shard");
+    let grant = |token| Input::Acquired(request, shard, Ok(Token::new(token)));
+    stage.turn([grant(1)]);
+    // The request came twice to the leases: nobody but this node can have the shard meanwhile.
+    let outputs = stage.turn([grant(2)]);
+    assert_eq!(stage.phase(), ShardPhase::Fenced);
+    let is_release = |output: &Output| matches!(output, Output::Release(..));
+    assert!(!outputs.iter().any(is_release));
+}
+
+#[test]
+fn a_shard_that_nobody_takes_is_claimed_in_the_end() {
+    let mut stage = Stage::new(settings(2));
+    // Bob is to have one of the two, and is known to nobody else.
+    stage.play([up(&["ann", "bob"]), Input::Tenures(Vec::new())]);
+    let serving = |stage: &Stage| {
+        let status = stage.keeper.status();
+        let own = status.iter().filter(|one| one.phase == ShardPhase::Serving);
+        own.count()
+    };
+    assert_eq!(serving(&stage), 1);
+    for _ in 0..98 {
+        stage.now += ms(100);
+        let tenures = stage.leases.tenures(stage.now);
+        stage.play([Input::Tenures(tenures)]);
+    }
+    assert_eq!(serving(&stage), 1);
+    stage.now += ms(200);
+    let tenures = stage.leases.tenures(stage.now);
+    stage.play([Input::Tenures(tenures)]);
+    assert_eq!(serving(&stage), 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! is stored.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use perennial_persistence::{
     AtomicWrite, NewEvent, PersistenceId, SequenceNr, SerializedPayload, WriterId,
@@ -132,6 +133,8 @@ pub(super) struct Engine {
 #[derive(Debug)]
 struct Run {
     token: Token,
+    /// Until when its commands may be handled.
+    until: Duration,
     is_draining: bool,
 }
 
@@ -174,10 +177,20 @@ pub(super) enum CallEnd {
 }
 
 impl Engine {
-    pub(super) fn start(&mut self, shard: ShardId, token: Token) {
+    pub(super) fn start(&mut self, shard: ShardId, token: Token, until: Duration) {
         self.forget(shard);
-        let is_draining = false;
-        self.shards.insert(shard, Run { token, is_draining });
+        let run = Run {
+            token,
+            until,
+            is_draining: false,
+        };
+        self.shards.insert(shard, run);
+    }
+
+    pub(super) fn extend(&mut self, shard: ShardId, until: Duration) {
+        if let Some(run) = self.shards.get_mut(&shard) {
+            run.until = until;
+        }
     }
 
     pub(super) fn drain(&mut self, shard: ShardId) {
@@ -221,10 +234,18 @@ impl Engine {
             .push_back((ticket, Command::of(&command.payload)));
     }
 
-    /// Every entity that can handles a command. `next_call` gives numbers of calls.
-    pub(super) fn step(&mut self, next_call: &mut impl FnMut() -> u64) {
-        for (id, live) in &mut self.entities {
+    /// Every entity that can, and still may, handles a command. `next_call` gives numbers of calls.
+    pub(super) fn step(&mut self, now: Duration, next_call: &mut impl FnMut() -> u64) {
+        let Self {
+            shards,
+            entities,
+            done,
+        } = self;
+        for (id, live) in entities {
             let Phase::Ready = live.phase else { continue };
+            if shards.get(&live.shard).is_none_or(|run| run.until <= now) {
+                continue;
+            }
             let Some((ticket, command)) = live.queue.pop_front() else {
                 continue;
             };
@@ -235,7 +256,7 @@ impl Engine {
                     writer: live.writer,
                 };
                 let answer = Answer::Reply(reply.payload());
-                self.done.push(Done::Answered(ticket, answer));
+                done.push(Done::Answered(ticket, answer));
                 continue;
             }
             let event = Event {
@@ -248,7 +269,7 @@ impl Engine {
             let write = Box::new(write.expect("one small event"));
             let call = next_call();
             live.phase = Phase::Writing(call, ticket, command);
-            self.done.push(Done::Write(call, write));
+            done.push(Done::Write(call, write));
         }
         self.end_drained();
     }

@@ -86,6 +86,8 @@ pub enum Defect {
     NoFence,
     /// An engine answers before its event is stored.
     AnswersTooEarly,
+    /// An engine handles commands although the lease is over; its keeper still withholds the answers.
+    HandlesTooLate,
     /// A keeper is told the time at which it was woken, and not the one after its inputs came in.
     StaleTime,
 }

@@ -16,7 +16,7 @@ use super::{Options, Report};
 use crate::allocation::Limits;
 use crate::keeper::{CallId, Input, Keeper, Output, Settings, ShardPhase};
 use crate::lease::{LeaseTable, Token};
-use crate::node::{Member, MemberState, NodeId};
+use crate::node::{Member, MemberState, MemberView, NodeId};
 use crate::shard::{ShardCount, ShardId};
 use crate::transport::{Answer, Destination, Frame, RemoteCommand};
 
@@ -68,6 +68,8 @@ enum Event {
     Heartbeat(usize),
     /// Somebody on a node sends commands.
     Ask,
+    /// The shards have other loads.
+    Loads,
     /// Something goes wrong.
     Fault,
     /// A node comes back.
@@ -124,6 +126,8 @@ struct Node {
     announced: MemberState,
     /// The members that it was told of last.
     told: Vec<Member>,
+    /// How many views that were.
+    views: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +182,8 @@ pub(super) struct World {
     /// How often commands were sent: more than once if an owner did not take them.
     sends: BTreeMap<u64, u64>,
     asks_left: u64,
+    /// The most milliseconds between two times that somebody sends commands.
+    slowest_ask: u64,
     settles_at: Option<Duration>,
     report: Report,
     trace: Vec<String>,
@@ -268,6 +274,7 @@ impl World {
             granted: BTreeMap::new(),
             sends: BTreeMap::new(),
             asks_left: 0,
+            slowest_ask: 0,
             settles_at: None,
             report: Report::default(),
             trace: Vec::new(),
@@ -280,8 +287,15 @@ impl World {
         for _ in 0..self.random.random_range(1..=4) {
             self.start(self.incarnations.len());
         }
-        self.asks_left = self.random.random_range(20..80);
-        let faults = self.random.random_range(0..8);
+        self.asks_left = self.random.random_range(20..150);
+        self.slowest_ask = self.random.random_range(20..250);
+        if self.random.random_bool(0.3) {
+            self.weather = Weather::foul(&mut self.random);
+        }
+        if self.random.random_bool(0.5) {
+            self.schedule(ms(400), Event::Loads);
+        }
+        let faults = self.random.random_range(0..10);
         for _ in 0..faults {
             let at = ms(self.random.random_range(300..3900));
             self.schedule(at, Event::Fault);
@@ -336,7 +350,10 @@ impl World {
             if settled_at.is_none() {
                 match self.unsettled() {
                     Some(what) if self.now > since + SETTLED => {
-                        return broken("all shards find an owner within a bound", what);
+                        let here = self.nodes.iter().filter(|node| node.is_there());
+                        let keepers: Vec<&Keeper> = here.map(|node| &node.keeper).collect();
+                        let detail = format!("{what}: {keepers:#?}");
+                        return broken("all shards find an owner within a bound", detail);
                     }
                     Some(_) => continue,
                     None => settled_at = Some(self.now - since),
@@ -370,6 +387,7 @@ impl World {
             Event::CallEnd(node, call, id, end) => self.call_end(node, call, id, end),
             Event::Heartbeat(node) => self.heartbeat(node),
             Event::Ask => self.ask()?,
+            Event::Loads => self.loads(),
             Event::Fault => self.fault(),
             Event::Restart(name) => {
                 if self.settles_at.is_none() {
@@ -424,6 +442,7 @@ impl World {
             listens: BTreeSet::new(),
             announced: MemberState::Joining,
             told: Vec::new(),
+            views: 0,
         });
         self.turn_soon(node);
         self.schedule(self.now + ms(1), Event::Heartbeat(node));
@@ -497,7 +516,12 @@ impl World {
     }
 
     fn output(&mut self, node: usize, output: Output) -> Checked {
-        if self.options.trace && !matches!(output, Output::ReadTenures | Output::Renew(..)) {
+        if self.options.trace
+            && !matches!(
+                output,
+                Output::ReadTenures | Output::Renew(..) | Output::Extend { .. }
+            )
+        {
             let line = format!("{} {output:?}", self.nodes[node].id);
             self.note(&line);
         }
@@ -521,9 +545,18 @@ impl World {
                 self.nodes[node].listens.remove(&shard);
             }
             Output::Frame(to, frame) => self.send(node, to, frame)?,
-            Output::Start(shard, token) => {
+            Output::Start {
+                shard,
+                token,
+                until,
+            } => {
                 self.report.tenures += 1;
-                self.nodes[node].engine.start(shard, token);
+                let until = self.as_told(until);
+                self.nodes[node].engine.start(shard, token, until);
+            }
+            Output::Extend { shard, until, .. } => {
+                let until = self.as_told(until);
+                self.nodes[node].engine.extend(shard, until);
             }
             Output::Deliver {
                 ticket,
@@ -560,6 +593,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Until when an engine handles commands that may handle them until `until`.
+    fn as_told(&self, until: Duration) -> Duration {
+        #[cfg(feature = "defects")]
+        if matches!(
+            self.options.defect,
+            Some(
+                super::Defect::Keeper(crate::Defect::IgnoresValidity)
+                    | super::Defect::StaleTime
+                    | super::Defect::HandlesTooLate
+            )
+        ) {
+            return Duration::MAX;
+        }
+        until
     }
 
     // ---- the network
@@ -755,8 +804,11 @@ impl World {
             .collect();
         if self.nodes[node].told != members {
             self.nodes[node].told.clone_from(&members);
+            self.nodes[node].views += 1;
+            let version = self.nodes[node].views;
+            let view = MemberView { version, members };
             let at = self.now + self.delay();
-            self.schedule(at, Event::Input(node, Input::Members(members)));
+            self.schedule(at, Event::Input(node, Input::Members(view)));
         }
     }
 
@@ -772,7 +824,8 @@ impl World {
         }
         self.nodes[node].step_due = false;
         let last_call = &mut self.last_call;
-        self.nodes[node].engine.step(&mut || {
+        let local = self.nodes[node].local(self.now);
+        self.nodes[node].engine.step(local, &mut || {
             *last_call += 1;
             *last_call
         });
@@ -931,7 +984,7 @@ impl World {
             self.turn_now(node)?;
         }
         if self.asks_left > 0 {
-            let at = self.now + ms(self.random.random_range(5..300));
+            let at = self.now + ms(self.random.random_range(2..self.slowest_ask));
             self.schedule(at, Event::Ask);
         }
         Ok(())
@@ -973,6 +1026,25 @@ impl World {
 
     // ---- what goes wrong
 
+    /// Everybody hears of other loads, so that shards move. In the end there are none, and each shard
+    /// counts as much as any other.
+    fn loads(&mut self) {
+        let settles = self.settles_at.is_some();
+        let mut loads = BTreeMap::new();
+        if !settles {
+            for shard in self.settings.shards.iter() {
+                loads.insert(shard, self.random.random_range(0..100));
+            }
+            let at = self.now + ms(self.random.random_range(200..1500));
+            self.schedule(at.min(FAULTS + ms(1)), Event::Loads);
+        }
+        for node in 0..self.nodes.len() {
+            let at = self.now + self.delay();
+            let input = Input::Loads(self.last_event, loads.clone());
+            self.schedule(at, Event::Input(node, input));
+        }
+    }
+
     fn fault(&mut self) {
         let running: Vec<usize> = (0..self.nodes.len())
             .filter(|&node| self.nodes[node].is_there())
@@ -989,6 +1061,9 @@ impl World {
         match kind {
             0..=2 => {
                 self.report.pauses += 1;
+                let until = self
+                    .is_paused(node)
+                    .map_or(until, |before| before.max(until));
                 self.nodes[node].state = Standing::Paused(until);
             }
             3 | 4 => {
@@ -1038,7 +1113,7 @@ impl World {
         self.cuts.clear();
         self.weather = Weather::fair(ms(3));
         for node in 0..self.nodes.len() {
-            if self.is_paused(node).is_some() {
+            if self.nodes[node].is_there() {
                 self.nodes[node].state = Standing::Runs;
                 self.turn_soon(node);
             }
@@ -1137,6 +1212,7 @@ fn draw_settings(random: &mut SmallRng) -> Settings {
         .with_validity(ms(1000), ms(100));
     settings.request_timeout = ms(150);
     settings.refresh_every = ms(200);
+    settings.claim_after = ms(600);
     settings.drain_timeout = ms(random.random_range(50..500));
     settings.buffer = random.random_range(4..40);
     settings.window = random.random_range(1..16);
