@@ -4,7 +4,7 @@ use perennial_sharding::Defect as Keeper;
 use perennial_sharding::simulation::{self, Defect, Options};
 
 /// The first seed that shows a defect has to be among so many.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 3000;
 
 const ONE_OWNER: &str = "an owner acknowledges nothing once another may have begun";
 const NOT_OLDER: &str = "a reply is not older than what was seen before it was asked for";
@@ -83,6 +83,14 @@ fn an_answer_before_its_event_is_stored_is_caught() {
     check(
         Defect::AnswersTooEarly,
         &["what is told is stored", "what is acknowledged is stored"],
+    );
+}
+
+#[test]
+fn an_engine_that_handles_commands_after_the_lease_is_caught() {
+    check(
+        Defect::HandlesTooLate,
+        &["commands of one caller are stored in their order"],
     );
 }
 

@@ -72,6 +72,8 @@ pub struct Keeper {
     loads_version: u64,
     /// Since when nobody is known to own a shard.
     free_since: BTreeMap<ShardId, Duration>,
+    /// Until when no shard is given to a node that has more room, as it may not take it.
+    gives_nothing_until: Duration,
     seats: Vec<Seat>,
     inbound: Inbound,
     channels: BTreeMap<ShardId, Channel>,
@@ -285,6 +287,7 @@ impl Keeper {
             loads: BTreeMap::new(),
             loads_version: 0,
             free_since: BTreeMap::new(),
+            gives_nothing_until: Duration::ZERO,
             seats,
             inbound: Inbound::default(),
             channels: BTreeMap::new(),

@@ -29,8 +29,8 @@ pub struct Settings {
     pub refresh_every: Duration,
     /// When a shard that nobody owns is claimed by a node that is not to have it, because the one that
     /// is does not come: it may be known to some nodes only. One more time for each node that comes
-    /// first in the order, which differs from shard to shard. It is not given away for as long. Default:
-    /// 5 s.
+    /// first in the order, which differs from shard to shard. Then that node gives nothing away for as
+    /// long, unless it leaves. Default: 5 s.
     pub claim_after: Duration,
     /// How long entities may take to finish before a shard is given away without waiting for them; what
     /// they had not answered ends as unknown. Default: 10 s.

@@ -22,8 +22,6 @@ use crate::shard::ShardId;
 pub(super) struct Seat {
     phase: Phase,
     since: Duration,
-    /// Until when it is not given away, after it was claimed.
-    kept_until: Duration,
 }
 
 #[derive(Debug)]
@@ -299,7 +297,7 @@ impl Keeper {
             let own = moves
                 .iter()
                 .filter(|one| one.from.as_ref() == Some(&self.node))
-                .filter(|one| self.seat(one.shard).kept_until <= self.now);
+                .filter(|_| self.gives_nothing_until <= self.now);
             own.map(|one| one.shard).collect()
         };
         let most = limits.moves.max(usize::from(self.leaving));
@@ -350,10 +348,12 @@ impl Keeper {
             })
             .map(|(&shard, _)| shard)
             .collect();
+        if !due.is_empty() {
+            // Or the one that does not come would be waited for again at once.
+            self.gives_nothing_until = self.now + wait;
+        }
         for shard in due {
             self.acquire(shard);
-            // Or the one that does not come would be waited for again at once.
-            self.seat_mut(shard).kept_until = self.now + wait;
         }
     }
 

@@ -51,8 +51,8 @@ pub(super) struct History {
     store: MemoryStore,
     ids: Vec<PersistenceId>,
     calls: Vec<Call>,
-    /// The calls that have to have a reply.
-    certain: Vec<usize>,
+    /// The first call of the last question.
+    probe_from: usize,
     /// By entity: the most events that anybody has seen.
     seen: Vec<u64>,
     /// By entity: the chain after each of the events that are known to be stored.
@@ -74,7 +74,7 @@ impl History {
             store,
             ids,
             calls: Vec::new(),
-            certain: Vec::new(),
+            probe_from: usize::MAX,
             seen: vec![0; count],
             chains: vec![Vec::new(); count],
             rows: vec![Vec::new(); count],
@@ -210,23 +210,18 @@ impl History {
         Ok(())
     }
 
-    /// The next call may not fail.
-    pub(super) fn is_to_be_replied(&mut self) {
-        self.certain.push(self.calls.len());
+    /// What is sent from now on is the last question.
+    pub(super) fn begin_probe(&mut self) {
+        self.probe_from = self.calls.len();
     }
 
-    /// What was not to fail has not.
-    pub(super) fn check_certain(&self) -> Checked {
-        for &id in &self.certain {
-            let fate = &self.calls[id].fate;
-            if !matches!(fate, Fate::Replied(_)) {
-                return broken(
-                    "every entity answers when nothing goes wrong any more",
-                    format!("c{id}: {fate:?}"),
-                );
-            }
-        }
-        Ok(())
+    /// Whether something of the last question had no reply.
+    pub(super) fn failed_probe(&self) -> Option<String> {
+        let probe = self.calls.iter().enumerate().skip(self.probe_from);
+        let mut failed = probe.filter(|(_, call)| !matches!(call.fate, Fate::Replied(_)));
+        failed
+            .next()
+            .map(|(id, call)| format!("c{id}: {:?}", call.fate))
     }
 
     /// Whether everything has ended.
