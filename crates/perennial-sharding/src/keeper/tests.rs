@@ -681,3 +681,276 @@ fn settings_that_contradict_each_other_are_refused() {
     settings.buffer = 0;
     assert!(check(settings).is_some());
 }
+
+/// Two nodes that take turns with one shard, and a third that sends to it; every frame arrives, in
+/// order, whenever the test says so.
+struct Relay {
+    keepers: Vec<Keeper>,
+    leases: LeaseTable,
+    now: Duration,
+    /// By sender and receiver.
+    ways: BTreeMap<(usize, usize), Vec<Frame>>,
+    listens: [bool; 3],
+    inputs: [Vec<Input>; 3],
+    /// What each engine has and has not answered.
+    engines: [Vec<(Ticket, u64)>; 3],
+    draining: [Option<Token>; 3],
+    views: u64,
+    sent: u64,
+    /// The numbers of the commands in the order in which they were handled.
+    handled: Vec<u64>,
+    settled: Vec<(u64, Option<FailureEffect>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Send,
+    /// A frame of one way arrives.
+    Arrive(usize, usize),
+    /// An engine handles its first command.
+    Handle(usize),
+    /// The shard is to go to the other one.
+    Move,
+    Turn(usize),
+    Wait,
+}
+
+impl Relay {
+    const NAMES: [&'static str; 3] = ["ann", "bob", "cid"];
+
+    fn new() -> Self {
+        let mut settings = settings(1);
+        settings.window = 4;
+        settings.drain_timeout = ms(100_000);
+        let keeper = |name: &&str| Keeper::new(node(name), settings.clone(), 1).expect("sound");
+        let mut relay = Self {
+            keepers: Self::NAMES.iter().map(keeper).collect(),
+            leases: LeaseTable::default(),
+            now: Duration::ZERO,
+            ways: BTreeMap::new(),
+            listens: [false; 3],
+            inputs: Default::default(),
+            engines: Default::default(),
+            draining: [None; 3],
+            views: 0,
+            sent: 0,
+            handled: Vec::new(),
+            settled: Vec::new(),
+        };
+        relay.step(Step::Move);
+        relay
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Send => {
+                let payload = SerializedPayload::new(77, "Add", self.sent.to_be_bytes().to_vec());
+                let ask = RemoteCommand::ask("Model", ENTITY, payload, ms(10_000_000));
+                self.inputs[2].push(Input::Send(CallId(self.sent), Box::new(ask)));
+                self.sent += 1;
+                self.turn(2);
+            }
+            Step::Arrive(from, to) => {
+                if let Some(way) = self.ways.get_mut(&(from, to))
+                    && !way.is_empty()
+                {
+                    let frame = way.remove(0);
+                    self.inputs[to].push(Input::Frame(frame));
+                    self.turn(to);
+                }
+            }
+            Step::Handle(node) => self.handle(node),
+            Step::Move => {
+                self.views += 1;
+                let owner = usize::from(self.views.is_multiple_of(2));
+                let members = Self::NAMES.iter().enumerate().map(|(number, name)| {
+                    let state = if number == owner {
+                        MemberState::Up
+                    } else {
+                        MemberState::Joining
+                    };
+                    Member::new(node(name), state)
+                });
+                let members: Vec<Member> = members.collect();
+                for inputs in &mut self.inputs {
+                    inputs.push(Input::Members(MemberView {
+                        version: self.views,
+                        members: members.clone(),
+                    }));
+                }
+            }
+            Step::Turn(node) => self.turn(node),
+            Step::Wait => {
+                self.now += ms(60);
+                (0..3).for_each(|node| self.turn(node));
+            }
+        }
+    }
+
+    fn handle(&mut self, node: usize) {
+        if !self.engines[node].is_empty() {
+            let (ticket, number) = self.engines[node].remove(0);
+            self.handled.push(number);
+            self.inputs[node].push(Input::Answered(ticket, reply()));
+        }
+        self.end_draining(node);
+        self.turn(node);
+    }
+
+    fn end_draining(&mut self, node: usize) {
+        if self.engines[node].is_empty()
+            && let Some(token) = self.draining[node].take()
+        {
+            let shard = home(&self.keepers[node].settings);
+            self.inputs[node].push(Input::Drained(shard, token));
+        }
+    }
+
+    fn turn(&mut self, number: usize) {
+        let inputs = std::mem::take(&mut self.inputs[number]);
+        let now = self.now;
+        let outputs = self.keepers[number].turn(now, inputs).outputs;
+        let holder = self.keepers[number].node().clone();
+        for output in outputs {
+            let input = match output {
+                Output::Acquire(request, shard, validity) => {
+                    let result = self.leases.acquire(now, shard, &holder, validity);
+                    Input::Acquired(request, shard, result)
+                }
+                Output::Renew(request, shard, token, validity) => {
+                    let result = self.leases.renew(now, shard, token, validity);
+                    Input::Renewed(request, shard, result)
+                }
+                Output::Release(request, shard, token) => {
+                    let result = self.leases.release(now, shard, token);
+                    Input::Released(request, shard, result)
+                }
+                Output::ReadTenures => Input::Tenures(self.leases.tenures(now)),
+                Output::Deliver {
+                    ticket, command, ..
+                } => {
+                    let bytes = command.payload.bytes[..].try_into().expect("eight bytes");
+                    self.engines[number].push((ticket, u64::from_be_bytes(bytes)));
+                    continue;
+                }
+                Output::Drain(_, token) => {
+                    self.draining[number] = Some(token);
+                    self.end_draining(number);
+                    continue;
+                }
+                Output::Listen(_) => {
+                    self.listens[number] = true;
+                    continue;
+                }
+                Output::Silence(_) => {
+                    self.listens[number] = false;
+                    continue;
+                }
+                Output::Frame(to, frame) => {
+                    for other in 0..3 {
+                        let is_meant = match &to {
+                            Destination::Node(id) => *id == node(Self::NAMES[other]),
+                            Destination::Shard(_) => other != number && self.listens[other],
+                        };
+                        if is_meant {
+                            let way = self.ways.entry((number, other)).or_default();
+                            way.push(frame.clone());
+                        }
+                    }
+                    continue;
+                }
+                Output::Settled(CallId(id), answer) => {
+                    self.settled.push((id, effect(&answer)));
+                    continue;
+                }
+                _ => continue,
+            };
+            self.inputs[number].push(input);
+        }
+    }
+}
+
+mod hand_off {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn steps() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => Just(Step::Send),
+            10 => (0_usize..3, 0_usize..3).prop_map(|(from, to)| Step::Arrive(from, to)),
+            4 => (0_usize..2).prop_map(Step::Handle),
+            1 => Just(Step::Move),
+            4 => (0_usize..3).prop_map(Step::Turn),
+            1 => Just(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// However hand-offs, frames and turns fall together: where no frame is lost, each command is
+        /// handled once at most, in the order of its sender, and its caller is told the truth.
+        #[test]
+        fn loses_doubles_and_reorders_nothing(steps in prop::collection::vec(steps(), 0..300)) {
+            let mut relay = Relay::new();
+            for step in steps {
+                relay.step(step);
+            }
+            let mut rounds = 0;
+            while relay.settled.len() < usize::try_from(relay.sent).expect("a small number") {
+                rounds += 1;
+                prop_assert!(rounds < 1000, "{} of {}", relay.settled.len(), relay.sent);
+                relay.step(Step::Wait);
+                for from in 0..3 {
+                    for to in 0..3 {
+                        relay.step(Step::Arrive(from, to));
+                        relay.step(Step::Arrive(from, to));
+                    }
+                    relay.step(Step::Handle(from));
+                }
+            }
+            let handled = &relay.handled;
+            prop_assert!(handled.is_sorted_by(|a, b| a < b), "{handled:?}");
+            for (id, failed) in &relay.settled {
+                let was_handled = handled.contains(id);
+                match failed {
+                    None => prop_assert!(was_handled, "{id} was answered"),
+                    Some(FailureEffect::NotHandled) => prop_assert!(!was_handled, "{id} was not"),
+                    // The next owner was heard of long before the last word of the one before it.
+                    Some(effect) => prop_assert_eq!(*effect, FailureEffect::Unknown),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn loses_nothing_when_frames_arrive_soon() {
+        let mut relay = Relay::new();
+        for round in 0..200 {
+            relay.step(Step::Send);
+            if round % 10 == 5 {
+                relay.step(Step::Move);
+            }
+            relay.step(Step::Wait);
+            for from in 0..3 {
+                for to in 0..3 {
+                    relay.step(Step::Arrive(from, to));
+                    relay.step(Step::Arrive(from, to));
+                }
+                relay.step(Step::Handle(from));
+            }
+        }
+        let mut rounds = 0;
+        while relay.settled.len() < 200 {
+            rounds += 1;
+            assert!(rounds < 2000, "{} of 200", relay.settled.len());
+            relay.step(Step::Wait);
+            for from in 0..3 {
+                (0..3).for_each(|to| relay.step(Step::Arrive(from, to)));
+                relay.step(Step::Handle(from));
+            }
+        }
+        assert_eq!(relay.handled, (0..200).collect::<Vec<_>>());
+        let replied: Vec<_> = (0..200).map(|id| (id, None)).collect();
+        assert_eq!(relay.settled, replied);
+    }
+}

@@ -88,8 +88,6 @@ pub enum Defect {
     AnswersTooEarly,
     /// An engine handles commands although the lease is over; its keeper still withholds the answers.
     HandlesTooLate,
-    /// A keeper is told the time at which it was woken, and not the one after its inputs came in.
-    StaleTime,
 }
 
 /// What happened in a run, in numbers.

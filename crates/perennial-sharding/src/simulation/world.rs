@@ -119,8 +119,6 @@ struct Node {
     inbox: Vec<Input>,
     /// When its next turn is.
     turn_at: Option<Duration>,
-    /// Its own time when that turn was due.
-    due: Option<Duration>,
     step_due: bool,
     listens: BTreeSet<ShardId>,
     announced: MemberState,
@@ -447,7 +445,6 @@ impl World {
             engine: Engine::default(),
             inbox: Vec::new(),
             turn_at: None,
-            due: None,
             step_due: false,
             listens: BTreeSet::new(),
             announced: MemberState::Joining,
@@ -475,9 +472,7 @@ impl World {
         let at = at.max(self.now);
         let is_sooner = self.nodes[node].turn_at.is_some_and(|own| own <= at);
         if !is_sooner {
-            let local = self.nodes[node].local(at);
             self.nodes[node].turn_at = Some(at);
-            self.nodes[node].due = Some(local);
             self.schedule(at, Event::Turn(node));
         }
     }
@@ -502,14 +497,7 @@ impl World {
         let now = self.now;
         let own = &mut self.nodes[node];
         own.turn_at = None;
-        #[cfg_attr(not(feature = "defects"), expect(unused_mut, unused_assignments))]
-        let mut local = own.local(now);
-        let due = own.due.take();
-        #[cfg(feature = "defects")]
-        if self.options.defect == Some(super::Defect::StaleTime) {
-            local = due.unwrap_or(local);
-        }
-        let _ = due;
+        let local = own.local(now);
         let inputs = std::mem::take(&mut own.inbox);
         let outbox = own.keeper.turn(local, inputs);
         for output in outbox.outputs {
@@ -612,7 +600,6 @@ impl World {
             self.options.defect,
             Some(
                 super::Defect::Keeper(crate::Defect::IgnoresValidity)
-                    | super::Defect::StaleTime
                     | super::Defect::HandlesTooLate
             )
         ) {
@@ -1002,7 +989,6 @@ impl World {
 
     fn turn_now(&mut self, node: usize) -> Checked {
         self.nodes[node].turn_at = Some(self.now);
-        self.nodes[node].due = Some(self.nodes[node].local(self.now));
         self.turn(node)
     }
 
