@@ -120,7 +120,7 @@ impl Stage {
     }
 
     /// Bob opens a session, and sends commands with these numbers.
-    fn from_bob(&mut self, numbers: impl IntoIterator<Item = u64>) -> Vec<Output> {
+    fn bob_sends(&mut self, numbers: impl IntoIterator<Item = u64>) -> Vec<Output> {
         let (shard, token, from) = (self.shard, self.token(), node("bob"));
         let open = Frame::Open {
             shard,
@@ -203,7 +203,7 @@ fn effect(answer: &Answer) -> Option<FailureEffect> {
 #[test]
 fn what_comes_for_an_owner_is_answered_once_its_engine_has() {
     let mut stage = Stage::serving(settings(2));
-    let outputs = stage.from_bob([0, 1]);
+    let outputs = stage.bob_sends([0, 1]);
     let taken = tickets(&outputs);
     assert_eq!(taken.len(), 2);
     assert_eq!(answers(&outputs), []);
@@ -215,13 +215,13 @@ fn what_comes_for_an_owner_is_answered_once_its_engine_has() {
 #[test]
 fn a_number_is_taken_once_and_none_after_a_higher_one() {
     let mut stage = Stage::serving(settings(2));
-    assert_eq!(tickets(&stage.from_bob([0, 0, 3, 2, 3, 4])).len(), 3);
+    assert_eq!(tickets(&stage.bob_sends([0, 0, 3, 2, 3, 4])).len(), 3);
 }
 
 #[test]
 fn nothing_is_acknowledged_from_the_end_of_the_validity_on() {
     let mut stage = Stage::serving(settings(2));
-    let taken = tickets(&stage.from_bob([0, 1]));
+    let taken = tickets(&stage.bob_sends([0, 1]));
     stage.now = ms(899);
     let outputs = stage.turn([Input::Answered(taken[0], reply())]);
     assert_eq!(answers(&outputs), [(0, reply())]);
@@ -307,14 +307,14 @@ fn a_lease_that_is_lost_ends_at_once() {
 fn a_shard_that_is_given_away_is_drained_before_it_is_released() {
     let mut stage = Stage::serving(settings(2));
     let (shard, token) = (stage.shard, stage.token());
-    let taken = tickets(&stage.from_bob([0]));
+    let taken = tickets(&stage.bob_sends([0]));
     // Bob is to have one of the two: the lower one, where the entity is.
     let mut outputs = stage.play([up(&["ann", "bob"])]);
     assert_eq!(stage.phase(), ShardPhase::Draining);
     assert_eq!(closed(&outputs), [(token, 1)]);
     assert_eq!(stage.leases.tenures(stage.now).len(), 2);
     // What comes now is not taken, and what was taken is answered.
-    outputs = stage.from_bob([1]);
+    outputs = stage.bob_sends([1]);
     assert_eq!(closed(&outputs), [(token, 1)]);
     outputs = stage.play([
         Input::Answered(taken[0], reply()),
@@ -329,7 +329,7 @@ fn a_shard_that_is_given_away_is_drained_before_it_is_released() {
 fn entities_that_do_not_finish_are_given_up_before_the_release() {
     let mut stage = Stage::serving(settings(1));
     let (shard, token) = (stage.shard, stage.token());
-    stage.from_bob([0]);
+    stage.bob_sends([0]);
     stage.play([Input::Leave]);
     assert_eq!(stage.phase(), ShardPhase::Draining);
     stage.now = ms(199);
@@ -363,14 +363,14 @@ fn a_full_shard_refuses_what_comes_then() {
     let mut settings = settings(1);
     settings.taken = 2;
     let mut stage = Stage::serving(settings);
-    let outputs = stage.from_bob([0, 1, 2]);
+    let outputs = stage.bob_sends([0, 1, 2]);
     let taken = tickets(&outputs);
     assert_eq!(taken.len(), 2);
     let told = answers(&outputs);
     assert_eq!(told[0].0, 2);
     assert_eq!(effect(&told[0].1), Some(FailureEffect::NotHandled));
     stage.turn([Input::Answered(taken[0], reply())]);
-    assert_eq!(tickets(&stage.from_bob([3])).len(), 1);
+    assert_eq!(tickets(&stage.bob_sends([3])).len(), 1);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use perennial_persistence::{AtomicWrite, Error, PersistenceId, SequenceNr, Store};
+#[cfg(feature = "defects")]
+use perennial_persistence::SequenceNr;
+use perennial_persistence::{AtomicWrite, Error, PersistenceId, Store};
 use perennial_testkit::{ManualClock, MemoryStore};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
