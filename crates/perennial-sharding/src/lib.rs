@@ -79,7 +79,8 @@
 //! # Proof
 //!
 //! With the feature `testkit` there is `simulation`: a cluster in virtual time, with everything that
-//! goes wrong drawn from a seed, and a checker over all that was asked, answered and stored.
+//! goes wrong drawn from a seed, and a checker over all that was asked, answered and stored. And there is
+//! `contract`, the tests that every service of leases has to pass.
 //!
 //! # What it does not do
 //!
@@ -87,13 +88,18 @@
 //! members. It sends no command twice on its own account, so what an owner took before it crashed ends
 //! as unknown; a command with an id may be sent again by its caller.
 
+#[cfg(feature = "testkit")]
+pub mod contract;
+#[cfg(feature = "testkit")]
+pub mod simulation;
+
 mod allocation;
 mod keeper;
 mod lease;
+#[cfg(feature = "testkit")]
+mod memory_leases;
 mod node;
 mod shard;
-#[cfg(feature = "testkit")]
-pub mod simulation;
 mod single_node;
 mod transport;
 
@@ -105,6 +111,8 @@ pub use keeper::{
     ShardStatus, Ticket,
 };
 pub use lease::{LeaseError, LeaseTable, Leases, Tenure, Token};
+#[cfg(feature = "testkit")]
+pub use memory_leases::MemoryLeases;
 pub use node::{Member, MemberState, MemberView, Membership, MembershipUnavailable, NodeId};
 pub use shard::{InvalidShardCount, ShardCount, ShardId};
 pub use single_node::SingleNode;

@@ -136,7 +136,8 @@ pub enum Input {
     Leave,
 }
 
-/// What a keeper wants done outside, in this order.
+/// What a keeper wants done outside, in this order. A driver that passes over one of these breaks a
+/// promise, so a new one is to be a compile error.
 #[derive(Debug)]
 pub enum Output {
     /// Make this node known in this state.

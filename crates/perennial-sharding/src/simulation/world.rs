@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// By when all is at its place once nothing goes wrong any more: leases have run out, and one shard
 /// after the other has been drained, if need be by force.
-const SETTLED: Duration = Duration::from_secs(8);
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long it takes until everybody has heard of the end of an owner, by its silence.
 const REST: Duration = Duration::from_millis(300);
 /// The entities, of slices 31, 3, 150, 269, 524, 450 and 970: some of them share a shard of eight.
