@@ -104,8 +104,21 @@ impl Keeper {
         let Some(sessions) = self.inbound.sessions.get_mut(&shard) else {
             return;
         };
-        let is_known = sessions.next.contains_key(&from);
-        if !sessions.is_open || !is_known && sessions.next.len() >= senders {
+        let known = sessions.next.get(&from).copied();
+        if !sessions.is_open {
+            // Whoever has not heard of the end of the session hears of it again.
+            if let Some(below) = known {
+                let token = sessions.token;
+                let frame = Frame::Closed {
+                    shard,
+                    token,
+                    below,
+                };
+                self.post(Destination::Node(from), frame);
+            }
+            return;
+        }
+        if known.is_none() && sessions.next.len() >= senders {
             return;
         }
         let token = sessions.token;

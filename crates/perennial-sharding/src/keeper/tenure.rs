@@ -22,6 +22,8 @@ use crate::shard::ShardId;
 pub(super) struct Seat {
     phase: Phase,
     since: Duration,
+    /// The latest token that this node was granted; what was granted before is over.
+    latest: Option<Token>,
 }
 
 #[derive(Debug)]
@@ -384,7 +386,12 @@ impl Keeper {
             }
         };
         match result {
+            // Requests have overtaken each other, and a later grant has ended this one.
+            Ok(token) if self.seat(shard).latest > Some(token) => {
+                self.retry(shard, self.settings.open_every);
+            }
             Ok(token) => {
+                self.seat_mut(shard).latest = Some(token);
                 let valid_until = asked_at + self.settings.validity - self.settings.margin;
                 if valid_until <= self.now || self.leaving {
                     return self.release(shard, token, valid_until);
@@ -420,7 +427,9 @@ impl Keeper {
 
     /// A request was answered that nobody waits for any more, or that arrived twice.
     fn granted_besides(&mut self, shard: ShardId, token: Token) {
-        let own = self.seat(shard).lease().map(|lease| lease.token);
+        let seat = self.seat_mut(shard);
+        seat.latest = seat.latest.max(Some(token));
+        let own = seat.lease().map(|lease| lease.token);
         match own {
             // The tenure that this node is in has ended with this one. To give this one back would let
             // another node begin before this one has stopped, so it is left to run out.

@@ -314,8 +314,9 @@ fn a_shard_that_is_given_away_is_drained_before_it_is_released() {
     assert_eq!(closed(&outputs), [(token, 1)]);
     assert_eq!(stage.leases.tenures(stage.now).len(), 2);
     // What comes now is not taken, and what was taken is answered.
+    // Both the question whether it is there and the command are told so.
     outputs = stage.bob_sends([1]);
-    assert_eq!(closed(&outputs), [(token, 1)]);
+    assert_eq!(closed(&outputs), [(token, 1), (token, 1)]);
     outputs = stage.play([
         Input::Answered(taken[0], reply()),
         Input::Drained(shard, token),
@@ -623,6 +624,28 @@ fn a_second_grant_ends_the_tenure_of_the_first_and_is_not_given_back() {
     assert_eq!(stage.phase(), ShardPhase::Fenced);
     let is_release = |output: &Output| matches!(output, Output::Release(..));
     assert!(!outputs.iter().any(is_release));
+}
+
+#[test]
+fn a_grant_that_a_later_one_has_ended_is_not_acted_on() {
+    let mut stage = Stage::new(settings(1));
+    let mut asked = Vec::new();
+    for inputs in [vec![up(&["ann"])], Vec::new()] {
+        let outputs = stage.turn(inputs);
+        asked.extend(outputs.into_iter().filter_map(|output| match output {
+            Output::Acquire(request, shard, _) => Some((request, shard)),
+            _ => None,
+        }));
+        stage.now += ms(1000);
+    }
+    stage.now -= ms(1000);
+    // The second request got to the leases first, and the answers have changed their places as well.
+    let [(first, shard), (second, _)] = asked[..] else {
+        panic!("it asks again when there is no answer: {asked:?}");
+    };
+    stage.turn([Input::Acquired(first, shard, Ok(Token::new(2)))]);
+    stage.turn([Input::Acquired(second, shard, Ok(Token::new(1)))]);
+    assert_eq!(stage.phase(), ShardPhase::Elsewhere);
 }
 
 #[test]
