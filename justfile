@@ -54,6 +54,14 @@ simulate-actors SEEDS="10000":
 simulate-actors-one SEED:
     PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-testkit --all-features --test actor_simulation every_promise_is_kept -- --nocapture
 
+# A cluster under a seeded order, with many seeds.
+simulate-cluster SEEDS="100000":
+    PERENNIAL_SIMULATION_SEEDS={{SEEDS}} cargo test --release -p perennial-sharding --all-features --test simulation every_promise_is_kept -- --nocapture
+
+# One of these seeds again, with its trace.
+simulate-cluster-one SEED:
+    PERENNIAL_SIMULATION_SEED={{SEED}} cargo test --release -p perennial-sharding --all-features --test simulation every_promise_is_kept -- --nocapture
+
 # Property tests with many more cases.
 proptest CASES="100000":
     PROPTEST_CASES={{CASES}} cargo test --release --workspace

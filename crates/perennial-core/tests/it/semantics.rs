@@ -28,7 +28,7 @@ fn every_guarantee_names_tests_that_exist() {
         {
             let parts: Vec<&str> = name.split("::").collect();
             let (file, test) = match parts[..] {
-                ["simulation" | "actor_simulation" | "flights"] => continue,
+                ["simulation" | "actor_simulation" | "cluster_simulation" | "flights"] => continue,
                 ["contract", suite] => (format!("perennial-testkit/src/contract/{suite}.rs"), ""),
                 ["contract", suite, test] => {
                     (format!("perennial-testkit/src/contract/{suite}.rs"), test)
@@ -46,6 +46,17 @@ fn every_guarantee_names_tests_that_exist() {
                 ["test_system", test] => {
                     ("perennial-testkit/tests/test_system.rs".to_owned(), test)
                 }
+                ["sharding", "catches", test] => (
+                    "perennial-sharding/tests/simulation_catches.rs".to_owned(),
+                    test,
+                ),
+                ["sharding", "single_node", test] => {
+                    ("perennial-sharding/tests/single_node.rs".to_owned(), test)
+                }
+                ["sharding", module @ ("allocation" | "keeper"), test] => {
+                    (format!("perennial-sharding/src/{module}/tests.rs"), test)
+                }
+                ["sharding", file, test] => (format!("perennial-sharding/src/{file}.rs"), test),
                 ["core", file, test] => (format!("perennial-core/src/{file}.rs"), test),
                 ["postgres", file] => (format!("perennial-postgres/tests/{file}.rs"), ""),
                 ["postgres", file, test] => (format!("perennial-postgres/tests/{file}.rs"), test),
