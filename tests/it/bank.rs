@@ -596,7 +596,7 @@ fn what_the_readme_shows_is_what_happens() {
         };
         let mut found = run();
         // A transfer goes on by itself.
-        let is_pending = |found: &str| found.contains("\"pending\"");
+        let is_pending = |found: &str| found.contains("{\"state\":\"pending\"}");
         if is_pending(&found) {
             until("the transfer ends", || {
                 found = run();

@@ -1,9 +1,12 @@
 //! What the service does, whatever the way to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use perennial::CommandId;
+use perennial::persistence::{PersistenceId, SliceRange};
 use perennial::prelude::*;
-use perennial::{BreakerState, CommandId};
 use serde::Serialize;
 use web_common::problem::Problem;
 
@@ -18,6 +21,8 @@ use crate::transfer::{Begin, LookAt, NotBegun, Terms, Transfer, TransferState};
 #[derive(Debug, Clone)]
 pub struct Api {
     system: ActorSystem,
+    /// Ids of [`Probe`]s.
+    probes: Arc<[String]>,
 }
 
 /// An account, as it is shown. Amounts are in cents.
@@ -94,7 +99,8 @@ impl Api {
 
     /// On a system that has started.
     pub fn new(system: ActorSystem) -> Self {
-        Self { system }
+        let probes = Probe::one_in_each_part().into();
+        Self { system, probes }
     }
 
     fn account(&self, id: &AccountId) -> EntityRef<Account> {
@@ -210,20 +216,20 @@ impl Api {
         Ok(ShownTransfer { state, reason })
     }
 
-    /// Whether asks are served: no worker holds commands back, and an entity that is not in memory is
-    /// brought back and answers within a second.
+    /// Whether asks are served: entities that are not in memory, one in each part of the slices so that
+    /// all workers have some, are brought back and answer within a second.
     ///
     /// # Errors
     /// A [`Problem`] that says why not.
     pub async fn ready(&self) -> Result<(), Problem> {
-        let away = |store: &&perennial::StoreStatus| store.breaker != BreakerState::Closed;
-        if let Some(store) = self.system.status().iter().find(away) {
-            let detail = format!("the store \"{}\" is slow or down", store.store);
-            return Err(Problem::new(503, "not-ready", detail));
+        let answers = self.probes.iter().map(|id| {
+            let probe = self.system.entity::<Probe>(id);
+            async move { probe.ask(Answer).timeout(Self::READY_WITHIN).await }
+        });
+        match try_join_all(answers).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Problem::new(503, "not-ready", error)),
         }
-        let probe = self.system.entity::<Probe>("ready");
-        let answer = probe.ask(Answer).timeout(Self::READY_WITHIN).await;
-        answer.map_err(|error| Problem::new(503, "not-ready", error))
     }
 }
 
@@ -340,6 +346,23 @@ impl EventSourced for Probe {
     fn apply(&mut self, (): &()) {}
 }
 
+impl Probe {
+    /// In so many parts all slices are looked at.
+    const PARTS: u16 = 16;
+
+    fn one_in_each_part() -> Vec<String> {
+        let parts = SliceRange::partition(Self::PARTS).expect("a power of two");
+        let in_part = |part: SliceRange| {
+            let mut ids = (0_u32..).map(|number| number.to_string());
+            ids.find(|id| {
+                let id = PersistenceId::new(Self::TYPE, id).expect("a valid id");
+                part.contains(id.slice())
+            })
+        };
+        parts.into_iter().filter_map(in_part).collect()
+    }
+}
+
 /// Answers.
 #[derive(Debug)]
 pub struct Answer;
@@ -349,5 +372,16 @@ impl Handle<Answer> for Probe {
 
     fn handle(&self, _: Answer, cx: &Cx<'_, Self>) -> Effect<Self, ()> {
         cx.stop().reply(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_probe_in_each_part() {
+        let probes = Probe::one_in_each_part();
+        assert_eq!(probes.len(), usize::from(Probe::PARTS));
     }
 }
