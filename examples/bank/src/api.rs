@@ -258,7 +258,7 @@ impl From<Refused> for Problem {
 
 impl From<Unreadable> for Problem {
     fn from(error: Unreadable) -> Self {
-        Self::new(503, "unreadable", error).after(Duration::from_secs(1))
+        Self::busy(error, Duration::from_secs(1))
     }
 }
 
@@ -267,7 +267,7 @@ impl From<NotBegun> for Problem {
         match error {
             NotBegun::Other => Self::new(422, "key-reused", error)
                 .hint("the Idempotency-Key belongs to another request; take a new one"),
-            NotBegun::Full => Self::overloaded(),
+            NotBegun::Full => Self::busy(error, Duration::from_secs(1)),
             NotBegun::Ask(error) => error.into(),
         }
     }

@@ -83,6 +83,11 @@ fn drive(args: &Load) -> Result<Report, TaskError> {
         |client, account| client.balance(account),
         &args.url,
     );
+    if let Err(error) = &balances {
+        counts.unknown += 1;
+        let text = || error.to_string();
+        counts.first_error.get_or_insert_with(text);
+    }
     let books = Books {
         deposited: counts.deposited,
         withdrawn: counts.withdrawn,

@@ -69,11 +69,14 @@ impl Problem {
         self
     }
 
+    /// The service cannot do it now; nothing of the request took effect.
+    pub fn busy(detail: impl ToString, after: Duration) -> Self {
+        Self::new(503, "busy", detail).hint(LATER).after(after)
+    }
+
     /// The service has more to do than it can.
     pub fn overloaded() -> Self {
-        Self::new(503, "busy", "too many requests are under way")
-            .hint(LATER)
-            .after(Duration::from_secs(1))
+        Self::busy("too many requests are under way", Duration::from_secs(1))
     }
 
     /// The service took too long.
@@ -121,7 +124,7 @@ impl From<AskError> for Problem {
         match &error {
             AskError::Busy { retry_after, .. } => {
                 let time = *retry_after;
-                Self::new(503, "busy", error).hint(LATER).after(time)
+                Self::busy(error, time)
             }
             AskError::Stopped => Self::new(503, "stopped", error).hint(LATER).after(SOON),
             AskError::Expired => Self::new(504, "expired", error).hint(LATER),

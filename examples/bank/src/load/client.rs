@@ -28,7 +28,7 @@ pub(super) struct Client {
 
 /// A request that was not answered, however often it was sent.
 #[derive(Debug, thiserror::Error)]
-#[error("{method} {path} was not answered within {PATIENCE:?}: {reason}")]
+#[error("{method} {path} has no answer within {PATIENCE:?}: {reason}")]
 pub(super) struct Unanswered {
     method: &'static str,
     path: String,
@@ -145,16 +145,7 @@ impl Client {
                     thread::sleep(LOOK_EVERY);
                     continue;
                 }
-                Some("pending") => {
-                    self.counts.unknown += 1;
-                    let reason = "it is pending".to_owned();
-                    let method = "GET";
-                    return Err(Unanswered {
-                        method,
-                        path,
-                        reason,
-                    });
-                }
+                Some("pending") => return Err(self.give_up("GET", &path, "it is pending")),
                 _ => self.must(&answer, &[]),
             }
             return Ok(());
@@ -196,16 +187,22 @@ impl Client {
             };
             self.counts.sent_again += 1;
             if start.elapsed() > PATIENCE {
-                self.counts.unknown += 1;
-                let path = path.to_owned();
-                return Err(Unanswered {
-                    method,
-                    path,
-                    reason,
-                });
+                return Err(self.give_up(method, path, &reason));
             }
             thread::sleep(pause.unwrap_or(PAUSE));
         }
+    }
+
+    fn give_up(&mut self, method: &'static str, path: &str, reason: &str) -> Unanswered {
+        let unanswered = Unanswered {
+            method,
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.counts.unknown += 1;
+        let text = || unanswered.to_string();
+        self.counts.first_error.get_or_insert_with(text);
+        unanswered
     }
 
     fn try_once(
