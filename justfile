@@ -34,6 +34,10 @@ flights *ARGS:
 bulk *ARGS:
     cargo run --release -p bulk_processor -- {{ARGS}}
 
+# Accounts and transfers over HTTP: `serve`, or `load --url URL` to drive it.
+bank *ARGS:
+    cargo run --release -p bank -- {{ARGS}}
+
 # perennial and the JVM in turns on one database; needs a JDK and Maven.
 interop *ARGS:
     scripts/interop {{ARGS}}

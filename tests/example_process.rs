@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use flight_table::input::Input;
 use flight_table::row::COLUMNS;
@@ -20,7 +21,7 @@ pub struct Example {
     always: Vec<String>,
     url: Option<String>,
     variables: Vec<(String, String)>,
-    runs: std::cell::Cell<u32>,
+    runs: AtomicU32,
 }
 
 impl Example {
@@ -36,7 +37,7 @@ impl Example {
             always: Vec::new(),
             url: None,
             variables: Vec::new(),
-            runs: std::cell::Cell::new(0),
+            runs: AtomicU32::new(0),
         }
     }
 
@@ -115,8 +116,7 @@ impl Example {
     /// # Panics
     /// If there is no such program.
     pub fn start(&self, args: &[&str]) -> Running {
-        let run = self.runs.get();
-        self.runs.set(run + 1);
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let (out, said) = (
             self.path(&format!("run-{run}.out")),
             self.path(&format!("run-{run}.said")),

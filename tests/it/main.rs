@@ -1,6 +1,9 @@
 //! Behaviour across crates, on real files, servers and processes.
 
 mod bad_input;
+mod bank;
+mod bank_crash_recovery;
+mod bank_service;
 mod bulk_processor_command_line;
 mod bulk_processor_crash_recovery;
 mod bulk_processor_outages;
@@ -23,3 +26,6 @@ const FLIGHTS: &str = env!("CARGO_BIN_EXE_it-flights");
 
 /// The bulk processor example.
 const BULK_PROCESSOR: &str = env!("CARGO_BIN_EXE_it-bulk-processor");
+
+/// The bank example.
+const BANK: &str = env!("CARGO_BIN_EXE_it-bank");

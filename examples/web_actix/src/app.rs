@@ -1,21 +1,16 @@
 //! Requests of actix-web to those of the service, and answers back.
 
-use std::fmt;
 use std::sync::Arc;
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::error::JsonPayloadError;
-use actix_web::http::{StatusCode, header};
-use actix_web::middleware::{Next, from_fn};
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, Json, JsonConfig, Path, ServiceConfig};
-use actix_web::{Error, HttpRequest, HttpResponse, ResponseError};
+use actix_web::{HttpRequest, HttpResponse};
 use tokio::sync::Semaphore;
+use web_common::actix::{Failed, bounds, key, nothing_here, show_metrics};
 use web_common::api::Api;
 use web_common::concert::{Offer, PutOnSale, Reserve};
 use web_common::popular::Bookings;
-use web_common::problem::Problem;
-use web_common::service::{BODY_BYTES, Metrics, REQUEST_TIMEOUT};
+use web_common::service::{BODY_BYTES, Metrics};
 
 /// All routes, with their bounds. `room` is there for the requests of all workers.
 pub(crate) fn configure(
@@ -44,26 +39,8 @@ pub(crate) fn configure(
                 .route(web::get().to(popular)),
         )
         // Also while the service is overloaded.
-        .route("/metrics", web::get().to(show))
-        .default_service(web::to(async || {
-            Err::<HttpResponse, _>(Failed(Problem::not_found()))
-        }));
-}
-
-/// Answers so many requests at a time, each in its time.
-async fn bounds(
-    room: Data<Semaphore>,
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    let Ok(_permit) = room.try_acquire() else {
-        return Err(Failed(Problem::overloaded()).into());
-    };
-    let answer = actix_web::rt::time::timeout(REQUEST_TIMEOUT, next.call(request));
-    match answer.await {
-        Ok(response) => response.map(ServiceResponse::map_into_boxed_body),
-        Err(_) => Err(Failed(Problem::timed_out()).into()),
-    }
+        .route("/metrics", web::get().to(show_metrics))
+        .default_service(web::to(nothing_here));
 }
 
 async fn put_on_sale(
@@ -96,53 +73,4 @@ async fn look(api: Data<Api>, concert: Path<String>) -> Result<Json<Offer>, Fail
 
 async fn popular(api: Data<Api>) -> Result<Json<Vec<Bookings>>, Failed> {
     Ok(Json(api.popular().await?))
-}
-
-async fn show(metrics: Data<Metrics>) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(Metrics::MEDIA_TYPE)
-        .body(metrics.render())
-}
-
-fn key(request: &HttpRequest) -> Option<&[u8]> {
-    let key = request.headers().get("idempotency-key")?;
-    Some(key.as_bytes())
-}
-
-/// A problem as a response.
-#[derive(Debug)]
-struct Failed(Problem);
-
-impl From<Problem> for Failed {
-    fn from(problem: Problem) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<JsonPayloadError> for Failed {
-    fn from(error: JsonPayloadError) -> Self {
-        let status = error.status_code().as_u16();
-        Self(Problem::unreadable(status, error))
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.detail)
-    }
-}
-
-impl ResponseError for Failed {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        if let Some(seconds) = self.0.retry_after_seconds() {
-            response.insert_header((header::RETRY_AFTER, seconds));
-        }
-        response.insert_header((header::CONTENT_TYPE, Problem::MEDIA_TYPE));
-        response.json(&self.0)
-    }
 }

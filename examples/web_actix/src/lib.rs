@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::rt::System;
-use actix_web::{App, HttpServer};
-use perennial::{ShutdownPhase, TaskError};
+use perennial::TaskError;
 use tokio::sync::Semaphore;
-use web_common::service::{self, Args, CONNECTIONS, Service};
+use web_common::actix::serve;
+use web_common::service::{self, Args, Service};
+
+/// Longer than the phase of the shutdown, which has the say.
+const GRACE: Duration = Duration::from_secs(u16::MAX as u64);
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -31,32 +34,9 @@ async fn run(args: &Args) -> Result<ExitCode, TaskError> {
         metrics,
         listener,
     } = service;
-
     let room = Arc::new(Semaphore::new(args.requests));
-    let server = HttpServer::new(move || {
-        App::new().configure(|config| {
-            app::configure(config, api.clone(), metrics.clone(), Arc::clone(&room));
-        })
-    })
-    .max_connections(CONNECTIONS)
-    .client_request_timeout(Duration::from_secs(5))
-    // The shutdown's phases have the say.
-    .disable_signals()
-    .shutdown_timeout(u64::from(u16::MAX))
-    .listen(listener)?
-    .run();
-    let handle = server.handle();
-    let server = actix_web::rt::spawn(server);
-
-    let shutdown = system.coordinated_shutdown();
-    shutdown.add_task(ShutdownPhase::ServiceUnbind, "http", async move {
-        // It stops listening when it is told to; what this gives would wait for the requests.
-        drop(handle.stop(true));
-        Ok(())
-    })?;
-    shutdown.add_task(ShutdownPhase::ServiceRequestsDone, "http", async {
-        server.await??;
-        Ok(())
+    serve(&system, listener, GRACE, move |config| {
+        app::configure(config, api.clone(), metrics.clone(), Arc::clone(&room));
     })?;
     service::end(ending).await
 }

@@ -17,6 +17,9 @@ pub struct Problem {
     pub title: &'static str,
     /// What happened, for people.
     pub detail: String,
+    /// Why the request is refused, if it could have been taken in another state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What the client may do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<&'static str>,
@@ -33,31 +36,47 @@ impl Problem {
     /// The media type of its body.
     pub const MEDIA_TYPE: &'static str = "application/problem+json";
 
-    fn new(status: u16, title: &'static str, detail: impl ToString) -> Self {
+    /// A problem with its status code, its kind and what happened.
+    pub fn new(status: u16, title: &'static str, detail: impl ToString) -> Self {
         Self {
             status,
             title,
             detail: detail.to_string(),
+            reason: None,
             hint: None,
             retry_after: None,
         }
     }
 
-    fn hint(mut self, hint: &'static str) -> Self {
+    /// A request that is refused for a reason that may pass: 409.
+    pub fn refused(title: &'static str, reason: impl ToString) -> Self {
+        let mut problem = Self::new(409, title, reason);
+        problem.reason = Some(problem.detail.clone());
+        problem
+    }
+
+    /// Says what the client may do.
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
         self
     }
 
-    fn after(mut self, time: Duration) -> Self {
+    /// Says when the client may try again.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
         self
     }
 
+    /// The service cannot do it now; nothing of the request took effect.
+    pub fn busy(detail: impl ToString, after: Duration) -> Self {
+        Self::new(503, "busy", detail).hint(LATER).after(after)
+    }
+
     /// The service has more to do than it can.
     pub fn overloaded() -> Self {
-        Self::new(503, "busy", "too many requests are under way")
-            .hint(LATER)
-            .after(Duration::from_secs(1))
+        Self::busy("too many requests are under way", Duration::from_secs(1))
     }
 
     /// The service took too long.
@@ -84,13 +103,12 @@ impl Problem {
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
-        let (status, title) = match refused {
-            Refused::NotOnSale => (404, "not-on-sale"),
-            Refused::OnSaleAlready => (409, "on-sale-already"),
-            Refused::TooFewLeft { .. } => (409, "too-few-left"),
-            Refused::Invalid { .. } => (422, "invalid"),
-        };
-        Self::new(status, title, refused)
+        match refused {
+            Refused::NotOnSale => Self::new(404, "not-on-sale", refused),
+            Refused::OnSaleAlready => Self::refused("on-sale-already", refused),
+            Refused::TooFewLeft { .. } => Self::refused("too-few-left", refused),
+            Refused::Invalid { .. } => Self::new(422, "invalid", refused),
+        }
     }
 }
 
@@ -106,7 +124,7 @@ impl From<AskError> for Problem {
         match &error {
             AskError::Busy { retry_after, .. } => {
                 let time = *retry_after;
-                Self::new(503, "busy", error).hint(LATER).after(time)
+                Self::busy(error, time)
             }
             AskError::Stopped => Self::new(503, "stopped", error).hint(LATER).after(SOON),
             AskError::Expired => Self::new(504, "expired", error).hint(LATER),

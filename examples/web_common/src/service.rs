@@ -1,5 +1,6 @@
 //! From the command line to a running system, and to its end.
 
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,16 +59,8 @@ impl Service {
     /// # Errors
     /// When the port is taken, a setting is wrong or the file cannot be opened.
     pub async fn start(args: &Args) -> Result<Self, TaskError> {
-        let filter =
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-        // In a test it may be there already.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .try_init();
-        let listener = TcpListener::bind(args.bind)
-            .map_err(|error| format!("cannot listen on {}: {error}", args.bind))?;
-        listener.set_nonblocking(true)?;
+        log();
+        let listener = listen(args.bind)?;
         // Before the system, which hands its numbers over from its start on.
         let metrics = Metrics::install()?;
         let source = ConfigSource::empty()
@@ -91,9 +84,40 @@ impl Service {
     /// # Errors
     /// When the operating system cannot say.
     pub fn announce(&self) -> std::io::Result<()> {
-        println!("listening on http://{}", self.listener.local_addr()?);
-        Ok(())
+        announce(&self.listener)
     }
+}
+
+/// Sends logs to standard error: warnings and errors, or what `RUST_LOG` says.
+pub fn log() {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    // In a test it may be there already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// Binds a port.
+///
+/// # Errors
+/// When it is taken, or may not be used.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, TaskError> {
+    let listener = TcpListener::bind(address)
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Says where a service listens; port 0 has become one that was free.
+///
+/// # Errors
+/// When the operating system cannot say.
+pub fn announce(listener: &TcpListener) -> std::io::Result<()> {
+    println!("listening on http://{}", listener.local_addr()?);
+    Ok(())
 }
 
 /// What stands on the command line.
@@ -133,7 +157,12 @@ impl Metrics {
     /// The media type of [`Metrics::render`].
     pub const MEDIA_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
-    fn install() -> Result<Self, TaskError> {
+    /// Has the numbers of the process gathered from now on. To be called inside of a tokio runtime,
+    /// once per process, before an actor system is started.
+    ///
+    /// # Errors
+    /// When another recorder is there already.
+    pub fn install() -> Result<Self, TaskError> {
         const SECONDS: [f64; 9] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0];
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?

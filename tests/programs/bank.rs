@@ -1,0 +1,7 @@
+//! The bank example.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bank::cli::main()
+}
