@@ -229,7 +229,7 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
         }
         Input::SnapshotSaved(key, result) => hosts[key.host].snapshot_saved(core, key, *result),
         Input::EventsDeleted(done) => hosts[done.key.host].events_deleted(core, *done),
-        Input::Hold(hold) => keep_out(core, hold),
+        Input::Hold(hold) => keep_out(core, *hold),
         Input::LetGo(id) => {
             core.let_go(&id);
             core.reminders.doubt_all_of(&id);
@@ -253,7 +253,7 @@ fn receive(hosts: &mut [Box<dyn AnyHost>], actors: &mut ActorHost, core: &mut Co
 }
 
 /// Keeps an entity out of memory that is not in memory here, nor on its way here.
-fn keep_out(core: &mut Core, hold: Box<Hold>) {
+fn keep_out(core: &mut Core, hold: Hold) {
     let id = &hold.persistence_id;
     let home = hold.registry.home_of(id);
     let is_here = home.is_some_and(|home| {
