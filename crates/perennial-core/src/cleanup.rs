@@ -49,10 +49,10 @@ pub enum CleanupTask {
     EventsBeforeSnapshot,
     /// The snapshot. Refused if events are gone that it stands for.
     Snapshot,
-    /// All events and the snapshot. A marker keeps the number, so that readers of the journal are
-    /// not confused by an entity that begins anew.
+    /// All events, the snapshot and the reminders. A marker keeps the number, so that readers of the
+    /// journal are not confused by an entity that begins anew.
     Everything,
-    /// All events and the snapshot, without a marker: an entity of this id begins with number 1
+    /// All events, the snapshot and the reminders, without a marker: an entity of this id begins with number 1
     /// again. Projections that have read its events will not take the new ones. Only for ids that
     /// are not used again, or that nobody has read.
     Reset,

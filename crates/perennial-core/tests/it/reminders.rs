@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use perennial_core::cleanup::CleanupTask;
+use perennial_core::config::ConfigSource;
 use perennial_core::{
-    AskError, Cx, Due, Durable, DurableState, Effect, Entity, EntityRef, EventSourced, Handle,
-    PersistFailure,
+    ActorSystem, AskError, Cx, Due, Durable, DurableState, Effect, Entity, EntityRef, EventSourced,
+    Handle, PersistFailure,
 };
 use perennial_persistence::{Clock, PersistenceId, Timestamp};
 use perennial_testkit::{
@@ -766,4 +768,42 @@ fn a_durable_state_has_no_reminders() {
     let text = failed.to_string();
     assert!(text.contains("only its state is kept"), "{text}");
     assert!(!t.state(&word, |word| word.is_there()));
+}
+
+#[tokio::test]
+async fn a_clean_up_takes_the_reminders_of_its_ids() {
+    for task in [CleanupTask::Everything, CleanupTask::Reset] {
+        let (clock, services) = (ManualClock::new(), Services::new(note));
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let config = ConfigSource::empty().set("system.workers", 1);
+        let config = config.expect("a known key");
+        let system = ActorSystem::with_store(config, Arc::new(store.clone()))
+            .entity(entity(services.clone()))
+            .clock(Arc::new(clock.clone()))
+            .start()
+            .await
+            .expect("starts");
+        let log = system.entity::<Log>("a");
+        assert_eq!(log.ask(remind("k", 10, "x")).await, Ok(()));
+        // It leaves with the answer to its stop, at the latest when another one is asked.
+        let stop = run(|_, cx| cx.reply(()).then_stop());
+        assert_eq!(log.ask(stop).await, Ok(()));
+        let other = system.entity::<Log>("other");
+        assert_eq!(other.ask(run(|_, cx| cx.reply(()))).await, Ok(()));
+
+        let id = PersistenceId::new("Log", "a").expect("valid");
+        let dry = system.cleanup().dry_run();
+        dry.run(task, [id.clone()]).await.expect("done");
+        assert_eq!(store.reminders_of(&id).len(), 1);
+        let cleanup = system.cleanup();
+        cleanup.run(task, [id.clone()]).await.expect("done");
+        assert_eq!(store.reminders_of(&id), []);
+        clock.advance(SECOND * 1000);
+        for _ in 0..10 {
+            let look = run(|_, cx| cx.persist(["look".to_owned()]).reply(|_| ()));
+            assert_eq!(other.ask(look).await, Ok(()));
+        }
+        assert_eq!(services.seen(), [] as [&str; 0]);
+        system.shutdown().await.expect("in time");
+    }
 }
