@@ -77,6 +77,7 @@ impl Daemon {
 ///     Props::new(move || Follower { first, last: first + share - 1 })
 /// });
 /// let followers = system.spawn_daemons("balances", followers)?;
+/// followers.started().await?;
 /// let third = followers.daemon(2).expect("there are four");
 /// assert_eq!(third.ask(Range).await?, (512, 767));
 ///
@@ -169,6 +170,18 @@ impl<A: Actor> Daemons<A> {
         self.shared.lock().revision
     }
 
+    /// Waits until the daemons have been begun, and until a change that is under way is done.
+    ///
+    /// # Errors
+    /// [`AskError::Stopped`] if the set or the system has ended; [`AskError::Unknown`] if it takes
+    /// longer than `ask-timeout`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by it.
+    pub async fn started(&self) -> Result<(), AskError> {
+        self.keeper.ask(Started).await
+    }
+
     /// The daemon with a number, if it runs at this moment: one that has ended has not begun again,
     /// or the set is being rescaled.
     pub fn daemon(&self, number: u32) -> Option<ActorRef<A>> {
@@ -250,6 +263,9 @@ struct Place<A> {
 }
 
 struct Rescale(u32);
+
+/// Is answered when the daemons have been begun.
+struct Started;
 
 /// A daemon is to begin again.
 struct Begin(usize);
@@ -353,6 +369,17 @@ impl<A: Actor> Receive<Begin> for Keeper<A> {
             self.begin(begin.0, cx);
         }
         cx.reply(())
+    }
+}
+
+impl<A: Actor> Receive<Started> for Keeper<A> {
+    type Reply = ();
+
+    fn receive(&mut self, _: Started, cx: &mut ActorCx<'_, Self>) -> Received<Self, ()> {
+        if self.change.is_none() {
+            return cx.reply(());
+        }
+        cx.keep_reply(|keeper: &mut Self, reply| keeper.waiting.push(reply))
     }
 }
 

@@ -42,8 +42,8 @@ pub(crate) struct Mark(pub(crate) u16);
 
 /// There was no room.
 pub(crate) struct Full {
-    /// A place was taken for a moment under this mark, and the mark has been changed since.
-    pub(crate) withdrawn: Option<Mark>,
+    /// If a place was taken for a moment: the marks under which it was taken and given back.
+    pub(crate) withdrawn: Option<(Mark, Mark)>,
 }
 
 /// The largest limit that a [`Bound`] can have: 33,554,432.
@@ -78,14 +78,13 @@ impl Bound {
         }
         // Others were faster.
         Err(Full {
-            withdrawn: self.withdraw(mark(before)),
+            withdrawn: Some((mark(before), self.withdraw())),
         })
     }
 
-    /// Gives back a place that was taken under a mark and led to nothing. Gives the mark if it is
-    /// another one by now, so that the place was counted at the change.
-    pub(crate) fn withdraw(&self, entered: Mark) -> Option<Mark> {
-        (mark(self.leave_one()) != entered).then_some(entered)
+    /// Gives back a place that led to nothing. Gives the mark of that moment.
+    pub(crate) fn withdraw(&self) -> Mark {
+        mark(self.leave_one())
     }
 
     /// The mark.
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_given_back_says_whether_the_mark_has_changed() {
+    fn a_place_that_is_given_back_says_under_which_mark() {
         let bound = Bound::marked(Mark(4095));
         let Ok(entered) = bound.enter_marked(1) else {
             panic!("there is room");
@@ -343,12 +342,8 @@ mod tests {
                 .is_err_and(|full| full.withdrawn.is_none())
         );
         assert_eq!(bound.set_mark(Mark(7)), 1);
-        assert_eq!(bound.withdraw(entered), Some(Mark(4095)));
+        assert_eq!(bound.withdraw(), Mark(7));
         assert_eq!((bound.taken(), bound.mark()), (0, Mark(7)));
-        let Ok(entered) = bound.enter_marked(1) else {
-            panic!("there is room");
-        };
-        assert_eq!(bound.withdraw(entered), None);
         bound.add(3);
         assert_eq!((bound.taken(), bound.mark()), (3, Mark(7)));
     }

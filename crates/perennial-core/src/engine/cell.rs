@@ -144,6 +144,8 @@ struct InFlight<E: EventSourced> {
     number: u64,
     last: SequenceNr,
     since: Duration,
+    /// Whether it stores more than changes of reminders.
+    has_events: bool,
     /// What it does to the entity's reminders.
     reminders: Vec<ReminderChange>,
     /// Replies without events that saw the state up to this write.
@@ -536,7 +538,11 @@ impl<E: EventSourced> Cell<E> {
         let span = self.command_span(name);
         span.in_scope(|| self.handle(entity, core, command));
         let elapsed = core.look_at_clock().saturating_sub(before);
-        core.note_busy(self.address.persistence_id().slice(), elapsed);
+        core.note_busy(
+            self.key.host,
+            self.address.persistence_id().slice(),
+            elapsed,
+        );
         if let (Some(queued), Some(timings)) = (queued, &core.timings) {
             timings.types[self.key.host].record(queued, elapsed);
         }
@@ -724,6 +730,7 @@ impl<E: EventSourced> Cell<E> {
             number: 0,
             last: self.seq_nr,
             since: core.now,
+            has_events: true,
             reminders,
             waiters: Vec::new(),
             snapshot,
@@ -1570,22 +1577,32 @@ impl<E: EventSourced> Cell<E> {
             && self.deletions.is_empty()
             && matches!(self.upkeep, Upkeep::None)
             && self.timers.iter().all(UserTimer::is_over)
+            && self.in_flight.iter().all(|write| write.snapshot.is_none())
             && !self.queue.iter().any(|command| command.has_arrived())
     }
 
     /// The entity goes to another worker: handles nothing more here. Gives how many of the admitted
     /// commands are here already.
     pub(crate) fn leave_for_another_worker(&mut self, core: &mut Core) -> usize {
-        self.give_up(core, Next::Move { doomed: false });
+        // Before it gives up: with a state that cannot be dropped nothing is left afterwards.
         let repetitions = self
             .commands
             .as_ref()
             .map_or(0, |known| known.with_places());
-        self.queue
-            .iter()
-            .filter(|command| command.has_place())
-            .count()
-            + repetitions
+        let queued = self.queue.iter().filter(|command| command.has_place());
+        let here = queued.count() + repetitions;
+        self.give_up(core, Next::Move { doomed: false });
+        here
+    }
+
+    /// What is still to be told to the entity.
+    pub(crate) fn take_signals(&mut self) -> VecDeque<Signal> {
+        std::mem::take(&mut self.signals)
+    }
+
+    /// What an earlier cell of the entity has not been told.
+    pub(crate) fn add_signals(&mut self, signals: VecDeque<Signal>) {
+        self.signals.extend(signals);
     }
 
     /// Something that was sent here before the entity left.
@@ -2265,6 +2282,7 @@ impl<E: EventSourced> Cell<E> {
             number: 0,
             last: self.seq_nr,
             since: core.now,
+            has_events: false,
             reminders: changes,
             waiters: Vec::new(),
             snapshot: None,
@@ -2338,8 +2356,9 @@ impl<E: EventSourced> Cell<E> {
     /// Lets an answer out that says what the write up to `seq_nr` did, once that is stored.
     fn answer_again(&mut self, core: &Core, seq_nr: SequenceNr, command: Box<dyn Queued<E>>) {
         self.last_active = core.now;
+        // The first one with that number has the event; one behind it changes reminders only.
         let write = self.in_flight.iter_mut().find(|write| write.last == seq_nr);
-        match write {
+        match write.filter(|write| write.has_events) {
             Some(write) => write.waiters.push(command),
             None => command.release(),
         }

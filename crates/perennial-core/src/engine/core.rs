@@ -621,7 +621,11 @@ impl Core {
     }
 
     /// A command of a slice has taken so long.
-    pub(crate) fn note_busy(&self, slice: Slice, time: Duration) {
+    pub(crate) fn note_busy(&self, host: usize, slice: Slice, time: Duration) {
+        if self.registry.stays(host) {
+            // It could not be relieved of that.
+            return;
+        }
         if let Some(sum) = self.stats.slices.get(usize::from(slice.value())) {
             add_nanos(sum, time);
         }
@@ -630,6 +634,11 @@ impl Core {
     /// A turn has taken so long.
     pub(super) fn note_turn(&self, time: Duration) {
         add_nanos(&self.stats.busy_nanos, time);
+    }
+
+    /// Whether entities are on their way here.
+    pub(super) fn is_expecting(&self) -> bool {
+        self.registry.is_expecting(self.worker)
     }
 
     /// Which worker this is.
@@ -642,7 +651,8 @@ impl Core {
     pub(super) fn give_slices(&mut self, slices: &[Slice], to: usize) {
         for slice in slices.iter().copied() {
             let is_held = || self.held.iter().any(|id| id.slice() == slice);
-            if !self.draining && self.registry.owner(slice) == self.worker && !is_held() {
+            if !self.registry.is_closed() && self.registry.owner(slice) == self.worker && !is_held()
+            {
                 self.registry.give_slice(slice, to);
                 self.has_given = true;
             }
@@ -651,7 +661,11 @@ impl Core {
 
     /// Where an entity of a type belongs whose slice was given away.
     pub(crate) fn belongs_elsewhere(&self, host: usize, id: &PersistenceId) -> Option<usize> {
-        if !self.has_given || self.draining || self.registry.stays(host) {
+        if !self.has_given
+            || self.draining
+            || self.registry.is_closed()
+            || self.registry.stays(host)
+        {
             return None;
         }
         let owner = self.registry.owner(id.slice());

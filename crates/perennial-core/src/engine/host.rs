@@ -22,7 +22,7 @@ use crate::engine::{
 };
 use crate::entity_status::EntityStatus;
 use crate::error::{AskError, RecoveryFailed, chain};
-use crate::event_sourced::{EntityDef, EventSourced, MakeDelivery};
+use crate::event_sourced::{EntityDef, EventSourced, MakeDelivery, Signal};
 use crate::fsm::MachineHooks;
 
 /// A host whose entity type is not known.
@@ -90,11 +90,18 @@ pub(crate) struct Host<E: EventSourced> {
     /// Says who leaves; there if the number of entities has a limit.
     residents: Option<Residents>,
     /// State machines that are observed while they are not in memory.
-    observed: HashMap<PersistenceId, MachineHooks<E>>,
+    observed: HashMap<PersistenceId, Observed<E>>,
     /// Entities that go to another worker.
     moving: HashMap<PersistenceId, Moving<E>>,
     /// What has come for entities that are still on their way from another worker.
     arriving: HashMap<PersistenceId, Commands<E>>,
+}
+
+/// A state machine that is observed while it is not in memory. It keeps its address, so that its
+/// entity comes here, or comes by here on its way to another worker.
+struct Observed<E: EventSourced> {
+    machine: MachineHooks<E>,
+    _kept: Arc<Address>,
 }
 
 type Commands<E> = VecDeque<Box<dyn Queued<E>>>;
@@ -117,6 +124,8 @@ struct Luggage<E: EventSourced> {
     commands: Commands<E>,
     /// Its machine, if that is observed.
     machine: Option<MachineHooks<E>>,
+    /// What it is still to be told.
+    signals: VecDeque<Signal>,
 }
 
 impl<E: EventSourced> Baggage for Luggage<E> {
@@ -296,7 +305,9 @@ impl<E: EventSourced> Host<E> {
         let Some(mut moving) = self.moving.remove(id) else {
             return;
         };
+        let mut signals = VecDeque::new();
         if let Some(index) = moving.cell {
+            signals = self.cells[index].take_signals();
             let mut commands = self.cells[index].take_queue();
             commands.append(&mut moving.commands);
             moving.commands = commands;
@@ -307,7 +318,8 @@ impl<E: EventSourced> Host<E> {
         }
         let luggage = Luggage {
             commands: moving.commands,
-            machine: self.observed.remove(id),
+            machine: self.observed.remove(id).map(|observed| observed.machine),
+            signals,
         };
         core.stats.moved.fetch_add(1, Ordering::Relaxed);
         let registry = Arc::clone(moving.address.registry());
@@ -371,8 +383,8 @@ impl<E: EventSourced> Host<E> {
             incarnation: core.next_incarnation(),
         };
         let mut cell = Cell::new(key, Arc::clone(&address), core)?;
-        if let Some(machine) = self.observed.remove(address.persistence_id()) {
-            cell.take_over(machine);
+        if let Some(observed) = self.observed.remove(address.persistence_id()) {
+            cell.take_over(observed.machine);
         }
         address.set_cell(Some(index));
         entry.insert(cell);
@@ -409,8 +421,13 @@ impl<E: EventSourced> Host<E> {
             residents.remove(index);
         }
         if let Some(machine) = cell.observed_machine() {
-            let id = cell.address().persistence_id().clone();
-            self.observed.insert(id, machine);
+            let address = Arc::clone(cell.address());
+            let id = address.persistence_id().clone();
+            let observed = Observed {
+                machine,
+                _kept: address,
+            };
+            self.observed.insert(id, observed);
         }
         cell.address().set_cell(None);
         core.stats.resident.fetch_sub(1, Ordering::Relaxed);
@@ -579,18 +596,30 @@ impl<E: EventSourced> AnyHost for Host<E> {
         let Luggage {
             mut commands,
             machine,
+            signals,
         } = *luggage;
         let id = address.persistence_id();
         address.arrive();
         commands.extend(self.arriving.remove(id).into_iter().flatten());
         if let Some(machine) = machine {
-            self.observed.insert(id.clone(), machine);
+            let observed = Observed {
+                machine,
+                _kept: Arc::clone(&address),
+            };
+            self.observed.insert(id.clone(), observed);
         }
         if commands.is_empty() {
             return;
         }
+        if let Err(busy) = core.may_come(id) {
+            for command in commands {
+                command.fail(busy.clone());
+            }
+            return;
+        }
         match self.add(core, Arc::clone(&address)) {
             Ok(index) => {
+                self.cells[index].add_signals(signals);
                 for command in commands {
                     self.cells[index].enqueue(core, command);
                 }

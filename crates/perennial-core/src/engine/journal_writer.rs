@@ -344,7 +344,9 @@ impl Lane {
                 Ok(written) => done.push((item, Settled::Stored(written))),
                 Err(error) if !error.is_retryable() => {
                     failed.push(item.key);
-                    if item.maybe_stored && leaves_open(&error, item.last) {
+                    // One without events has no rows of its own whose absence would tell.
+                    let is_open = item.events == 0 || leaves_open(&error, item.last);
+                    if item.maybe_stored && is_open {
                         left_open.push(item.key);
                     }
                     let maybe_stored = item.maybe_stored && left_open.contains(&item.key);

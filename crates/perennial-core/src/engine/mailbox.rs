@@ -132,6 +132,7 @@ impl Registry {
                     waiting: Bound::default(),
                     limit: inbox,
                     busy: BusyCounts::default(),
+                    coming: AtomicUsize::new(0),
                 };
                 (inbox, receiver)
             })
@@ -371,6 +372,11 @@ impl Registry {
     /// Whether entities of a type stay on the worker that owned their slices at first.
     pub(crate) fn stays(&self, host: usize) -> bool {
         self.entity_types[host].stays
+    }
+
+    /// Whether entities are on their way to a worker, which has to be there for them.
+    pub(crate) fn is_expecting(&self, worker: usize) -> bool {
+        self.inboxes[worker].coming.load(Ordering::Acquire) > 0
     }
 
     /// Has the workers that own slices give them to another one.
@@ -772,6 +778,8 @@ struct Inbox {
     limit: usize,
     /// What was refused here.
     busy: BusyCounts,
+    /// Entities that are on their way here.
+    coming: AtomicUsize,
 }
 
 /// Where an entity is reached in this system.
@@ -823,11 +831,17 @@ impl Address {
     /// Sends the entity to another worker; what is admitted from now on goes there. Gives how many
     /// commands were admitted before. Only its present worker may do so.
     pub(crate) fn depart(&self, to: usize) -> usize {
+        self.registry.inboxes[to]
+            .coming
+            .fetch_add(1, Ordering::AcqRel);
         self.waiting.set_mark(self.home().departed(to).mark())
     }
 
-    /// The entity has arrived at its new worker, with all that was admitted before.
+    /// The entity has arrived at its new worker, with all that was admitted before, or has not and
+    /// will not as that one has ended.
     pub(crate) fn arrive(&self) {
+        let inbox = &self.registry.inboxes[self.worker()];
+        inbox.coming.fetch_sub(1, Ordering::AcqRel);
         self.waiting.set_mark(self.home().arrived().mark());
     }
 
@@ -861,24 +875,25 @@ impl Address {
             .enter_marked(mailbox)
             .map(Home::of)
             .map_err(|full| {
-                if let Some(mark) = full.withdrawn {
-                    self.tell_withdrawn(Home::of(mark));
+                if let Some((entered, left)) = full.withdrawn {
+                    self.withdrew(Home::of(entered), Home::of(left));
                 }
             })
     }
 
     /// Gives back a place in the entity's queue that leads to nothing.
     fn withdraw(&self, entered: Home) {
-        if let Some(mark) = self.waiting.withdraw(entered.mark()) {
-            self.tell_withdrawn(Home::of(mark));
-        }
+        self.withdrew(entered, Home::of(self.waiting.withdraw()));
     }
 
-    /// The worker that the entity has left since waits for as many commands as there were places.
-    fn tell_withdrawn(&self, entered: Home) {
-        let (id, host) = (self.id.clone(), self.host);
-        self.registry
-            .post(entered.worker(), Input::Withdrawn(host, id));
+    /// A place led to nothing. If the entity has left its worker since, that one waits for as many
+    /// commands as there were places.
+    fn withdrew(&self, entered: Home, left: Home) {
+        if entered.has_departed(left) {
+            let (id, host) = (self.id.clone(), self.host);
+            self.registry
+                .post(entered.worker(), Input::Withdrawn(host, id));
+        }
     }
 
     /// As [`Address::admit`], but waits while there is no room.
@@ -1006,6 +1021,11 @@ impl Home {
     /// Whether the worker it comes from still has something of it.
     pub(crate) fn is_on_its_way(self) -> bool {
         self.0 & Self::ON_ITS_WAY != 0
+    }
+
+    /// Whether there was a move between this and `later`. That it has arrived is none.
+    fn has_departed(self, later: Self) -> bool {
+        (self.0 ^ later.0) & Self::TURN != 0
     }
 
     fn departed(self, to: usize) -> Self {

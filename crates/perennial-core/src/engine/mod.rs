@@ -163,7 +163,10 @@ impl Input {
             Self::Parcel(parcel) => parcel.refuse(AskError::Stopped),
             Self::Actor(input) => input.refuse(StopReason::SystemStopped),
             Self::Many(inputs) => inputs.into_iter().for_each(Self::refuse),
-            Self::Arrived(arrival) => arrival.baggage.refuse(),
+            Self::Arrived(arrival) => {
+                arrival.address.arrive();
+                arrival.baggage.refuse();
+            }
             // Whoever waits for one of the others is told by its being dropped.
             _ => {}
         }

@@ -18,7 +18,7 @@ use perennial_persistence::{
 use crate::engine::breaker::Call;
 use crate::engine::core::TimerKey;
 use crate::engine::{Input, Registry};
-use crate::error::{AskError, chain};
+use crate::error::{AskError, PersistFailure, chain};
 
 /// Whose reminder, and which.
 type Place = (PersistenceId, ReminderKey);
@@ -136,6 +136,10 @@ impl Reminders {
                     of_id.push(place.clone());
                 }
             }
+            if let Some(reading) = &mut book.reading {
+                // It may have been read before.
+                reading.is_stale = true;
+            }
             if !of_id.is_empty() {
                 of_id.iter().for_each(|place| book.doubt(place));
                 book.look_again();
@@ -199,8 +203,7 @@ impl FiredReminder {
         let failure =
             error.filter(|error| !matches!(error, AskError::Unhandled | AskError::NoReply));
         if let Some(error) = failure {
-            let is_unknown = matches!(error, AskError::Unknown { .. });
-            self.tell(is_unknown, chain(error));
+            self.tell(is_doubtful(error), chain(error));
         }
     }
 
@@ -228,6 +231,19 @@ impl Drop for FiredReminder {
         if !self.is_over {
             self.tell(true, "its command was dropped".into());
         }
+    }
+}
+
+/// Whether a reminder may be gone although its command failed: with a conflict somebody else has
+/// written for its entity, which may have been an earlier attempt at it.
+fn is_doubtful(error: &AskError) -> bool {
+    match error {
+        AskError::Unknown { .. } => true,
+        AskError::PersistFailed(failed) => matches!(
+            failed.kind,
+            PersistFailure::Conflict | PersistFailure::Earlier
+        ),
+        _ => false,
     }
 }
 
@@ -430,7 +446,8 @@ impl Book {
         let ahead = settings.ahead.max(1);
         let last = self.by_due.last();
         // What is in the book already needs no room.
-        let reads_again = last.is_some_and(|(due, place)| !self.known.includes(*due, place));
+        let is_beyond = |(due, place): &(Timestamp, Place)| !self.known.includes(*due, place);
+        let reads_again = matches!(self.known, Known::Until(_)) || last.is_some_and(is_beyond);
         let room = if reads_again {
             ahead
         } else {
@@ -446,9 +463,10 @@ impl Book {
                 debug_assert!(*known >= now);
                 return None;
             }
-            Known::Until(known) => (known.checked_add(Duration::from_micros(1)).ok()?, None),
+            // From the beginning, as others may have set and forgotten some meanwhile.
+            Known::Until(_) => (Timestamp::MIN, None),
             // In pages that are worth a call.
-            Known::Through(..) if room < ahead.div_ceil(2) => return None,
+            Known::Through(..) if room < page.clamp(1, ahead.div_ceil(2)) => return None,
             Known::Through(due, place) => (*due, Some(place.clone())),
         };
         Some(DueReminders {
@@ -472,7 +490,10 @@ impl Book {
     /// It is being read.
     pub(super) fn begin_read(&mut self, wanted: &DueReminders) {
         self.reading = Some(Reading {
-            from: self.known.clone(),
+            from: match &self.known {
+                Known::Until(_) => Known::Nothing,
+                known => known.clone(),
+            },
             until: wanted.until,
             limit: wanted.limit,
             changed: BTreeMap::new(),
@@ -512,7 +533,11 @@ impl Book {
                 continue;
             }
             match self.entries.get_mut(&place) {
-                Some(entry) if entry.due == row.due && entry.host == host => {
+                Some(entry)
+                    if entry.due == row.due
+                        && entry.host == host
+                        && entry.payload == row.payload =>
+                {
                     if let State::Doubtful(at) = entry.state {
                         entry.state = State::Waiting(at);
                         self.waiting.insert((at, place));

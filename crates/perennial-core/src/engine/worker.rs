@@ -123,6 +123,7 @@ impl Worker {
     /// Whether everything is flushed and every entity forgotten, after [`Input::Shutdown`].
     pub fn is_done(&self) -> bool {
         self.core.draining
+            && !self.core.is_expecting()
             && self.actors.is_empty()
             && self.hosts.iter().all(|host| host.is_empty())
             && self.core.lanes.iter().all(Lane::is_empty)

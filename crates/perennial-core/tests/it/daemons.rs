@@ -104,6 +104,8 @@ async fn all_run(roll: &Shared, revision: u64, count: u32) {
 async fn every_number_runs_once_spread_over_all_workers() {
     let system = system_of(2).await;
     let (daemons, roll) = workers(&system, 5);
+    assert_eq!(daemons.started().await, Ok(()));
+    assert!((0..5).all(|number| daemons.daemon(number).is_some()));
     all_run(&roll, 0, 5).await;
     assert_eq!((daemons.count(), daemons.revision()), (5, 0));
     let mut threads = BTreeSet::new();
