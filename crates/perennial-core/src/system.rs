@@ -274,12 +274,13 @@ impl ActorSystem {
 
     /// Gives slices to a worker, by its index; nothing happens if there is none with that.
     ///
-    /// Workers that are busy give slices away by themselves (`rebalance-interval`); this is for whoever knows
-    /// more of what is to come. Each entity of the slices moves by itself: it handles nothing more,
-    /// waits for its writes, and is brought back by the other worker with its next command, as after
-    /// a passivation; commands that come meanwhile wait and keep their order. One that has timers,
-    /// open futures, or a snapshot or deletion under way stays until these have ended, and one that
-    /// is not in memory moves with its next command.
+    /// Workers that are busy give slices away by themselves (`rebalance-interval`); this is for whoever
+    /// knows more of what is to come. Each entity of the slices moves by itself: it handles nothing
+    /// more, waits for its writes, and is brought back by the other worker with its next command, as
+    /// after a passivation; commands that come meanwhile wait and keep their order. One that has
+    /// timers, open futures, or a snapshot or deletion under way stays until these have ended, one
+    /// with a command for its end until it is idle, and one that is not in memory moves with its next
+    /// command. Entities of types with named commands ([`Entity::command`]) do not move.
     pub fn move_slices(&self, slices: impl IntoIterator<Item = Slice>, worker: usize) {
         self.inner.registry.move_slices(slices, worker);
     }

@@ -493,7 +493,7 @@ impl<E: EventSourced> Cell<E> {
         }
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready)
     }
 

@@ -176,10 +176,12 @@ impl<E: EventSourced> Host<E> {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
-        // One whose type has a command for its end handles that first.
-        if let Some(to) = core.belongs_elsewhere(self.index, cell.address().persistence_id())
-            && cell.may_move()
-            && !cell.begin_to_leave(&self.entity, core)
+        let elsewhere = core
+            .belongs_elsewhere(self.index, cell.address().persistence_id())
+            .filter(|_| cell.may_move());
+        let has_last = self.entity.last_command.is_some() && cell.is_ready();
+        if let Some(to) = elsewhere
+            && !has_last
         {
             return self.send_away(core, index, to);
         }
@@ -197,6 +199,8 @@ impl<E: EventSourced> Host<E> {
             }
             Whereabouts::Runnable => cell.schedule(core),
             Whereabouts::Waiting => {}
+            // It handles the command for its end, and moves with the next one.
+            Whereabouts::Idle if elsewhere.is_some() => self.leave(core, index),
             Whereabouts::Idle => {
                 cell.shrink();
                 if let Some(after) = self.entity.config.passivate_after

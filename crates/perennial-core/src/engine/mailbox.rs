@@ -1061,3 +1061,26 @@ impl fmt::Debug for Address {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_says_where_whether_it_has_arrived_and_whether_there_was_a_move() {
+        for worker in [0, 1, 1023] {
+            let home = Home::new(worker);
+            assert_eq!((home.worker(), home.is_on_its_way()), (worker, false));
+            let departed = home.departed(7);
+            assert_eq!((departed.worker(), departed.is_on_its_way()), (7, true));
+            let arrived = departed.arrived();
+            assert_eq!((arrived.worker(), arrived.is_on_its_way()), (7, false));
+            assert!(home.has_departed(departed) && home.has_departed(arrived));
+            // To arrive is no move: whoever took a place on the way was not counted.
+            assert!(!departed.has_departed(arrived));
+            let back = arrived.departed(worker);
+            assert!(arrived.has_departed(back) && departed.has_departed(back));
+            assert_eq!(Home::of(back.mark()), back);
+        }
+    }
+}

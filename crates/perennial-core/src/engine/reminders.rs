@@ -1003,6 +1003,65 @@ mod tests {
     }
 
     #[test]
+    fn what_others_set_and_forget_is_noticed_when_it_reads_on() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 50), ("b", 55)]);
+        // Both within what is known.
+        let stored = [("b", 55), ("c", 45)];
+        assert_eq!(read(&mut book, 29, &stored), 0);
+        assert_eq!(read(&mut book, 30, &stored), 1);
+        assert_eq!(keys(&book), ["c", "b"]);
+    }
+
+    #[test]
+    fn a_doubtful_one_comes_as_the_store_has_it() {
+        let mut book = book();
+        read(&mut book, 0, &[("a", 1)]);
+        book.doubt(&place("a"));
+        book.look_again();
+        let wanted = book.wants(at(0), &SETTINGS, 100).expect("it is in doubt");
+        book.begin_read(&wanted);
+        let other = SerializedPayload::new(77, "m", &b"other"[..]);
+        let mut rows = answer(&wanted, &[("a", 1)]);
+        rows[0].payload = other.clone();
+        book.read(rows, SETTINGS.ahead);
+        assert_eq!(book.fire(at(1), 2)[0].payload, other);
+    }
+
+    #[test]
+    fn what_was_read_before_a_clean_up_does_not_come_back() {
+        let mut reminders = Reminders {
+            books: vec![book()],
+            ..Reminders::default()
+        };
+        let book = &mut reminders.books[0];
+        let wanted = book.wants(at(0), &SETTINGS, 100).expect("nothing is known");
+        book.begin_read(&wanted);
+        reminders.doubt_all_of(&id());
+        let book = &mut reminders.books[0];
+        book.read(answer(&wanted, &[("a", 1)]), SETTINGS.ahead);
+        assert_eq!(keys(book), [] as [&str; 0]);
+        assert_eq!(read(book, 0, &[("b", 2)]), 1);
+    }
+
+    #[test]
+    fn a_command_that_met_a_conflict_leaves_its_reminder_in_doubt() {
+        let failed = |kind| {
+            AskError::PersistFailed(crate::error::PersistFailed {
+                kind,
+                persistence_id: id(),
+                reason: "".into(),
+            })
+        };
+        for kind in [PersistFailure::Conflict, PersistFailure::Earlier] {
+            assert!(is_doubtful(&failed(kind)));
+        }
+        assert!(is_doubtful(&AskError::Unknown { reason: "" }));
+        assert!(!is_doubtful(&failed(PersistFailure::Rejected)));
+        assert!(!is_doubtful(&AskError::Unhandled));
+    }
+
+    #[test]
     fn a_doubtful_one_is_found_although_there_is_no_room() {
         let mut book = book();
         let mut stored = vec![("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)];

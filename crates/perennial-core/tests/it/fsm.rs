@@ -10,7 +10,7 @@ use perennial_core::{
     Failure, Fsm, Handle, Observe, PersistentFsm, PersistentStateMachine, Props, Receive, Received,
     Recipient, Signal, StateMachine, StateTimeout, Supervision, Transition, Unobserve,
 };
-use perennial_persistence::{Clock, Timestamp};
+use perennial_persistence::{Clock, PersistenceId, SliceRange, Timestamp};
 use perennial_testkit::{Faults, Gate, ManualClock, MemoryStore, Spec, WriteFault};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -1070,6 +1070,13 @@ struct Stored {
 
 impl Stored {
     async fn start(entity: impl FnOnce(Entity<Beacon>) -> Entity<Beacon>) -> Self {
+        Self::start_on(1, entity).await
+    }
+
+    async fn start_on(
+        workers: usize,
+        entity: impl FnOnce(Entity<Beacon>) -> Entity<Beacon>,
+    ) -> Self {
         let clock = ManualClock::new();
         let memory = MemoryStore::new(Arc::new(clock.clone()));
         let faults = Faults::default();
@@ -1081,7 +1088,7 @@ impl Stored {
         let quick = Duration::from_millis(1);
         let beacon = entity(Entity::new(log.clone())).restart_backoff(quick, quick);
         let system = ActorSystem::with_store(ConfigSource::empty(), Arc::new(store))
-            .set("system.workers", 1)
+            .set("system.workers", workers)
             .expect("a key")
             .clock(Arc::new(clock.clone()))
             .entity(beacon)
@@ -1231,6 +1238,34 @@ async fn observers_stay_while_their_entity_fails_and_leaves_memory() {
         ]
     );
     t.system.shutdown().await.expect("nothing keeps it");
+}
+
+#[tokio::test]
+async fn observers_go_with_an_entity_whose_slice_moves_while_it_is_not_in_memory() {
+    let t = Stored::start_on(2, |entity| entity.passivate_after(Some(SECOND))).await;
+    let slice = PersistenceId::new("Beacon", "a").expect("valid").slice();
+    let (watcher, told) = t.watcher("w");
+    t.observe(watcher.recipient()).await;
+    assert_eq!(t.come(Off).await, Ok(Off));
+    let range = SliceRange::new(slice, slice).expect("one");
+    until("it has left memory", || {
+        t.clock.advance(SECOND);
+        for number in 0..4 {
+            let other = t.system.entity::<Beacon>(&format!("other-{number}"));
+            let _ = other.tell(With(|_, _| ()));
+        }
+        t.system.entities()[0].resident_in(range) == 0
+    })
+    .await;
+    told.take();
+    let to = 1 - t.system.owner(slice);
+    t.system.move_slices([slice], to);
+    until("the slice has gone", || t.system.owner(slice) == to).await;
+    // Nobody but those who observe it has referred to it meanwhile.
+    assert_eq!(t.come(On { by: 5 }).await, Ok(On { by: 5 }));
+    until("it is told", || told.len() == 1).await;
+    assert_eq!(told.take(), ["w Beacon|a: Off -> On { by: 5 }"]);
+    assert!(t.system.stats().moved_entities >= 1);
 }
 
 #[tokio::test]
