@@ -831,10 +831,14 @@ impl Address {
     /// Sends the entity to another worker; what is admitted from now on goes there. Gives how many
     /// commands were admitted before. Only its present worker may do so.
     pub(crate) fn depart(&self, to: usize) -> usize {
+        let home = self.home();
         self.registry.inboxes[to]
             .coming
             .fetch_add(1, Ordering::AcqRel);
-        self.waiting.set_mark(self.home().departed(to).mark())
+        let sent = self.waiting.set_mark(home.departed(to).mark());
+        // Whoever waits for a place at the old worker looks for one at the new one.
+        self.registry.inboxes[home.worker()].waiting.wake_all();
+        sent
     }
 
     /// The entity has arrived at its new worker, with all that was admitted before, or has not and
@@ -921,11 +925,15 @@ impl Address {
             // Nothing of the entity's is kept while the worker is waited for: the entity might move.
             self.withdraw(home);
             let inbox = &registry.inboxes[home.worker()].waiting;
-            let enter = || registry.enter(home.worker()).then_some(home);
-            inbox
-                .wait(|| unless_closed(&enter))
-                .await
-                .ok_or_else(stopped)?;
+            // One who waits here for an entity that has moved waits in the wrong place.
+            let enter = || match registry.enter(home.worker()) {
+                true => Some(home),
+                false => Some(self.home()).filter(|now| now.worker() != home.worker()),
+            };
+            let entered = inbox.wait(|| unless_closed(&enter)).await;
+            if entered.ok_or_else(stopped)?.worker() != home.worker() {
+                continue;
+            }
             let place = inbox.place();
             if let Ok(again) = self.enter() {
                 if again.worker() == home.worker() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use perennial_core::cleanup::CleanupTask;
-use perennial_core::{ActorSystem, AskError, Cx, EntityRef};
+use perennial_core::{ActorSystem, AskError, Backlog, Cx, EntityRef, Overflow};
 use perennial_persistence::Slice;
 use perennial_testkit::{ChangeFault, Gate, WriteFault};
 use rand::rngs::StdRng;
@@ -291,6 +291,53 @@ async fn an_entity_lives_on_the_worker_that_owns_its_slice() {
     assert!(entity.ask(Read).await.is_ok());
     until("it is back", || system.stats().moved_entities == 2).await;
     assert_eq!(thread(&entity).await, before);
+}
+
+#[tokio::test]
+async fn a_sender_that_waits_for_room_follows_an_entity_that_moves() {
+    let bed = Bed::new();
+    let system = bed
+        .start_with(ledger(), &[TWO, ("system.inbox", "1")])
+        .await;
+    let owner = system.owner(slice("a"));
+    let entity = system.entity::<Ledger>("a");
+    assert_eq!(entity.ask(Note(1)).await, Ok(vec![1]));
+    // Another entity keeps the only place of the worker.
+    let other = (0..)
+        .map(|number| format!("other-{number}"))
+        .find(|name| system.owner(slice(name)) == owner)
+        .expect("there are enough");
+    let other = system.entity::<Ledger>(&other);
+    let (done, wait) = oneshot::channel::<()>();
+    let busy = send(
+        &other,
+        run(move |_, cx| cx.later(wait, |_, _, cx| cx.reply(()))),
+    );
+    until("its place is kept", || other.tell(Read).is_ok()).await;
+    assert!(matches!(entity.tell(Read), Err(AskError::Busy { .. })));
+    let waits = tokio::spawn({
+        let entity = entity.clone();
+        async move { entity.send(Note(2)).await }
+    });
+    until("it waits", || !waits.is_finished()).await;
+    move_away(&system, "a").await;
+    // It moves when its worker looks at it, which a message that needs no place has it do.
+    let topic = system.topic::<Read>("wake");
+    topic
+        .subscribe(
+            entity.recipient::<Read>(),
+            Backlog::new(1, Overflow::DropNew),
+        )
+        .expect("the system runs");
+    topic.publish(Read).expect("there is room");
+    let sent = tokio::time::timeout(DEADLINE, waits)
+        .await
+        .expect("in time");
+    assert_eq!(sent.expect("no panic"), Ok(()));
+    assert_eq!(system.stats().moved_entities, 1);
+    done.send(()).expect("the future waits");
+    assert_eq!(busy.answer().await, Ok(()));
+    until("it is handled", || bed.stored("a") == noted([1, 2])).await;
 }
 
 #[tokio::test]
