@@ -214,11 +214,13 @@ impl<E: EventSourced> EntityRef<E> {
             return Err(registry.busy(address.worker(), what, Bounded::Inbox).into());
         }
         let (reply, receiver) = reply::ask(Duration::ZERO);
+        let look = Look::new(Arc::clone(address), reply);
+        registry.post(address.worker(), Input::Look(Box::new(look)));
+        // Only then: deadlines end with the system, after its workers, and a worker that has ended
+        // has refused by now.
         if let Some(deadlines) = registry.deadlines() {
             deadlines.add(timeout, None, receiver.expires());
         }
-        let look = Look::new(Arc::clone(address), reply);
-        registry.post(address.worker(), Input::Look(Box::new(look)));
         match receiver.await {
             Ok(status) => Ok(status),
             Err(AskError::Expired) => Err(StatusError::NoAnswer {

@@ -12,8 +12,8 @@ use perennial_persistence::{InvalidId, PersistenceId};
 use perennial_testkit::{Gate, MemoryStore, ReadFault};
 
 use crate::fixture::{
-    Bed, Ledger, Note, Read, Record, hold_writes, ledger, mark, noted, send, send_ask, settle,
-    until,
+    Bed, Ledger, Note, Read, Record, ask_with_room, hold_writes, ledger, mark, noted, send,
+    send_ask, settle, until,
 };
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -420,7 +420,7 @@ async fn a_command_may_wait_for_room_and_is_not_sent_if_nobody_waits() {
     drop(gives_up);
     gate.open();
     assert_eq!(waits.await, Ok(()));
-    assert_eq!(entity.ask(Read).await, Ok(vec![1, 2, 3]));
+    assert_eq!(ask_with_room(&entity, || Read).await, Ok(vec![1, 2, 3]));
 
     // Whoever waits when the system ends is told.
     let gate = hold_recovery(&bed, "b");

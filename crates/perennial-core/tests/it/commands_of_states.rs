@@ -390,7 +390,8 @@ async fn an_identical_change_of_another_system_is_not_taken_for_the_commands_own
 async fn a_write_that_fails_takes_its_command_with_it() {
     let bed = Bed::new();
     let (system, till) = start(&bed).await;
-    settle(&system).await;
+    // From here on it knows the ids that it has handled.
+    assert_eq!(pay(&till, "w", 0).await, Ok(Receipt::Refused));
     let gate = Gate::new();
     bed.faults.state_writes.next(WriteFault::Held(gate.clone()));
     let before = Pending::of(till.ask(Pay(1)));

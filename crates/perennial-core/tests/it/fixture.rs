@@ -344,6 +344,26 @@ where
     send_ask(entity.ask(command))
 }
 
+/// Asks again while the mailbox is full: what was sent before may not have been handled yet.
+pub(crate) async fn ask_with_room<C>(
+    entity: &EntityRef<Ledger>,
+    command: impl Fn() -> C,
+) -> Result<<Ledger as Handle<C>>::Reply, AskError>
+where
+    C: Send + 'static,
+    Ledger: Handle<C>,
+{
+    let start = Instant::now();
+    loop {
+        match entity.ask(command()).await {
+            Err(AskError::Busy { retry_after, .. }) if start.elapsed() < DEADLINE => {
+                tokio::time::sleep(retry_after).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// As [`send`], with the ask's own options.
 pub(crate) fn send_ask<C>(ask: Ask<Ledger, C>) -> Pending<<Ledger as Handle<C>>::Reply>
 where

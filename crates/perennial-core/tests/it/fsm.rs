@@ -1247,6 +1247,8 @@ async fn observers_go_with_an_entity_whose_slice_moves_while_it_is_not_in_memory
     let (watcher, told) = t.watcher("w");
     t.observe(watcher.recipient()).await;
     assert_eq!(t.come(Off).await, Ok(Off));
+    until("it is told", || told.len() == 1).await;
+    told.take();
     let range = SliceRange::new(slice, slice).expect("one");
     until("it has left memory", || {
         t.clock.advance(SECOND);
@@ -1257,7 +1259,6 @@ async fn observers_go_with_an_entity_whose_slice_moves_while_it_is_not_in_memory
         t.system.entities()[0].resident_in(range) == 0
     })
     .await;
-    told.take();
     let to = 1 - t.system.owner(slice);
     t.system.move_slices([slice], to);
     until("the slice has gone", || t.system.owner(slice) == to).await;

@@ -13,8 +13,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 
 use crate::fixture::{
-    Bed, DEADLINE, Entry, Ledger, Note, Panic, Read, Record, id, ledger, mark, mark_later, noted,
-    run, send, settle, until,
+    Bed, DEADLINE, Entry, Ledger, Note, Panic, Read, Record, ask_with_room, id, ledger, mark,
+    mark_later, noted, run, send, settle, until,
 };
 
 const TWO: (&str, &str) = ("system.workers", "2");
@@ -84,7 +84,7 @@ async fn nothing_is_lost_repeated_or_overtaken_while_slices_move() {
     mover.await.expect("no panic");
 
     for (entity, name) in entities.iter().zip(&ids) {
-        let notes = entity.ask(Read).await.expect("it is there");
+        let notes = ask_with_room(entity, || Read).await.expect("it is there");
         assert_eq!(bed.stored(name), noted(notes.iter().copied()));
         for sender in 0..SENDERS {
             let mut of_sender = notes.iter().filter(|note| **note / 1_000_000 == sender);
@@ -386,7 +386,7 @@ async fn slices_and_workers_that_there_are_not_change_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_worker_gives_slices_away_by_itself() {
     let bed = Bed::new();
-    let settings = [TWO, ("system.rebalance-interval", "20ms")];
+    let settings = [TWO, ("system.rebalance-interval", "50ms")];
     let system = bed.start_with(ledger(), &settings).await;
     // All of them live on the first worker, and none is busier than the others.
     let names: Vec<String> = (0..1000)
@@ -402,7 +402,7 @@ async fn a_busy_worker_gives_slices_away_by_itself() {
             tokio::spawn(async move {
                 while !is_over.load(Ordering::Relaxed) {
                     let work = run(|_, cx| {
-                        std::thread::sleep(Duration::from_micros(500));
+                        std::thread::sleep(Duration::from_millis(5));
                         cx.reply(())
                     });
                     assert_eq!(entity.ask(work).await, Ok(()));
